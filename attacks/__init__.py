@@ -1,0 +1,14 @@
+"""Attacks on watermarks. This file imports no plugin; names become classes when they are used."""
+
+ATTACKS: dict[str, str] = {
+    "none": "attacks.none:Nothing",
+    "finetune": "attacks.finetune:FineTune",
+    "prune_weights": "attacks.pruning:PruneWeights",
+    "prune_neurons": "attacks.pruning:PruneNeurons",
+    "fine_prune": "attacks.pruning:FinePrune",
+    "overwrite": "attacks.overwrite:Overwrite",
+    "spoil": "attacks.spoil:Spoil",
+    "ambiguity": "attacks.ambiguity:Ambiguity",
+    "chain": "attacks.chain:Chain",
+}
+"""Name in a spec -> "module:Class". Third parties add theirs with the entry point group ``wmarena.attacks``."""

@@ -1,0 +1,1 @@
+"""Which question is asked: specs, their expansion, the command line, workloads, the report."""

@@ -1,0 +1,1 @@
+"""The report: HTML, Markdown, figures and tables from stored evidence alone."""

@@ -1,0 +1,1 @@
+"""How work runs: identity, plan, store, journal, loop, executors, recorders."""

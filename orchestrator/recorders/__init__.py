@@ -1,0 +1,1 @@
+"""Where results are mirrored for people: memory, MLflow."""

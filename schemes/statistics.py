@@ -1,0 +1,69 @@
+"""Exact evidence: binomial tails in the log domain, thresholds, margins (specs 0.2-0.4, 5.2).
+
+Tails are never computed as 1 - cdf; log10 p is stored, not p: 600 matching bits have p = 10^-180.6.
+"""
+
+import math
+from functools import cache
+
+from scipy.stats import binom, binomtest
+
+LEVEL = 1e-6
+"""Significance at which ``verdict`` is decided for exact null models."""
+
+GRINDING_KEYS_LOG10 = 64 * math.log10(2)
+"""log10 of the 2^64 keys that a claimant might have tried before showing one."""
+
+
+def log10_binomial_tail(k: int, n: int, q: float) -> float:
+    """log10 P[X >= k], X ~ Binomial(n, q): scipy's exact tail."""
+    if not 0 <= k <= n:
+        raise ValueError(f"expected 0 <= k <= n, got k={k}, n={n}")
+    if k == 0:
+        return 0.0
+    tail = float(binom.logsf(k - 1, n, q)) / math.log(10)
+    return min(0.0, tail)
+
+
+@cache
+def binomial_threshold(n: int, q: float, level: float = LEVEL) -> int:
+    """Smallest k with P[X >= k] <= level; n + 1 when even k = n does not reach it."""
+    goal = math.log10(level)
+    low, high = 0, n + 1
+    while low < high:
+        middle = (low + high) // 2
+        if middle > n or log10_binomial_tail(middle, n, q) <= goal:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def margin(statistic: float, threshold: float) -> float:
+    """(statistic - threshold) / (1 - threshold): 1 is perfect, 0 at the threshold, negative is lost."""
+    if threshold >= 1.0:
+        return 0.0 if statistic >= threshold else -1.0
+    return (statistic - threshold) / (1.0 - threshold)
+
+
+def log10_adjusted(log10_p: float, log10_keys: float = GRINDING_KEYS_LOG10) -> float:
+    """log10 min(1, G p): what is left of the evidence if G keys may have been tried."""
+    return min(0.0, log10_p + log10_keys)
+
+
+def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact confidence interval of a rate from k hits in n trials."""
+    interval = binomtest(k, n).proportion_ci(confidence, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def binomial_band(n: int, q: float, confidence: float = 0.999) -> tuple[float, float]:
+    """Central band of k/n under Binomial(n, q): where an unrelated model's statistic falls."""
+    low, high = binom.interval(confidence, n, q)
+    return float(low) / n, float(high) / n
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided McNemar p-value from the discordant counts of two paired classifiers."""
+    discordant = only_first + only_second
+    return 1.0 if discordant == 0 else float(binomtest(only_first, discordant, 0.5).pvalue)
