@@ -192,7 +192,7 @@ class Attack(Configurable, ABC):
 
     @abstractmethod
     def run(self, model: nn.Module, view: AttackView) -> Outcome:
-        """Attack ``model``: a private copy on the device, in eval mode, all gradients enabled; may change it in place."""
+        """Attack ``model``: a private copy on the device, in eval mode, all gradients enabled; free to be changed."""
 
     @final
     def __call__(self, victim: nn.Module, view: AttackView) -> Outcome:

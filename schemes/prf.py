@@ -1,7 +1,8 @@
 """Key-seeded randomness: a SHAKE-256 stream per purpose.
 
 Every random value of a key comes from here, never from a library's global generator, so that a seed gives the
-same key on every device, in every process and under every library version. ``stream = SHAKE-256(seed || 0x00 || label)``.
+same key on every device, in every process and under every library version:
+``stream = SHAKE-256(seed || 0x00 || label)``.
 """
 
 import hashlib
