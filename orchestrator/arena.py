@@ -33,7 +33,8 @@ class Arena:
 class WorkloadConfig(Protocol):
     """A workload as a spec names it; subclasses are ``schemes.params.Configurable`` dataclasses."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def info(self) -> TaskInfo: ...

@@ -32,11 +32,13 @@ class TaskInfo:
         kind: "classification", "sentiment", "detection".
         num_classes: C.
         input_shape: shape of one raw input; for images (channels, height, width) of uint8 pixels.
+        metric: name of the primary metric, a number in [0, 1].
     """
 
     kind: str
     num_classes: int
     input_shape: tuple[int, ...]
+    metric: str = "accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,24 @@ class Samples(Protocol):
         """A class-stratified random share, copied; shares of different domains overlap by chance only."""
         ...
 
+    def split(self, fraction: float, *, domain: str, seed: int) -> tuple["Samples", "Samples"]:
+        """(rest, part): a class-stratified part of about ``fraction``, and everything else."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on one split.
+
+    Attributes:
+        score: primary metric in [0, 1].
+        predicted, targets: (n,) int16 class labels in sample order, None where the task has no single label.
+    """
+
+    score: float
+    predicted: Tensor | None = None
+    targets: Tensor | None = None
+
 
 class Workload(Protocol):
     """What is protected: a task, a network, a way to train it. Bound to one device; holds no data."""
@@ -160,6 +180,10 @@ class Workload(Protocol):
 
     def score(self, model: nn.Module, samples: Samples) -> float:
         """Primary metric in [0, 1] (top-1 accuracy for classification), in eval mode."""
+        ...
+
+    def evaluate(self, model: nn.Module, samples: Samples) -> Evaluation:
+        """``score`` together with the answers it was computed from."""
         ...
 
     def fit(

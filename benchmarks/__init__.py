@@ -1,0 +1,1 @@
+"""Measurements: each script prints a side-by-side table from one run."""

@@ -1,0 +1,183 @@
+"""What the orchestrator costs per task: 2,051 no-op tasks, 1 -> 50 -> 1,000 -> 1,000, in one run.
+
+Side by side: a plain ready queue in this process, our loop with the inline executor, a hand-written ready queue over
+raw Ray actors (one call in flight per actor), our loop with the Ray executor; ours with journal. Then resuming the
+finished plan. Repetitions are interleaved; medians and ratios are printed.
+
+    python -m benchmarks.overhead [--repeat 3] [--workers 2] [--json FILE]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from orchestrator.executors.base import Executor
+from orchestrator.executors.inline import InlineExecutor
+from orchestrator.executors.ray import RayExecutor
+from orchestrator.journal import Journal
+from orchestrator.perform import Setup, Workbench
+from orchestrator.plan import Plan
+from orchestrator.session import Request, execute
+from orchestrator.store import Store
+from orchestrator.task import Kind, Task
+
+PAYLOAD = "x" * 1000
+
+
+def noop(bench: Workbench | None, task: Task) -> Mapping[str, Any]:
+    """A task that takes no time and returns 1 KB."""
+    return {"payload": PAYLOAD}
+
+
+def fan(n_embeds: int = 50, attacks_per_embed: int = 20) -> Plan:
+    """1 train -> n embeds -> n x a attacks -> as many verifies."""
+    plan = Plan()
+
+    def task(kind: Kind, index: int, *parents: tuple[str, Task]) -> Task:
+        made = Task(kind, {"i": index}, 0, tuple((r, t.id) for r, t in parents), "", "", label=f"{kind}/{index}")
+        plan.add([made])
+        return made
+
+    root = task(Kind.TRAIN, 0)
+    for e in range(n_embeds):
+        embed = task(Kind.EMBED, e, ("clean", root))
+        for a in range(attacks_per_embed):
+            index = e * attacks_per_embed + a
+            attack = task(Kind.ATTACK, index, ("victim", embed))
+            task(Kind.VERIFY, index, ("suspect", attack), ("owner", embed))
+    return plan
+
+
+def ready_queue(plan: Plan) -> None:
+    """The floor: a deque and in-degrees, no processes."""
+    missing = {t.id: len(t.parent_ids) for t in plan}
+    ready = deque(t for t in plan if not missing[t.id])
+    while ready:
+        task = ready.popleft()
+        noop(None, task)
+        for child in plan.children(task.id):
+            missing[child] -= 1
+            if not missing[child]:
+                ready.append(plan.tasks[child])
+
+
+class RawActor:
+    """The smallest actor that can do the job."""
+
+    def perform(self, task: Task) -> Mapping[str, Any]:
+        """One task per call."""
+        return noop(None, task)
+
+
+def raw_ray(plan: Plan, actors: list[Any]) -> None:
+    """A hand-written ready queue over raw Ray actors, one call in flight per actor."""
+    missing = {t.id: len(t.parent_ids) for t in plan}
+    ready = deque(t for t in plan if not missing[t.id])
+    idle, flying = list(actors), {}
+    while ready or flying:
+        while ready and idle:
+            actor, task = idle.pop(), ready.popleft()
+            flying[actor.perform.remote(task)] = (actor, task)
+        done, _ = ray.wait(list(flying), num_returns=1)
+        for call in done:
+            actor, task = flying.pop(call)
+            ray.get(call)
+            idle.append(actor)
+            for child in plan.children(task.id):
+                missing[child] -= 1
+                if not missing[child]:
+                    ready.append(plan.tasks[child])
+
+
+class KeptRay(RayExecutor):
+    """Keeps its workers between runs, so that start-up is not what is measured."""
+
+    def start(self) -> None:
+        if not self.workers:
+            super().start()
+
+    def stop(self) -> None:
+        """Nothing: see ``close``."""
+
+    def close(self) -> None:
+        """Let go of the workers."""
+        super().stop()
+
+
+def ours(plan: Plan, executor: Executor, folder: Path, run: str = "run") -> None:
+    """Our loop with its journal, on a fresh store, or resuming where one is."""
+    store = Store(folder).open()
+    with Journal(store.journal_path) as journal:
+        execute(plan, Request(run, "overhead", "", {}), store=store, journal=journal, executor=executor)
+
+
+def timed(function: Callable[[], None]) -> float:
+    """Wall seconds of one call."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def measure(repeat: int, n_workers: int) -> dict[str, list[float]]:
+    """Seconds of every repetition of every variant, interleaved."""
+    plan = fan()
+    found: dict[str, list[float]] = {}
+
+    def note(name: str, seconds: float) -> None:
+        found.setdefault(name, []).append(seconds)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        pool = KeptRay(Setup(store=root), workers=n_workers, perform="benchmarks.overhead:noop")
+        pool.start()
+        actors = [ray.remote(RawActor).options(num_cpus=0).remote() for _ in range(n_workers)]
+        raw_ray(fan(2, 2), actors)
+        for index in range(repeat):
+            inline, resumed = root / f"inline-{index}", InlineExecutor(Setup(store=root), perform=noop)
+            note("planning (ids of all tasks)", timed(fan_ids))
+            note("ready queue in one process", timed(lambda: ready_queue(plan)))
+            note("ours, inline, journal", timed(lambda: ours(plan, resumed, inline)))
+            note("ours, resuming a finished plan", timed(lambda: ours(plan, resumed, inline, "again")))
+            note("raw Ray actors, hand-written queue", timed(lambda: raw_ray(plan, actors)))
+            note("ours, Ray, journal", timed(lambda: ours(plan, pool, root / f"ray-{index}")))
+        pool.close()
+    return found
+
+
+def fan_ids() -> None:
+    """Build the plan and the ids of all its tasks."""
+    for task in fan():
+        _ = task.id
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeat", type=int, default=3, help="interleaved repetitions")
+    parser.add_argument("--workers", type=int, default=2, help="Ray actors")
+    parser.add_argument("--json", type=Path, help="also write the seconds here")
+    options = parser.parse_args()
+    found = measure(options.repeat, options.workers)
+    n_tasks = len(fan())
+    base = statistics.median(found["raw Ray actors, hand-written queue"])
+    print(f"{n_tasks} no-op tasks, {options.workers} workers, {os.cpu_count()} cores, median of {options.repeat}\n")
+    print(f"{'variant':40} {'us/task':>9} {'min':>8} {'max':>8} {'vs raw Ray':>11}")
+    for name, seconds in found.items():
+        us = [1e6 * s / n_tasks for s in seconds]
+        middle = statistics.median(seconds)
+        print(f"{name:40} {1e6 * middle / n_tasks:9.1f} {min(us):8.1f} {max(us):8.1f} {middle / base:11.2f}")
+    if options.json:
+        options.json.write_text(json.dumps({"n_tasks": n_tasks, "seconds": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

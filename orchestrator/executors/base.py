@@ -1,0 +1,78 @@
+"""The small face of an executor: idle workers, submit, wait. It runs tasks and decides nothing."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from orchestrator.task import Failure, Task, TaskId
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One attempt has ended.
+
+    Attributes:
+        outcome: the task's result, or why there is none.
+        seconds: wall seconds on the worker.
+        alone: False if the attempt died together with others of the same call (then nobody is to blame yet).
+    """
+
+    task_id: TaskId
+    worker: str
+    outcome: Mapping[str, Any] | Failure
+    seconds: float
+    alone: bool = True
+
+
+class NoWorkers(RuntimeError):
+    """The resources that the run needs are not there (or no longer): the message says what was found."""
+
+
+class Executor(ABC):
+    """Workers, each doing one call at a time. A context manager: entering starts the workers."""
+
+    name: str
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    @abstractmethod
+    def workers(self) -> Sequence[str]:
+        """Names of all living workers."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Check resources, make workers. Raises NoWorkers before anything runs if they cannot be had."""
+
+    @abstractmethod
+    def idle(self) -> Sequence[str]:
+        """Workers that can take a call now."""
+
+    @abstractmethod
+    def submit(self, worker: str, tasks: Sequence[Task]) -> None:
+        """Start one call: several tasks only where each is tiny."""
+
+    @abstractmethod
+    def wait(self, timeout: float) -> list[Completion]:
+        """Attempts that ended, blocking up to ``timeout`` seconds for the first."""
+
+    @abstractmethod
+    def replace(self, worker: str) -> None:
+        """Kill a worker that hangs and start another in its place; its tasks end as TIMEOUT completions."""
+
+    @abstractmethod
+    def cancel(self, patience_s: float) -> list[Completion]:
+        """Ask everything under way to stop at its next checkpoint; returns what still ended."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Let go of all workers."""

@@ -1,0 +1,61 @@
+"""Runs a task at once, here: for tests, for debuggers, for machines without Ray."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.executors.base import Completion, Executor
+from orchestrator.perform import Setup, Workbench, attempt_task
+from orchestrator.task import Failure, Task
+
+Perform = Callable[[Workbench, Task], Mapping[str, Any] | Failure]
+
+
+class InlineExecutor(Executor):
+    """One worker, this process. Ctrl-C interrupts the task itself; its last checkpoint stays.
+
+    Args:
+        setup: what the workbench needs.
+        perform: computes one task (replaceable for measurements of the scheduler itself).
+    """
+
+    name = "inline"
+
+    def __init__(self, setup: Setup, perform: Perform = attempt_task) -> None:
+        self._setup = setup
+        self._perform = perform
+        self._bench: Workbench | None = None
+        self._ended: deque[Completion] = deque()
+
+    @property
+    def workers(self) -> Sequence[str]:
+        return ("inline",)
+
+    def start(self) -> None:
+        self._bench = Workbench(self._setup)
+
+    def idle(self) -> Sequence[str]:
+        return () if self._ended else self.workers
+
+    def submit(self, worker: str, tasks: Sequence[Task]) -> None:
+        if self._bench is None:
+            raise RuntimeError("expected a started executor; use it as a context manager")
+        for task in tasks:
+            started = time.perf_counter()
+            outcome = self._perform(self._bench, task)
+            self._ended.append(Completion(task.id, worker, outcome, time.perf_counter() - started))
+
+    def wait(self, timeout: float) -> list[Completion]:
+        ended = list(self._ended)
+        self._ended.clear()
+        return ended
+
+    def replace(self, worker: str) -> None:
+        self.start()
+
+    def cancel(self, patience_s: float) -> list[Completion]:
+        return self.wait(0)
+
+    def stop(self) -> None:
+        self._bench = None

@@ -1,0 +1,268 @@
+"""The system of record: one SQLite file per store (WAL, commits coalesced).
+
+Ray's state, the MLflow database and every report can be thrown away and rebuilt from here and the artifacts. Only
+the driver writes; recorders and reports read through their own connections.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from types import TracebackType
+from typing import Any, Self
+
+from orchestrator.evidence import Record
+from orchestrator.plan import Plan
+from orchestrator.task import State, Task, TaskId
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS task (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, label TEXT NOT NULL, workload TEXT NOT NULL, scheme TEXT NOT NULL,
+    attack TEXT NOT NULL, seed INTEGER NOT NULL, identity TEXT NOT NULL,
+    state TEXT NOT NULL, attempt INTEGER NOT NULL, worker TEXT NOT NULL, finished REAL NOT NULL, seconds REAL NOT NULL,
+    result TEXT, error TEXT, trace TEXT, caveats TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS attempt (
+    task TEXT NOT NULL, run TEXT NOT NULL, attempt INTEGER NOT NULL, worker TEXT NOT NULL, state TEXT NOT NULL,
+    finished REAL NOT NULL, seconds REAL NOT NULL, error TEXT
+);
+CREATE TABLE IF NOT EXISTS run (
+    id TEXT PRIMARY KEY, experiment TEXT NOT NULL, started REAL NOT NULL, finished REAL, status TEXT NOT NULL,
+    spec TEXT NOT NULL, info TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS run_task (
+    run TEXT NOT NULL, position INTEGER NOT NULL, task TEXT NOT NULL, cached INTEGER NOT NULL, state TEXT,
+    PRIMARY KEY (run, position)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS run_task_by_task ON run_task (run, task);
+CREATE TABLE IF NOT EXISTS sent (
+    destination TEXT NOT NULL, experiment TEXT NOT NULL, task TEXT NOT NULL, mlflow_run TEXT NOT NULL,
+    PRIMARY KEY (destination, experiment, task)
+) WITHOUT ROWID;
+"""
+
+_COLUMNS = (
+    *("id", "kind", "label", "workload", "scheme", "attack", "seed", "identity", "state", "attempt", "worker"),
+    *("finished", "seconds", "result", "error", "caveats"),
+)
+
+_FLUSH_ROWS = 64
+_FLUSH_SECONDS = 0.05
+
+
+class Journal:
+    """Tasks, attempts, runs. A context manager: leaving it writes what is pending."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA busy_timeout=20000")
+        self._db.executescript(_SCHEMA)
+        self._tasks: list[tuple[Any, ...]] = []
+        self._attempts: list[tuple[Any, ...]] = []
+        self._run_states: list[tuple[Any, ...]] = []
+        self._oldest = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is pending and let go of the file."""
+        self.flush()
+        self._db.close()
+
+    # Tasks
+
+    def finished(self, ids: Iterable[TaskId]) -> dict[TaskId, Record]:
+        """Records of those among ``ids`` that are done, as cached."""
+        wanted = list(ids)
+        out: dict[TaskId, Record] = {}
+        for start in range(0, len(wanted), 30_000):
+            part = wanted[start : start + 30_000]
+            marks = ",".join("?" * len(part))
+            rows = self._db.execute(
+                "SELECT id, result, seconds, attempt, worker, caveats FROM task "
+                f"WHERE state='done' AND id IN ({marks})",
+                part,
+            )
+            for task_id, result, seconds, attempt, worker, caveats in rows:
+                out[TaskId(task_id)] = Record(
+                    TaskId(task_id),
+                    State.DONE,
+                    result=json.loads(result),
+                    cached=True,
+                    seconds=seconds,
+                    attempt=attempt,
+                    worker=worker,
+                    caveats=tuple(json.loads(caveats)) if caveats != "[]" else (),
+                )
+        return out
+
+    def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
+        """Note that a task was settled; written within 50 ms or 64 rows, or at ``flush``."""
+        now = time.time()
+        result = None if record.result is None else json.dumps(record.result)
+        self._tasks.append(
+            (
+                task.id,
+                task.kind.value,
+                task.label,
+                task.workload,
+                task.scheme,
+                task.attack,
+                task.seed,
+                task.text,
+                record.state.value,
+                record.attempt,
+                record.worker,
+                now,
+                record.seconds,
+                result,
+                record.error,
+                trace or None,
+                json.dumps(record.caveats),
+            )
+        )
+        self._run_states.append((record.state.value, run, task.id))
+        if record.attempt and not record.cached:
+            self.attempt(run, task.id, record, now)
+        self._tick(now)
+
+    def attempt(self, run: str, task_id: TaskId, record: Record, now: float | None = None) -> None:
+        """Note one attempt, also one that will be repeated."""
+        now = time.time() if now is None else now
+        self._attempts.append(
+            (task_id, run, record.attempt, record.worker, record.state.value, now, record.seconds, record.error)
+        )
+        self._tick(now)
+
+    def _tick(self, now: float) -> None:
+        if not self._oldest:
+            self._oldest = now
+        if len(self._tasks) >= _FLUSH_ROWS or now - self._oldest >= _FLUSH_SECONDS:
+            self.flush()
+
+    def tick(self) -> None:
+        """Write what has been pending for 50 ms."""
+        if self._oldest:
+            self._tick(time.time())
+
+    def flush(self) -> None:
+        """Write everything pending in one transaction."""
+        if not (self._tasks or self._attempts or self._run_states):
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany("INSERT OR REPLACE INTO task VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", self._tasks)
+        self._db.executemany("INSERT INTO attempt VALUES (?,?,?,?,?,?,?,?)", self._attempts)
+        self._db.executemany("UPDATE run_task SET state=? WHERE run=? AND task=?", self._run_states)
+        self._db.execute("COMMIT")
+        self._tasks.clear()
+        self._attempts.clear()
+        self._run_states.clear()
+        self._oldest = 0.0
+
+    def forget(self, ids: Sequence[TaskId]) -> None:
+        """Drop tasks whose artifacts are gone or damaged, so that they are computed again."""
+        self.flush()
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany("DELETE FROM task WHERE id=?", [(i,) for i in ids])
+        self._db.execute("COMMIT")
+
+    def durations(self) -> dict[tuple[str, str, str, str], float]:
+        """Median seconds of done tasks by (kind, workload, scheme, attack)."""
+        found: dict[tuple[str, str, str, str], list[float]] = {}
+        rows = self._db.execute("SELECT kind, workload, scheme, attack, seconds FROM task WHERE state='done'")
+        for kind, workload, scheme, attack, seconds in rows:
+            found.setdefault((kind, workload, scheme, attack), []).append(seconds)
+        return {key: median(values) for key, values in found.items()}
+
+    def task_rows(self, ids: Iterable[TaskId]) -> list[dict[str, Any]]:
+        """Whole rows (identity and result decoded) of settled tasks, for recorders and listings."""
+        out: list[dict[str, Any]] = []
+        for task_id in ids:
+            row = self._db.execute(f"SELECT {','.join(_COLUMNS)} FROM task WHERE id=?", (task_id,)).fetchone()
+            if row is not None:
+                found = dict(zip(_COLUMNS, row, strict=True))
+                for name in ("identity", "result", "caveats"):
+                    found[name] = None if found[name] is None else json.loads(found[name])
+                out.append(found)
+        return out
+
+    # Runs
+
+    def start_run(
+        self, run: str, experiment: str, spec: str, info: Mapping[str, Any], plan: Plan, cached: set[TaskId]
+    ) -> None:
+        """Open a run: its spec (text), its tasks in planning order, which of them were finished before."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute(
+            "INSERT INTO run VALUES (?,?,?,NULL,'running',?,?)",
+            (run, experiment, time.time(), spec, json.dumps(dict(info))),
+        )
+        self.__add_tasks(run, list(plan.tasks), cached, 0)
+        self._db.execute("COMMIT")
+
+    def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId]) -> None:
+        """Tasks that joined while the run was under way."""
+        (position,) = self._db.execute(
+            "SELECT COALESCE(MAX(position) + 1, 0) FROM run_task WHERE run=?", (run,)
+        ).fetchone()
+        self.flush()
+        self._db.execute("BEGIN IMMEDIATE")
+        self.__add_tasks(run, new, cached, position)
+        self._db.execute("COMMIT")
+
+    def __add_tasks(self, run: str, ids: Sequence[TaskId], cached: set[TaskId], start: int) -> None:
+        self._db.executemany(
+            "INSERT INTO run_task VALUES (?,?,?,?,?)",
+            [(run, start + i, t, int(t in cached), "done" if t in cached else None) for i, t in enumerate(ids)],
+        )
+
+    def finish_run(self, run: str, status: str) -> None:
+        """Close a run: done, failed, interrupted."""
+        self.flush()
+        self._db.execute("UPDATE run SET finished=?, status=? WHERE id=?", (time.time(), status, run))
+
+    def runs(self, experiment: str | None = None) -> list[dict[str, Any]]:
+        """Executions, newest first: id, experiment, started, finished, status, spec, info."""
+        where, values = ("WHERE experiment=?", (experiment,)) if experiment else ("", ())
+        rows = self._db.execute(
+            f"SELECT id, experiment, started, finished, status, spec, info FROM run {where} ORDER BY started DESC",
+            values,
+        )
+        names = ("id", "experiment", "started", "finished", "status", "spec", "info")
+        return [{**dict(zip(names, row, strict=True)), "info": json.loads(row[6])} for row in rows]
+
+    def run_tasks(self, run: str, after: int = -1) -> list[tuple[int, TaskId, bool, str | None]]:
+        """(position, task, cached, state) of a run's tasks with position > ``after``."""
+        rows = self._db.execute(
+            "SELECT position, task, cached, state FROM run_task WHERE run=? AND position>? ORDER BY position",
+            (run, after),
+        )
+        return [(p, TaskId(t), bool(c), s) for p, t, c, s in rows]
+
+    # What has been mirrored where
+
+    def sent(self, destination: str, experiment: str) -> dict[TaskId, str]:
+        """Task -> MLflow run, for everything already recorded at ``destination`` under ``experiment``."""
+        rows = self._db.execute(
+            "SELECT task, mlflow_run FROM sent WHERE destination=? AND experiment=?", (destination, experiment)
+        )
+        return {TaskId(t): r for t, r in rows}
+
+    def mark_sent(self, destination: str, experiment: str, sent: Mapping[TaskId, str]) -> None:
+        """Remember what was mirrored, so that it is mirrored exactly once."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany(
+            "INSERT OR REPLACE INTO sent VALUES (?,?,?,?)", [(destination, experiment, t, r) for t, r in sent.items()]
+        )
+        self._db.execute("COMMIT")

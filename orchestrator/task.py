@@ -1,0 +1,133 @@
+"""One node of the graph. Its id says what is computed from what; everything else about it is only advice."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, NewType
+
+from orchestrator.identity import canonical, digest_text
+
+TaskId = NewType("TaskId", str)
+"""Hex SHA-256 of a task's identity."""
+
+
+class Kind(StrEnum):
+    """What a task does."""
+
+    TRAIN = "train"
+    EMBED = "embed"
+    ATTACK = "attack"
+    VERIFY = "verify"
+
+
+class State(StrEnum):
+    """Where a task stands in one run."""
+
+    WAITING = "waiting"  # a parent is not settled
+    READY = "ready"  # could run now
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"  # its own error; ``Failure`` says which
+    SKIPPED = "skipped"  # an ancestor failed
+
+
+@dataclass(frozen=True)
+class Task:
+    """A unit of work.
+
+    Attributes:
+        kind: train, embed, attack, verify.
+        config: resolved configuration of everything that acts here, defaults included (JSON values).
+        seed: the experiment's seed for this cell.
+        parents: (role, id) of what is consumed: "start", "clean", "victim", "suspect", "owner", "claim".
+        data: fingerprint of the data set.
+        code: digest of the code that computes it.
+        label: for people: ``attack/mtlsign/finetune-ftal/epochs=5/seed0``. Not identity.
+        after: tasks to wait for although nothing is consumed from them (a shorter strength of the same trajectory,
+            whose checkpoint saves time). Not identity.
+        cost: guessed seconds, until the journal knows better. Not identity.
+        workload, scheme, attack: names for tags and statistics. Not identity.
+    """
+
+    kind: Kind
+    config: Mapping[str, Any]
+    seed: int
+    parents: tuple[tuple[str, TaskId], ...]
+    data: str
+    code: str
+    label: str = ""
+    after: tuple[TaskId, ...] = ()
+    cost: float = 1.0
+    workload: str = ""
+    scheme: str = ""
+    attack: str = ""
+
+    def identity(self) -> dict[str, Any]:
+        """What the id is a digest of."""
+        return {
+            "kind": self.kind.value,
+            "config": dict(self.config),
+            "seed": self.seed,
+            "parents": [list(p) for p in self.parents],
+            "data": self.data,
+            "code": self.code,
+        }
+
+    @cached_property
+    def text(self) -> str:
+        """The canonical identity."""
+        return canonical(self.identity())
+
+    @cached_property
+    def id(self) -> TaskId:
+        """Hex SHA-256 over the canonical identity."""
+        return TaskId(digest_text("task", self.text))
+
+    def parent(self, role: str) -> TaskId:
+        """Id of the parent in ``role``."""
+        return dict(self.parents)[role]
+
+    @cached_property
+    def parent_ids(self) -> tuple[TaskId, ...]:
+        """Distinct parents, in order."""
+        return tuple(dict.fromkeys(i for _, i in self.parents))
+
+
+class FailureKind(StrEnum):
+    """Why a task failed; decides whether it is tried again."""
+
+    ERROR = "error"  # an exception of the task: deterministic, not retried
+    DIVERGED = "diverged"  # non-finite loss or weights: deterministic, not retried
+    WORKER_DIED = "worker_died"  # the process is gone: retried on a new worker
+    OUT_OF_MEMORY = "out_of_memory"  # retried
+    TIMEOUT = "timeout"  # the worker is replaced; retried
+    STORE = "store"  # disk full, unreadable parent: retried
+    CORRUPT = "corrupt"  # a consumed artifact is damaged: it is set aside and computed again first
+    CANCELLED = "cancelled"  # the run is stopping; not a failure of the task
+
+    @property
+    def retryable(self) -> bool:
+        """True if another attempt may end differently."""
+        return self in (self.WORKER_DIED, self.OUT_OF_MEMORY, self.TIMEOUT, self.STORE)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed attempt.
+
+    Attributes:
+        kind: decides what happens next.
+        message: one line.
+        trace: traceback for the curious.
+        damaged: the artifact to compute again, with kind CORRUPT.
+    """
+
+    kind: FailureKind
+    message: str
+    trace: str = field(default="", repr=False)
+    damaged: TaskId | None = None
+
+    def line(self) -> str:
+        """``kind: message`` for tables."""
+        return f"{self.kind.value}: {self.message}"
