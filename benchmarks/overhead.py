@@ -120,10 +120,10 @@ def ours(plan: Plan, executor: Executor, folder: Path, run: str = "run") -> None
         execute(plan, Request(run, "overhead", "", {}), store=store, journal=journal, executor=executor)
 
 
-def timed(function: Callable[[], None]) -> float:
+def timed(function: Callable[..., None], *arguments: Any) -> float:
     """Wall seconds of one call."""
     started = time.perf_counter()
-    function()
+    function(*arguments)
     return time.perf_counter() - started
 
 
@@ -144,11 +144,11 @@ def measure(repeat: int, n_workers: int) -> dict[str, list[float]]:
         for index in range(repeat):
             inline, resumed = root / f"inline-{index}", InlineExecutor(Setup(store=root), perform=noop)
             note("planning (ids of all tasks)", timed(fan_ids))
-            note("ready queue in one process", timed(lambda: ready_queue(plan)))
-            note("ours, inline, journal", timed(lambda: ours(plan, resumed, inline)))
-            note("ours, resuming a finished plan", timed(lambda: ours(plan, resumed, inline, "again")))
-            note("raw Ray actors, hand-written queue", timed(lambda: raw_ray(plan, actors)))
-            note("ours, Ray, journal", timed(lambda: ours(plan, pool, root / f"ray-{index}")))
+            note("ready queue in one process", timed(ready_queue, plan))
+            note("ours, inline, journal", timed(ours, plan, resumed, inline))
+            note("ours, resuming a finished plan", timed(ours, plan, resumed, inline, "again"))
+            note("raw Ray actors, hand-written queue", timed(raw_ray, plan, actors))
+            note("ours, Ray, journal", timed(ours, plan, pool, root / f"ray-{index}"))
         pool.close()
     return found
 
