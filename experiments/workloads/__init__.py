@@ -5,8 +5,8 @@ WORKLOADS: dict[str, str] = {
     "digits_cnn": "experiments.workloads.digits:DigitsCnn",
     "mnist_lenet5": "experiments.workloads.mnist:MnistLeNet5",
     "fashion_lenet5": "experiments.workloads.mnist:FashionLeNet5",
-    "mnist_resnet18": "experiments.workloads.mnist:MnistResNet18",
-    "fashion_resnet18": "experiments.workloads.mnist:FashionResNet18",
+    "mnist_resnet18": "experiments.workloads.mnist_resnet:MnistResNet18",
+    "fashion_resnet18": "experiments.workloads.mnist_resnet:FashionResNet18",
     "cifar10_resnet18": "experiments.workloads.cifar:Cifar10ResNet18",
 }
 """Name in a spec -> "module:Class". Third parties add theirs with the entry point group ``wmarena.workloads``."""

@@ -1,0 +1,33 @@
+"""What every network offers: named taps, and a linear output layer that follows the last of them."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+
+class Network(nn.Module, ABC):
+    """A classifier whose forward pass is ``head(features(taps(inputs)[-1]))``.
+
+    Taps and predictions share their code, so a mark read from the taps is a mark of what is served.
+
+    Attributes:
+        stage_names: one name per tap, in order.
+        head: the output layer.
+    """
+
+    stage_names: ClassVar[tuple[str, ...]]
+    head: nn.Linear
+
+    @abstractmethod
+    def taps(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Outputs of the named stages, each (n, channels[, h, w])."""
+
+    def features(self, last: Tensor) -> Tensor:
+        """(n, head.in_features) from the last tap; the tap itself unless a subclass has more to compute."""
+        return last
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(n, num_classes) logits."""
+        logits: Tensor = self.head(self.features(self.taps(inputs)[-1]))
+        return logits
