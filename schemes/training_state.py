@@ -35,4 +35,15 @@ def unpack(state: Mapping[str, Tensor], model: nn.Module, optimiser: torch.optim
             slots.setdefault(int(index), {})[slot] = value
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": slots, "param_groups": groups})
+    _lay_out(optimiser)
     return {k.removeprefix("extra."): v for k, v in state.items() if k.startswith("extra.")}
+
+
+def _lay_out(optimiser: torch.optim.Optimizer) -> None:
+    """Give every moment its parameter's memory layout; fused optimisers walk both as flat memory, unchecked."""
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            slots = optimiser.state.get(parameter, {})
+            for slot, value in slots.items():
+                if value is not None and value.dim() > 1 and value.shape == parameter.shape:
+                    slots[slot] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
