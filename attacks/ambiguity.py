@@ -1,0 +1,104 @@
+"""Ambiguity: claim a model with a key that was never embedded in it.
+
+    level 0   draw random keys, show the best: measures the false-positive rate of the owner's test
+    level 1   grind: the same with so many keys that the best one looks like evidence (p must be multiplied by G)
+    level 2   optimise a key against the frozen model, as far as the scheme knows how (``Scheme.forge``)
+
+The claim carries the number of keys that were tried. Level 2 succeeds against nearly every scheme whose keys are not
+committed to before the model is published: that is a finding about the protocol, not about the statistics.
+
+For schemes whose test needs a trained side network, a drawn key brings an untrained one (whatever ``keygen`` gives).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from torch import nn
+
+from attacks.base import Attack, AttackView, Claim, Family, Knowledge
+from schemes.base import Scheme, Suspect, Verdict
+from schemes.keys import Key
+from schemes.params import ConfigError, param
+from schemes.statistics import clopper_pearson
+
+DEFAULT_KEYS = {0: 200, 1: 2000, 2: 1}
+"""Keys tried at each level unless ``n_keys`` says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ambiguity(Attack):
+    """Present a key that was drawn or optimised, not embedded."""
+
+    name: ClassVar[str] = "ambiguity"
+    family: ClassVar[Family] = "ambiguity"
+    knows: ClassVar[frozenset[Knowledge]] = frozenset({"weights", "algorithm"})
+    paper: ClassVar[str] = "Fan et al. 2019, Rethinking DNN Ownership Verification"
+
+    level: int = param(0, doc="0: random keys, 1: grinding, 2: an optimised key", stage="attack", low=0, high=2)
+    n_keys: int | None = param(None, doc="keys to try at levels 0 and 1; none = 200 and 2,000", stage="attack", low=1)
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}-l{self.level}"
+
+    @property
+    def makes(self) -> frozenset[Literal["model", "claim"]]:
+        return frozenset({"claim"})
+
+    def resolved(self, victim: Scheme) -> "Ambiguity":
+        return dataclasses.replace(self, n_keys=self.n_tried)
+
+    @property
+    def n_tried(self) -> int:
+        """How many keys are drawn."""
+        return DEFAULT_KEYS[self.level] if self.n_keys is None or self.level == 2 else self.n_keys
+
+    def applicable(self, victim: Scheme, task_kind: str) -> str | None:
+        if self.level == 2 and type(victim).forge is Scheme.forge:
+            return f"{victim.name} has no way to optimise a key (forge)"
+        return None
+
+    def run(self, model: nn.Module, view: AttackView) -> Claim:
+        return self._forged(model, view) if self.level == 2 else self._drawn(model, view)
+
+    def _forged(self, model: nn.Module, view: AttackView) -> Claim:
+        key = view.scheme.keygen(view.task, view.prf.child("forge"))
+        forged = view.scheme.forge(model, view.as_owner("forge"), key)
+        if forged is None:
+            raise ConfigError(
+                [("level", f"expected a scheme that can forge, got {view.scheme.name}; use level 0 or 1")]
+            )
+        return Claim(forged)
+
+    def _drawn(self, model: nn.Module, view: AttackView) -> Claim:
+        suspect = Suspect(model, view.task)
+        best: tuple[Key, Verdict] | None = None
+        verdicts: list[Verdict] = []
+        for i in range(self.n_tried):
+            key = view.scheme.keygen(view.task, view.prf.child(f"ambiguity/{i}"))
+            verdict = view.scheme.judge(suspect, key)
+            verdicts.append(verdict)
+            if best is None or _evidence(verdict) > _evidence(best[1]):
+                best = key, verdict
+        assert best is not None  # n_tried >= 1
+        statistics = np.array([v.statistic for v in verdicts])
+        n_passing = sum(v.verdict for v in verdicts)
+        low, high = clopper_pearson(n_passing, len(verdicts))
+        return Claim(
+            best[0],
+            n_tried=len(verdicts),
+            details={
+                "mean": float(statistics.mean()),
+                "sd": float(statistics.std()),
+                "max": float(statistics.max()),
+                "n_passing": n_passing,
+                "false_positive_low": low,
+                "false_positive_high": high,
+            },
+        )
+
+
+def _evidence(verdict: Verdict) -> tuple[float, float]:
+    return -verdict.log10_p, verdict.statistic

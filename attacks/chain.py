@@ -1,0 +1,105 @@
+"""Chains: attacks one after the other, each on the suspect that the one before left.
+
+Every part gets its own randomness (its place in the chain enters the seeds) and only the knowledge that it declares,
+so a chain of parts sees no more than the parts alone.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from attacks.base import Attack, AttackView, Claim, Family, Knowledge, Outcome, Piracy
+from attacks.phases import PART_SPAN, Phase
+from schemes.base import Scheme
+from schemes.params import Configurable, param
+from schemes.prf import subseed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain(Attack):
+    """Several attacks in order; the last one's claim, if it makes one, is the chain's."""
+
+    name: ClassVar[str] = "chain"
+    family: ClassVar[Family] = "chain"
+    knows: ClassVar[frozenset[Knowledge]] = frozenset({"weights"})
+    paper: ClassVar[str] = (
+        "Lukas et al. 2022, SoK: How Robust is Image Classification Deep Neural Network Watermarking?"
+    )
+
+    attacks: tuple[Attack, ...] = param(doc="the parts, in order", stage="attack")
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        if len(self.attacks) < 2:
+            yield "attacks", f"expected two attacks or more, got {len(self.attacks)}; name a single attack by itself"
+        for attack in self.attacks:
+            if isinstance(attack, Chain):
+                yield "attacks", "expected attacks, got a chain inside a chain; list its parts in their order"
+        for attack in self.attacks[:-1]:
+            if "model" not in attack.makes:
+                yield (
+                    "attacks",
+                    f"expected {attack.name} in the last place, got it earlier: it leaves no model to go on",
+                )
+
+    @property
+    def label(self) -> str:
+        return "+".join(attack.name for attack in self.attacks)
+
+    @property
+    def strength(self) -> float | None:
+        """The strength of the last part that has one."""
+        return next((a.strength for a in reversed(self.attacks) if a.strength is not None), None)
+
+    @property
+    def replaces_head(self) -> bool:
+        return any(attack.replaces_head for attack in self.attacks)
+
+    @property
+    def makes(self) -> frozenset[Literal["model", "claim"]]:
+        # All parts but the last change the model, so a claim at the end is one on a new suspect.
+        return self.attacks[-1].makes | {"model"}
+
+    def resolved(self, victim: Scheme) -> "Chain":
+        return dataclasses.replace(self, attacks=tuple(a.resolved(victim) for a in self.attacks))
+
+    def applicable(self, victim: Scheme, task_kind: str) -> str | None:
+        reasons = ((a.name, a.applicable(victim, task_kind)) for a in self.attacks)
+        return next((f"{name}: {why}" for name, why in reasons if why is not None), None)
+
+    def needs(self) -> frozenset[Knowledge]:
+        return self.knows.union(*(attack.needs() for attack in self.attacks))
+
+    def plugins(self) -> list[Configurable]:
+        return [plugin for attack in self.attacks for plugin in (attack, *attack.plugins())]
+
+    def run(self, model: nn.Module, view: AttackView) -> Outcome:
+        claim: Claim | None = None
+        for index, attack in enumerate(self.attacks):
+            outcome = attack(model, self._view(view, index))
+            claim = None
+            if isinstance(outcome, Claim):
+                claim = outcome
+            elif isinstance(outcome, Piracy):
+                model, claim = outcome.model, outcome.claim
+            else:
+                model = outcome
+        return model if claim is None else Piracy(model, claim)
+
+    def _view(self, view: AttackView, index: int) -> AttackView:
+        """What part ``index`` sees."""
+        needs = self.attacks[index].needs()
+        return AttackView(
+            task=view.task,
+            scheme=view.scheme if "algorithm" in needs else None,
+            data=view.data,
+            val=view.val,
+            budget=view.budget,
+            seed=subseed(view.seed, "chain", index),
+            prf=view.prf.child(f"chain/{index}"),
+            log=view.log,
+            checkpoints=Phase(view.checkpoints, index, PART_SPAN),
+            key=view.key if "key" in needs else None,
+        )

@@ -1,0 +1,21 @@
+"""No attack: the published model itself, as the reference that every other row is compared with."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from attacks.base import Attack, AttackView, Family, Knowledge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing(Attack):
+    """The marked model as it was published."""
+
+    name: ClassVar[str] = "none"
+    family: ClassVar[Family] = "none"
+    knows: ClassVar[frozenset[Knowledge]] = frozenset()
+    paper: ClassVar[str] = ""
+
+    def run(self, model: nn.Module, view: AttackView) -> nn.Module:
+        return model

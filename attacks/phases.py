@@ -1,0 +1,42 @@
+"""Checkpoints for computations that run several training loops one after the other.
+
+Every loop counts its own steps from zero, so two loops that share one ``Checkpoints`` would take each other's state
+for their own. A ``Phase`` gives each loop a window of step numbers: phase i stores its step s as i * span + s.
+
+When only the newest checkpoint survives an interruption, the phases before it find none and run again (they are
+deterministic, so with the same result) and the interrupted phase continues from its own state: the outcome is
+bit-equal to an undisturbed run.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from schemes.base import Checkpoints
+
+LOOP_SPAN = 10**6
+"""Steps that one training loop may count."""
+
+PART_SPAN = 10**7
+"""Steps that one part of a chain may count: ten loops."""
+
+
+class Phase:
+    """One loop's window on the checkpoints of the whole computation (a ``schemes.base.Checkpoints``)."""
+
+    def __init__(self, checkpoints: Checkpoints, index: int, span: int = LOOP_SPAN) -> None:
+        self._checkpoints = checkpoints
+        self._first = index * span
+        self._last = self._first + span - 1
+
+    def latest(self, at_most: int | None = None) -> tuple[int, dict[str, Tensor]] | None:
+        """The newest (step, state) of this phase with step <= ``at_most``, or None."""
+        limit = self._last if at_most is None else min(self._first + at_most, self._last)
+        found = self._checkpoints.latest(limit)
+        if found is None or found[0] < self._first:
+            return None
+        return found[0] - self._first, found[1]
+
+    def offer(self, step: int, state: Callable[[], dict[str, Tensor]], *, keep: bool = False) -> None:
+        """Save if one is due. ``keep`` is dropped: no other strength ever continues from inside a phase."""
+        self._checkpoints.offer(self._first + step, state)

@@ -1,0 +1,318 @@
+"""What every attack must honour: a plugin joins by one subclass of ``AttackContract`` with an ``attack`` fixture."""
+
+import copy
+import dataclasses
+import functools
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Attack, AttackView, Budget, Claim, NotGranted, Outcome, Piracy
+from experiments.workloads.digits import DigitsCnn, DigitsMlp
+from orchestrator.arena import Arena
+from schemes.base import Cancelled, Checkpoints, Owner, Scheme, Suspect, Verdict
+from schemes.commitment import model_digest
+from schemes.keys import Key
+from schemes.prf import Prf, subseed
+from schemes.uchida import Uchida
+
+WORKLOADS = {"digits_mlp": DigitsMlp(epochs=4), "digits_cnn": DigitsCnn(epochs=4)}
+
+
+@dataclass
+class NewestOnly:
+    """Checkpoints as a crash leaves them: the newest and the kept ones. The ``stop_at``-th offer stops the run."""
+
+    stop_at: int | None = None
+    n_offers: int = 0
+    states: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    kept: set[int] = field(default_factory=set)
+
+    def latest(self, at_most: int | None = None) -> tuple[int, dict[str, Tensor]] | None:
+        """The newest state that is not beyond ``at_most``."""
+        steps = [s for s in self.states if at_most is None or s <= at_most]
+        return (max(steps), self.states[max(steps)]) if steps else None
+
+    def offer(self, step: int, state: Callable[[], dict[str, Tensor]], *, keep: bool = False) -> None:
+        """Keep this state, and of the older ones those that were to be kept."""
+        self.states = {s: old for s, old in self.states.items() if s in self.kept} | {step: state()}
+        self.kept |= {step} if keep else set()
+        self.n_offers += 1
+        if self.n_offers == self.stop_at:
+            raise Cancelled
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A marked model with what is needed to attack and to judge it. Cached: never change it."""
+
+    arena: Arena
+    scheme: Scheme
+    key: Key
+    model: nn.Module
+
+    def judge(self, suspect: nn.Module, key: Key | None = None) -> Verdict:
+        """Evidence on ``suspect``, for the owner's key unless another is given."""
+        return self.scheme.judge(Suspect(suspect, self.arena.task), key or self.key)
+
+    def accuracy(self, suspect: nn.Module) -> float:
+        """Test accuracy."""
+        return self.arena.task.score(suspect, self.arena.test)
+
+
+def no_log(step: int, **metrics: float) -> None:
+    """A training log for those who do not read it."""
+
+
+@functools.cache
+def arena(workload: str) -> Arena:
+    """A small workload on the CPU."""
+    return WORKLOADS[workload].bind(torch.device("cpu"), None)
+
+
+@functools.cache
+def clean_model(workload: str, seed: int = 0) -> nn.Module:
+    """An unmarked model of ``workload``; copy it before changing it."""
+    place = arena(workload)
+    model = place.task.network(seed)
+    place.task.fit(model, place.train, place.task.recipe, seed=seed)
+    return model.eval()
+
+
+@functools.cache
+def marked(workload: str, scheme: Scheme) -> Victim:
+    """A model of ``workload`` that carries ``scheme``'s mark."""
+    place = arena(workload)
+    owner = Owner(task=place.task, train=place.train, val=place.val, seed=0, log=no_log, checkpoints=NewestOnly())
+    key = scheme.keygen(place.task, Prf(b"the owner's secret, for tests only"))
+    model, key = scheme.embed(copy.deepcopy(clean_model(workload)), owner, key)
+    model.zero_grad()
+    return Victim(place, scheme, key, model.eval())
+
+
+def make_view(
+    place: Arena,
+    *,
+    seed: int = 0,
+    scheme: Scheme | None = None,
+    key: Key | None = None,
+    checkpoints: Checkpoints | None = None,
+    fraction: float = 0.1,
+) -> AttackView:
+    """A view as an adversary with ``fraction`` of the training data has it; nothing is granted but what is given."""
+    data = place.train.share(fraction, domain="adversary", seed=subseed(seed, "data"))
+    return AttackView(
+        task=place.task,
+        scheme=scheme,
+        data=data,
+        val=data.share(0.3, domain="adversary/val", seed=seed),
+        budget=Budget(data_fraction=fraction),
+        seed=seed,
+        prf=Prf(b"the adversary's secret, for tests"),
+        log=no_log,
+        checkpoints=checkpoints or NewestOnly(),
+        key=key,
+    )
+
+
+def granted_view(attack: Attack, victim: Victim, **changes: Any) -> AttackView:
+    """A view that grants exactly what ``attack`` declares."""
+    needs = attack.needs()
+    return make_view(
+        victim.arena,
+        scheme=victim.scheme if "algorithm" in needs else None,
+        key=victim.key if "key" in needs else None,
+        **changes,
+    )
+
+
+def digest(outcome: Outcome) -> tuple[str | None, str | None]:
+    """Content of an outcome's model and of its claim's key."""
+    if isinstance(outcome, Claim):
+        return None, outcome.key.commitment
+    if isinstance(outcome, Piracy):
+        return model_digest(outcome.model.state_dict()), outcome.claim.key.commitment
+    return model_digest(outcome.state_dict()), None
+
+
+def suspect_of(outcome: Outcome, victim: Victim) -> nn.Module:
+    """The model that is judged after an attack: a bare claim is one on the victim itself."""
+    if isinstance(outcome, Claim):
+        return victim.model
+    return outcome.model if isinstance(outcome, Piracy) else outcome
+
+
+class AttackContract:
+    """Subclasses give an ``attack`` fixture; the class attributes say on what it is tried."""
+
+    workload: ClassVar[str] = "digits_mlp"
+    min_accuracy: ClassVar[float] = 0.85
+    """What the suspect must still be worth, on test data."""
+    verdict: ClassVar[bool | None] = None
+    """What the owner's test must say of the suspect; None where that is open."""
+
+    @pytest.fixture
+    def scheme(self) -> Scheme:
+        """The victim's scheme."""
+        return Uchida(bits=32)
+
+    @pytest.fixture
+    def victim(self, scheme: Scheme) -> Victim:
+        """The marked model."""
+        return marked(self.workload, scheme)
+
+    def test_victim_is_untouched(self, attack: Attack, victim: Victim) -> None:
+        """Weights, buffers, training flags and gradient flags of the victim are as before."""
+
+        def flags(model: nn.Module) -> list[bool]:
+            return [m.training for m in model.modules()] + [p.requires_grad for p in model.parameters()]
+
+        before = model_digest(victim.model.state_dict()), flags(victim.model)
+
+        attack(victim.model, granted_view(attack, victim))
+
+        assert before == (model_digest(victim.model.state_dict()), flags(victim.model))
+        assert all(p.grad is None for p in victim.model.parameters())
+
+    def test_same_seed_gives_the_same_bits(self, attack: Attack, victim: Victim) -> None:
+        """Two runs agree bit for bit, whatever the global generators hold."""
+        torch.manual_seed(1)
+        first = attack(victim.model, granted_view(attack, victim))
+        torch.manual_seed(2)
+        second = attack(victim.model, granted_view(attack, victim))
+
+        assert digest(first) == digest(second)
+
+    def test_global_generators_are_untouched(self, attack: Attack, victim: Victim) -> None:
+        """torch's, numpy's and Python's global generators are left as they were."""
+        before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+
+        attack(victim.model, granted_view(attack, victim))
+
+        assert torch.equal(before[0], torch.get_rng_state())
+        assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
+
+    def test_undeclared_knowledge_is_not_used(self, attack: Attack, victim: Victim) -> None:
+        """Without the key (algorithm) an attack that declares it is refused; one that does not runs all the same."""
+        needs = attack.needs()
+        view = make_view(victim.arena, scheme=victim.scheme if "algorithm" in needs - {"key"} else None)
+        if "key" in needs:
+            view = make_view(victim.arena, scheme=victim.scheme)
+        refused = "key" in needs
+
+        if refused:
+            with pytest.raises(NotGranted, match="granted the key"):
+                attack(victim.model, view)
+        else:
+            with pytest.raises(NotGranted):
+                _ = view.key
+            assert attack(victim.model, view) is not None
+
+    def test_suspect_is_ready_to_be_judged(self, attack: Attack, victim: Victim) -> None:
+        """Eval mode throughout, all gradients enabled, of use for the task, and the verdict is the expected one."""
+        suspect = suspect_of(attack(victim.model, granted_view(attack, victim)), victim)
+
+        assert not any(m.training for m in suspect.modules())
+        assert all(p.requires_grad for p in suspect.parameters())
+        assert victim.accuracy(suspect) >= self.min_accuracy
+        assert victim.judge(suspect).verdict in ((True, False) if self.verdict is None else (self.verdict,))
+
+    def test_outcome_is_what_was_announced(self, attack: Attack, victim: Victim) -> None:
+        """``makes`` says whether a model, a claim or both come back."""
+        outcome = attack(victim.model, granted_view(attack, victim))
+
+        made = {"claim"} if isinstance(outcome, Claim | Piracy) else set()
+        made |= set() if isinstance(outcome, Claim) else {"model"}
+        assert attack.makes == made
+
+    def test_interrupted_run_resumes_bit_equal(self, attack: Attack, victim: Victim) -> None:
+        """Stopped after any of its first checkpoints and run again, an attack ends where it would have ended."""
+        undisturbed = NewestOnly()
+        expected = digest(attack(victim.model, granted_view(attack, victim, checkpoints=undisturbed)))
+
+        for stop_at in sorted({1, undisturbed.n_offers // 2, undisturbed.n_offers} - {0}):
+            checkpoints = NewestOnly(stop_at=stop_at)
+            if undisturbed.n_offers:
+                with pytest.raises(Cancelled):
+                    attack(victim.model, granted_view(attack, victim, checkpoints=checkpoints))
+            resumed = attack(victim.model, granted_view(attack, victim, checkpoints=checkpoints))
+            assert expected == digest(resumed)
+
+    def test_applies_to_its_victim(self, attack: Attack, victim: Victim) -> None:
+        """The attack says that it means something against the scheme it is tried on, before and after resolving."""
+        kind = victim.arena.task.info.kind
+
+        assert attack.applicable(victim.scheme, kind) is None
+        assert attack.resolved(victim.scheme).applicable(victim.scheme, kind) is None
+
+    def test_resolving_twice_changes_nothing(self, attack: Attack, victim: Victim) -> None:
+        """Resolving fills in what depends on the victim, once."""
+        resolved = attack.resolved(victim.scheme)
+
+        assert resolved == resolved.resolved(victim.scheme)
+        assert attack.label == resolved.label
+
+    def test_configuration_round_trips(self, attack: Attack) -> None:
+        """``config()`` is JSON that names every field and, nested plugins apart, rebuilds the attack."""
+        config = json.loads(json.dumps(attack.config()))
+
+        assert set(config) == {"name", *attack.parameters()}
+        if not attack.plugins():
+            assert attack == type(attack).from_config(config)
+
+    def test_fields_are_documented(self, attack: Attack) -> None:
+        """Every field says what it means and acts at the attack's stage; one at most is the strength."""
+        fields = attack.parameters()
+
+        assert all(p.doc and p.stage == "attack" for p in fields.values())
+        assert sum(p.strength for p in fields.values()) <= 1
+
+    def test_strength_is_not_in_the_label(self, attack: Attack) -> None:
+        """Attacks that differ in strength alone share a label, and a trajectory if they are incremental."""
+        name = attack.strength_field()
+        if name is None or getattr(attack, name) is None:
+            assert name is not None or attack.strength is None or attack.plugins()
+            return
+        value = getattr(attack, name)
+        other = dataclasses.replace(attack, **{name: value + 1 if isinstance(value, int) else value * 0.5})
+
+        assert attack.label == other.label
+        assert attack.strength != other.strength
+        assert (attack.trajectory() == other.trajectory()) == attack.incremental
+
+    def test_longer_strength_continues_the_shorter(self, attack: Attack, victim: Victim) -> None:
+        """An incremental attack from a shorter one's kept checkpoint equals the undisturbed longer one, bit for bit."""
+        if not attack.incremental:
+            assert attack.strength_field() is None or attack.strength_field() in attack.trajectory()
+            return
+        name = str(attack.strength_field())
+        short, long = (dataclasses.replace(attack, **{name: n}) for n in (1, 3))
+        shared = NewestOnly()
+        short(victim.model, granted_view(short, victim, checkpoints=shared))
+        assert shared.kept == {1}
+        undisturbed = NewestOnly()
+
+        expected = long(victim.model, granted_view(long, victim, checkpoints=undisturbed))
+        continued = long(victim.model, granted_view(long, victim, checkpoints=shared))
+
+        assert digest(expected) == digest(continued)
+        assert shared.n_offers == undisturbed.n_offers, "one epoch at first and two more, none twice"
+
+    def test_ruined_weights_are_an_error(self, attack: Attack, victim: Victim) -> None:
+        """A suspect with NaN is never returned: the attack fails with FloatingPointError."""
+        if "model" not in attack.makes:
+            assert attack.makes == {"claim"}
+            return
+        broken = copy.deepcopy(victim.model)
+        with torch.no_grad():
+            next(broken.parameters()).fill_(torch.nan)
+
+        with pytest.raises(FloatingPointError, match="expected"):
+            attack(broken, granted_view(attack, victim))

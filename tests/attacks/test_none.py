@@ -1,0 +1,22 @@
+"""The attack that does nothing."""
+
+import pytest
+
+from attacks.base import Attack
+from attacks.none import Nothing
+from schemes.commitment import model_digest
+from tests.attack_contract import AttackContract, Victim, granted_view
+
+
+class TestNothing(AttackContract):
+    verdict = True
+
+    @pytest.fixture
+    def attack(self) -> Attack:
+        return Nothing()
+
+    def test_returns_the_victims_weights(self, attack: Attack, victim: Victim) -> None:
+        """The suspect equals the victim."""
+        suspect = attack(victim.model, granted_view(attack, victim))
+
+        assert model_digest(victim.model.state_dict()) == model_digest(suspect.state_dict())

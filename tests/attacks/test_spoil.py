@@ -1,0 +1,162 @@
+"""Spoiling: whoever holds the key can remove the mark at little cost; without joint training it comes back."""
+
+import copy
+
+import pytest
+import torch
+
+from attacks.base import Attack
+from attacks.spoil import Spoil, redraw_carriers
+from schemes.adi import Adi
+from schemes.base import Carrier, Scheme
+from schemes.mtlsign import MTLSign, MTLSignFixed
+from schemes.uchida import Uchida
+from tests.attack_contract import AttackContract, NewestOnly, Victim, granted_view, marked
+
+BACKDOOR = Adi(n_triggers=50, lr=3e-3)
+SIDE_TASK = MTLSign(n=60, steps=150, lr=1e-3, head_lr=3e-3, lambda2=0.0, check_every=50)
+FIXED_HEAD = MTLSignFixed(n=100, steps=120, lr=1e-3, lambda2=0.0, check_every=40)
+WEIGHTS = Uchida(bits=64)
+
+
+class TestJointSpoil(AttackContract):
+    verdict = False
+
+    @pytest.fixture
+    def scheme(self) -> Scheme:
+        return Adi(n_triggers=30, lr=2e-3)
+
+    @pytest.fixture
+    def attack(self) -> Attack:
+        return Spoil(steps=30, check_every=5)
+
+
+class TestSequentialSpoil(AttackContract):
+    verdict = False
+    min_accuracy = 0.0
+
+    @pytest.fixture
+    def attack(self) -> Attack:
+        return Spoil(mode="sequential", recovery=3)
+
+
+class TestFlippingSpoil(AttackContract):
+    verdict = False
+
+    @pytest.fixture
+    def scheme(self) -> Scheme:
+        return MTLSignFixed(n=40, steps=100, lr=1e-3, lambda2=0.0, check_every=50)
+
+    @pytest.fixture
+    def attack(self) -> Attack:
+        return Spoil(labels="flip", steps=60)
+
+
+@pytest.mark.parametrize("scheme", [BACKDOOR, SIDE_TASK, FIXED_HEAD, WEIGHTS], ids=lambda s: s.name)
+def test_joint_spoiling_removes_every_kind_of_mark(scheme: Scheme) -> None:
+    """With default settings: verdict 1 before, 0 after, at a loss of at most five points of test accuracy."""
+    victim = marked("digits_cnn", scheme)
+    attack = Spoil()
+
+    suspect = attack(victim.model, granted_view(attack, victim))
+
+    assert victim.judge(victim.model).verdict
+    assert not victim.judge(suspect).verdict
+    assert victim.accuracy(victim.model) - victim.accuracy(suspect) <= 0.05
+
+
+def test_after_sequential_spoiling_the_mark_comes_back() -> None:
+    """Recovery heals task and mark alike, while a jointly spoilt mark stays dead at higher accuracy."""
+    victim = marked("digits_cnn", BACKDOOR)
+    attacks = {
+        "spoilt": Spoil(mode="sequential", recovery=0),
+        "recovered": Spoil(mode="sequential"),
+        "joint": Spoil(steps=50),
+    }
+
+    suspects = {name: a(victim.model, granted_view(a, victim)) for name, a in attacks.items()}
+    mark = {name: victim.judge(suspect).statistic for name, suspect in suspects.items()}
+    task = {name: victim.accuracy(suspect) for name, suspect in suspects.items()}
+
+    assert task["spoilt"] < task["recovered"] - 0.1
+    assert mark["spoilt"] < mark["recovered"] - 0.1
+    assert mark["joint"] < mark["recovered"] - 0.1
+    assert task["joint"] > task["spoilt"] + 0.1
+
+
+def test_weight_grows_until_the_mark_is_lost() -> None:
+    """A deeply anchored mark survives a constant weight and falls to a growing one in the same number of steps."""
+    victim = marked("digits_cnn", WEIGHTS)
+    constant, growing = Spoil(w_growth=1.0, steps=120), Spoil(steps=120)
+
+    verdicts = [victim.judge(a(victim.model, granted_view(a, victim))).verdict for a in (constant, growing)]
+
+    assert verdicts == [True, False]
+
+
+def test_longer_spoiling_is_never_less_accurate_on_validation_data() -> None:
+    """The best checkpoint that fails the test is returned, so a larger budget cannot make the attack worse."""
+    victim = marked("digits_cnn", FIXED_HEAD)
+    scores = []
+    for steps in (20, 40, 80):
+        attack = Spoil(steps=steps)
+        view = granted_view(attack, victim)
+        suspect = attack(victim.model, view)
+        assert not victim.judge(suspect).verdict
+        scores.append(view.task.score(suspect, view.val))
+
+    assert scores == sorted(scores)
+
+
+class Offset(Uchida):
+    """Carries its mark in three scalars of the first layer."""
+
+    name = "offset"
+
+    def carriers(self, model: torch.nn.Module, key: object) -> list[Carrier]:
+        name, tensor = next(iter(model.named_parameters()))
+        mask = torch.zeros_like(tensor, dtype=torch.bool)
+        mask.view(-1)[:3] = True
+        return [Carrier(name, mask)]
+
+
+def test_carriers_take_their_tensors_own_distribution() -> None:
+    """Only the named scalars change, to values on the scale of the others, and the seed alone decides which."""
+    victim = marked("digits_mlp", Uchida(bits=32))
+    victim = Victim(victim.arena, Offset(bits=32), victim.key, victim.model)
+    models = [copy.deepcopy(victim.model) for _ in range(2)]
+    for model in models:
+        first = next(iter(model.parameters()))
+        with torch.no_grad():
+            first.view(-1)[:3] = 1000.0
+        redraw_carriers(model, granted_view(Spoil(), victim))
+
+    new, again = (next(iter(m.parameters())).detach().flatten() for m in models)
+    old = next(iter(victim.model.parameters())).detach().flatten()
+    assert torch.equal(new, again)
+    assert torch.equal(old[3:], new[3:])
+    assert bool((new[:3].abs() < 10 * old.std()).all())
+
+
+def test_schemes_without_hooks_are_named() -> None:
+    """Spoiling applies to schemes that offer one of three hooks."""
+
+    class Opaque(Uchida):
+        name = "opaque"
+        mark_loss = Scheme.mark_loss  # type: ignore[assignment]
+        carriers = Scheme.carriers
+
+    assert "none of the hooks" in str(Spoil().applicable(Opaque(), "classification"))
+    assert Spoil().applicable(Uchida(), "classification") is None
+
+
+def test_interrupted_between_spoiling_and_recovery() -> None:
+    """A run that is stopped in the recovery resumes there: spoiling's steps are not taken for epochs."""
+    victim = marked("digits_cnn", BACKDOOR)
+    attack = Spoil(mode="sequential", recovery=2)
+    checkpoints = NewestOnly()
+    first = attack(victim.model, granted_view(attack, victim, checkpoints=checkpoints))
+    again = attack(victim.model, granted_view(attack, victim, checkpoints=checkpoints))
+
+    assert max(checkpoints.states) > 10**6
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
