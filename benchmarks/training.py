@@ -223,7 +223,7 @@ def prepare(arguments: argparse.Namespace) -> Setting:
     recipe = replace(config.recipe, epochs=1, schedule="one_cycle", milestones=())
     return Setting(
         config=config,
-        task=config.bind(device, arguments.data_root).task,
+        task=config.task(device),
         recipe=replace(recipe, batch_size=arguments.batch_size or recipe.batch_size),
         pixels=images.pixels[: arguments.images].copy(),
         labels=images.labels[: arguments.images].copy(),

@@ -1,1 +1,28 @@
-"""Which question is asked: specs, their expansion, the command line, workloads, the report."""
+"""Which question is asked: specs, their expansion, the command line, workloads, the report.
+
+``from experiments import ExperimentSpec, run`` is the Python API; importing the package itself loads nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from experiments.execution import RunSummary, run
+    from experiments.problems import SpecError
+    from experiments.spec import ExperimentSpec
+
+__all__ = ["ExperimentSpec", "RunSummary", "SpecError", "run"]
+
+_HOMES = {
+    "ExperimentSpec": "experiments.spec",
+    "RunSummary": "experiments.execution",
+    "SpecError": "experiments.problems",
+    "run": "experiments.execution",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The API's names, loaded when they are used: worker processes need workloads, not specs."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

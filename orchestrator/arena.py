@@ -50,6 +50,10 @@ class WorkloadConfig(Protocol):
         """Hex digest of the data set's content. Raises MissingData naming every place tried."""
         ...
 
+    def task(self, device: torch.device) -> Workload:
+        """The task without its data: enough to judge a model."""
+        ...
+
     def bind(self, device: torch.device, data_root: Path | None) -> Arena:
         """Load the data onto ``device``. Raises MissingData naming every place tried."""
         ...

@@ -1,18 +1,52 @@
 """State of long computations on disk: what a killed task resumes from, and a longer strength continues from.
 
-A file's name holds its step and the head of its SHA-256: a torn or rotten checkpoint is recognised and ignored.
+A file's name holds its step and the head of its SHA-256: a torn or rotten checkpoint is recognised and ignored. The
+training curves up to a checkpoint travel in it, so that the history of a resumed task has no hole.
 """
 
 import hashlib
+import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from orchestrator.store import StoreError, tensors_to_bytes
+from orchestrator.artifacts import StoreError, tensors_to_bytes
 from schemes.base import Cancelled
+
+_CURVES = "wmarena.curves"
+_NAME = re.compile(r"(\d+)-(keep|temp)-([0-9a-f]{16})\.safetensors")
+
+
+class Curves:
+    """Collects training curves (``schemes.base.Log``)."""
+
+    def __init__(self) -> None:
+        self.points: list[dict[str, float]] = []
+
+    def __call__(self, step: int, **metrics: float) -> None:
+        self.points.append({"step": step, **metrics})
+
+    def to_bytes(self) -> bytes:
+        """JSON: a list of points, each with ``step``."""
+        return json.dumps(self.points).encode()
+
+    def restore(self, raw: bytes) -> None:
+        """Go back to what ``to_bytes`` wrote."""
+        self.points = json.loads(raw)
+
+
+class _Saved(NamedTuple):
+    """What a checkpoint's name says; sorts by step."""
+
+    step: int
+    kind: str
+    path: Path
 
 
 class FolderCheckpoints:
@@ -22,54 +56,68 @@ class FolderCheckpoints:
         folder: created when the first checkpoint is written.
         every_s: least seconds between two unasked checkpoints; ``keep`` ones are always written.
         cancelled: polled at each offer.
+        curves: saved and restored along with each state.
     """
 
-    def __init__(self, folder: Path, *, every_s: float, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, folder: Path, *, every_s: float, cancelled: Callable[[], bool], curves: Curves) -> None:
         self._folder = folder
         self._every_s = every_s
         self._cancelled = cancelled
+        self._curves = curves
         self._last = time.monotonic()
 
     def latest(self, at_most: int | None = None) -> tuple[int, dict[str, Tensor]] | None:
-        """Newest intact state with step <= ``at_most``."""
-        for path in sorted(self._folder.glob("*.safetensors"), reverse=True):
-            step = int(path.name.split("-")[0])
+        """Newest intact state with step <= ``at_most``; the curves go back to it."""
+        for step, kind, path in sorted(self._saved(), reverse=True):
             if at_most is not None and step > at_most:
                 continue
             raw = path.read_bytes()
-            if _name(step, path.name.split("-")[1] == "keep", raw) == path.name:
-                return step, load(raw)
-            path.unlink()
+            if path.name != _name(step, kind, raw):
+                path.unlink()
+                continue
+            state: dict[str, Tensor] = load(raw)
+            self._curves.restore(state.pop(_CURVES).numpy().tobytes())
+            return step, state
         return None
 
     def offer(self, step: int, state: Callable[[], dict[str, Tensor]], *, keep: bool = False) -> None:
         """Write if asked, due or stopping; then stop if stopping."""
         stopping = self._cancelled()
         if keep or stopping or time.monotonic() - self._last >= self._every_s:
-            self._write(step, tensors_to_bytes(state()), keep)
+            curves = torch.frombuffer(bytearray(self._curves.to_bytes()), dtype=torch.uint8)
+            self._write(step, tensors_to_bytes({**state(), _CURVES: curves}), "keep" if keep else "temp")
             self._last = time.monotonic()
         if stopping:
             raise Cancelled(f"stopped at step {step}; the checkpoint is kept")
 
-    def _write(self, step: int, raw: bytes, keep: bool) -> None:
+    def clear(self) -> None:
+        """Remove what is not kept on purpose; called when the task is done."""
+        for saved in self._saved():
+            if saved.kind == "temp":
+                saved.path.unlink(missing_ok=True)
+        for part in self._folder.glob("*.part"):
+            part.unlink(missing_ok=True)
+        if self._folder.exists() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
+
+    def _write(self, step: int, raw: bytes, kind: str) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / _name(step, keep, raw)
+            path = self._folder / _name(step, kind, raw)
             part = path.with_suffix(".part")
             part.write_bytes(raw)
             part.replace(path)
         except OSError as error:
-            raise StoreError(f"expected to write a checkpoint in {self._folder}, got: {error}") from error
-        self.clear(but=path)
+            raise StoreError(f"expected to write a checkpoint in {self._folder}, got: {error}; free space") from error
+        # Later steps stay: where one loop follows another, the first runs again before the second can resume.
+        for saved in self._saved():
+            if saved.kind == "temp" and saved.step <= step and saved.path != path:
+                saved.path.unlink(missing_ok=True)
 
-    def clear(self, but: Path | None = None) -> None:
-        """Remove what is not kept on purpose; called when the task is done."""
-        for path in self._folder.glob("*-temp-*"):
-            if path != but:
-                path.unlink(missing_ok=True)
-        if self._folder.exists() and not any(self._folder.iterdir()):
-            self._folder.rmdir()
+    def _saved(self) -> list[_Saved]:
+        names = ((_NAME.fullmatch(p.name), p) for p in self._folder.glob("*.safetensors"))
+        return [_Saved(int(m[1]), m[2], p) for m, p in names if m is not None]
 
 
-def _name(step: int, keep: bool, raw: bytes) -> str:
-    return f"{step:08d}-{'keep' if keep else 'temp'}-{hashlib.sha256(raw).hexdigest()[:16]}.safetensors"
+def _name(step: int, kind: str, raw: bytes) -> str:
+    return f"{step:08d}-{kind}-{hashlib.sha256(raw).hexdigest()[:16]}.safetensors"

@@ -28,11 +28,29 @@ def canonical(value: Any) -> str:
     Raises:
         TypeError: a value that JSON cannot hold exactly (sets, objects, NaN, infinity).
     """
-    _check(value, "$")
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    if not _plain(value):
+        _check(value, "$")
+    return _ENCODER.encode(value)
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> bool:
+    """True if JSON holds ``value`` exactly; quick, because every task of every plan passes here."""
+    kind = type(value)
+    if kind is dict:
+        return set(map(type, value)) <= {str} and all(map(_plain, value.values()))
+    if kind is list or kind is tuple:
+        return all(map(_plain, value))
+    return kind in _ATOMS or (kind is float and math.isfinite(value))
+
+
+_ATOMS = frozenset({str, int, bool, type(None)})
 
 
 def _check(value: Any, path: str) -> None:
+    """Says what is wrong and where; lets pass what is rarer than plain values (subclasses of text and numbers)."""
     if value is None or isinstance(value, bool | int | str):
         return
     if isinstance(value, float):
@@ -72,12 +90,24 @@ def code_digest(modules: Iterable[str]) -> str:
     """Hex SHA-256 over the normal form of every first-party module that ``modules`` reach by imports.
 
     First-party are ``OUR_ROOTS``; a module of another package (a third-party plugin) brings that package along.
+    Sources are read once per process: see ``forget_code``.
+
+    Raises:
+        LookupError: one of ``modules`` has no Python source, so its changes would go unnoticed.
     """
     start = sorted(set(modules))
+    for module in start:
+        _source(module)
     roots = OUR_ROOTS + tuple(sorted({m.split(".")[0] for m in start if not _ours(m)}))
     reached = sorted(_reach(start, roots))
-    forms = [[name, hashlib.sha256(normal_form(_source(name)).encode()).hexdigest()] for name in reached]
+    forms = [[name, _form_digest(_source(name))] for name in reached]
     return digest("code", {"semantics": SEMANTICS, "modules": forms})
+
+
+def forget_code() -> None:
+    """Read sources anew from now on: for processes that live on while code is edited."""
+    for known in (_origin, _source, _imports):
+        known.cache_clear()
 
 
 def _ours(module: str) -> bool:
@@ -89,17 +119,19 @@ def _under(module: str, roots: Iterable[str]) -> bool:
 
 
 def _reach(start: list[str], roots: tuple[str, ...]) -> set[str]:
-    """Modules under ``roots`` reachable from ``start``. Package files hold tables, not behaviour: left out."""
+    """Modules under ``roots`` reachable from ``start``. Our package files hold tables, not behaviour: left out."""
     seen: set[str] = set()
     todo = list(start)
     while todo:
         name = todo.pop()
         if name in seen or not _under(name, roots) or _origin(name) is None:
             continue
-        if not (_is_package(name) and _ours(name)):
-            seen.add(name)
-        todo += [m for m in _imports(name) if m not in seen]
-    return seen
+        seen.add(name)
+        todo += _imports(name)
+        if not _ours(name):
+            # Importing a.b.c runs a and a.b first; what stands in a stranger's package files is not known to be inert.
+            todo.append(name.rpartition(".")[0])
+    return {name for name in seen if not (_is_package(name) and _ours(name))}
 
 
 @cache
@@ -123,7 +155,9 @@ def _is_package(module: str) -> bool:
 def _source(module: str) -> str:
     origin = _origin(module)
     if origin is None:
-        raise LookupError(f"expected a Python module with source, got {module!r}")
+        raise LookupError(
+            f"expected a module with Python source, got {module!r}; put the plugin into a .py file that can be imported"
+        )
     return origin.read_text(encoding="utf-8")
 
 
@@ -142,6 +176,12 @@ def _imports(module: str) -> tuple[str, ...]:
                 base = ".".join(parts[: len(parts) - node.level + 1] + ([base] if base else []))
             found += [base] + [f"{base}.{alias.name}" for alias in node.names]
     return tuple(dict.fromkeys(found))
+
+
+@cache
+def _form_digest(source: str) -> str:
+    """Kept by content: the digests of a plan's tasks go over much the same modules."""
+    return hashlib.sha256(normal_form(source).encode()).hexdigest()
 
 
 def normal_form(source: str) -> str:
@@ -179,4 +219,5 @@ def _written(node: Any) -> str:
         return f"{type(node).__name__}({','.join(parts)})"
     if isinstance(node, list):
         return f"[{','.join(_written(n) for n in node)}]"
-    return f"{type(node).__name__}:{node!r}"
+    # ASCII, because which characters repr() escapes changes with Python's Unicode tables.
+    return f"{type(node).__name__}:{node!a}"

@@ -1,11 +1,10 @@
 """The system of record: one SQLite file per store (WAL, commits coalesced).
 
-Ray's state, the MLflow database and every report can be thrown away and rebuilt from here and the artifacts. Only
-the driver writes; recorders and reports read through their own connections.
+Ray's state, the MLflow database and every report can be thrown away and rebuilt from here and the artifacts. The
+driver writes tasks and runs, a recorder what it has mirrored; each through its own connection.
 """
 
 import json
-import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,55 +12,28 @@ from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
+from orchestrator.database import Database
 from orchestrator.evidence import Record
 from orchestrator.plan import Plan
 from orchestrator.task import State, Task, TaskId
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS task (
-    id TEXT PRIMARY KEY, kind TEXT NOT NULL, label TEXT NOT NULL, workload TEXT NOT NULL, scheme TEXT NOT NULL,
-    attack TEXT NOT NULL, seed INTEGER NOT NULL, identity TEXT NOT NULL,
-    state TEXT NOT NULL, attempt INTEGER NOT NULL, worker TEXT NOT NULL, finished REAL NOT NULL, seconds REAL NOT NULL,
-    result TEXT, error TEXT, trace TEXT, caveats TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS attempt (
-    task TEXT NOT NULL, run TEXT NOT NULL, attempt INTEGER NOT NULL, worker TEXT NOT NULL, state TEXT NOT NULL,
-    finished REAL NOT NULL, seconds REAL NOT NULL, error TEXT
-);
-CREATE TABLE IF NOT EXISTS run (
-    id TEXT PRIMARY KEY, experiment TEXT NOT NULL, started REAL NOT NULL, finished REAL, status TEXT NOT NULL,
-    spec TEXT NOT NULL, info TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS run_task (
-    run TEXT NOT NULL, position INTEGER NOT NULL, task TEXT NOT NULL, cached INTEGER NOT NULL, state TEXT,
-    PRIMARY KEY (run, position)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS run_task_by_task ON run_task (run, task);
-CREATE TABLE IF NOT EXISTS sent (
-    destination TEXT NOT NULL, experiment TEXT NOT NULL, task TEXT NOT NULL, mlflow_run TEXT NOT NULL,
-    PRIMARY KEY (destination, experiment, task)
-) WITHOUT ROWID;
-"""
 
 _COLUMNS = (
     *("id", "kind", "label", "workload", "scheme", "attack", "seed", "identity", "state", "attempt", "worker"),
     *("finished", "seconds", "result", "error", "caveats"),
 )
 
+_RUN_COLUMNS = ("id", "experiment", "started", "finished", "status", "spec", "info")
+
+FLUSH_S = 0.05
 _FLUSH_ROWS = 64
-_FLUSH_SECONDS = 0.05
+_MOST_VARIABLES = 30_000
 
 
-class Journal:
+class Journal(Database):
     """Tasks, attempts, runs. A context manager: leaving it writes what is pending."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.execute("PRAGMA busy_timeout=20000")
-        self._db.executescript(_SCHEMA)
+        super().__init__(path)
         self._tasks: list[tuple[Any, ...]] = []
         self._attempts: list[tuple[Any, ...]] = []
         self._run_states: list[tuple[Any, ...]] = []
@@ -78,7 +50,7 @@ class Journal:
     def close(self) -> None:
         """Write what is pending and let go of the file."""
         self.flush()
-        self._db.close()
+        super().close()
 
     # Tasks
 
@@ -86,8 +58,8 @@ class Journal:
         """Records of those among ``ids`` that are done, as cached."""
         wanted = list(ids)
         out: dict[TaskId, Record] = {}
-        for start in range(0, len(wanted), 30_000):
-            part = wanted[start : start + 30_000]
+        for start in range(0, len(wanted), _MOST_VARIABLES):
+            part = wanted[start : start + _MOST_VARIABLES]
             marks = ",".join("?" * len(part))
             rows = self._db.execute(
                 "SELECT id, result, seconds, attempt, worker, caveats FROM task "
@@ -95,8 +67,8 @@ class Journal:
                 part,
             )
             for task_id, result, seconds, attempt, worker, caveats in rows:
-                out[TaskId(task_id)] = Record(
-                    TaskId(task_id),
+                out[task_id] = Record(
+                    task_id,
                     State.DONE,
                     result=json.loads(result),
                     cached=True,
@@ -148,8 +120,13 @@ class Journal:
     def _tick(self, now: float) -> None:
         if not self._oldest:
             self._oldest = now
-        if len(self._tasks) >= _FLUSH_ROWS or now - self._oldest >= _FLUSH_SECONDS:
+        if len(self._tasks) >= _FLUSH_ROWS or now - self._oldest >= FLUSH_S:
             self.flush()
+
+    @property
+    def pending(self) -> bool:
+        """True if something waits to be written: call ``tick`` within ``FLUSH_S``."""
+        return bool(self._oldest)
 
     def tick(self) -> None:
         """Write what has been pending for 50 ms."""
@@ -157,14 +134,17 @@ class Journal:
             self._tick(time.time())
 
     def flush(self) -> None:
-        """Write everything pending in one transaction."""
+        """Write everything pending in one transaction.
+
+        Raises:
+            StoreError: it cannot be written; it stays pending.
+        """
         if not (self._tasks or self._attempts or self._run_states):
             return
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany("INSERT OR REPLACE INTO task VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", self._tasks)
-        self._db.executemany("INSERT INTO attempt VALUES (?,?,?,?,?,?,?,?)", self._attempts)
-        self._db.executemany("UPDATE run_task SET state=? WHERE run=? AND task=?", self._run_states)
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO task VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", self._tasks)
+            self._db.executemany("INSERT INTO attempt VALUES (?,?,?,?,?,?,?,?)", self._attempts)
+            self._db.executemany("UPDATE run_task SET state=? WHERE run=? AND task=?", self._run_states)
         self._tasks.clear()
         self._attempts.clear()
         self._run_states.clear()
@@ -173,9 +153,8 @@ class Journal:
     def forget(self, ids: Sequence[TaskId]) -> None:
         """Drop tasks whose artifacts are gone or damaged, so that they are computed again."""
         self.flush()
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany("DELETE FROM task WHERE id=?", [(i,) for i in ids])
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany("DELETE FROM task WHERE id=?", [(i,) for i in ids])
 
     def durations(self) -> dict[tuple[str, str, str, str], float]:
         """Median seconds of done tasks by (kind, workload, scheme, attack)."""
@@ -202,26 +181,27 @@ class Journal:
     def start_run(
         self, run: str, experiment: str, spec: str, info: Mapping[str, Any], plan: Plan, cached: set[TaskId]
     ) -> None:
-        """Open a run: its spec (text), its tasks in planning order, which of them were finished before."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute(
-            "INSERT INTO run VALUES (?,?,?,NULL,'running',?,?)",
-            (run, experiment, time.time(), spec, json.dumps(dict(info))),
-        )
-        self.__add_tasks(run, list(plan.tasks), cached, 0)
-        self._db.execute("COMMIT")
+        """Open a run: its spec (text), its tasks in planning order, which of them were finished before.
+
+        The caller holds the store, so a run that still counts as running was killed.
+        """
+        with self._transaction():
+            self._db.execute("UPDATE run SET status='interrupted' WHERE status='running'")
+            self._db.execute(
+                "INSERT INTO run VALUES (?,?,?,NULL,'running',?,?)",
+                (run, experiment, time.time(), spec, json.dumps(dict(info))),
+            )
+            self._add_tasks(run, list(plan.tasks), cached, 0)
 
     def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId]) -> None:
         """Tasks that joined while the run was under way."""
         (position,) = self._db.execute(
             "SELECT COALESCE(MAX(position) + 1, 0) FROM run_task WHERE run=?", (run,)
         ).fetchone()
-        self.flush()
-        self._db.execute("BEGIN IMMEDIATE")
-        self.__add_tasks(run, new, cached, position)
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._add_tasks(run, new, cached, position)
 
-    def __add_tasks(self, run: str, ids: Sequence[TaskId], cached: set[TaskId], start: int) -> None:
+    def _add_tasks(self, run: str, ids: Sequence[TaskId], cached: set[TaskId], start: int) -> None:
         self._db.executemany(
             "INSERT INTO run_task VALUES (?,?,?,?,?)",
             [(run, start + i, t, int(t in cached), "done" if t in cached else None) for i, t in enumerate(ids)],
@@ -230,17 +210,14 @@ class Journal:
     def finish_run(self, run: str, status: str) -> None:
         """Close a run: done, failed, interrupted."""
         self.flush()
-        self._db.execute("UPDATE run SET finished=?, status=? WHERE id=?", (time.time(), status, run))
+        with self._transaction():
+            self._db.execute("UPDATE run SET finished=?, status=? WHERE id=?", (time.time(), status, run))
 
     def runs(self, experiment: str | None = None) -> list[dict[str, Any]]:
         """Executions, newest first: id, experiment, started, finished, status, spec, info."""
         where, values = ("WHERE experiment=?", (experiment,)) if experiment else ("", ())
-        rows = self._db.execute(
-            f"SELECT id, experiment, started, finished, status, spec, info FROM run {where} ORDER BY started DESC",
-            values,
-        )
-        names = ("id", "experiment", "started", "finished", "status", "spec", "info")
-        return [{**dict(zip(names, row, strict=True)), "info": json.loads(row[6])} for row in rows]
+        rows = self._db.execute(f"SELECT {','.join(_RUN_COLUMNS)} FROM run {where} ORDER BY started DESC", values)
+        return [{**dict(zip(_RUN_COLUMNS, row, strict=True)), "info": json.loads(row[-1])} for row in rows]
 
     def run_tasks(self, run: str, after: int = -1) -> list[tuple[int, TaskId, bool, str | None]]:
         """(position, task, cached, state) of a run's tasks with position > ``after``."""
@@ -261,8 +238,6 @@ class Journal:
 
     def mark_sent(self, destination: str, experiment: str, sent: Mapping[TaskId, str]) -> None:
         """Remember what was mirrored, so that it is mirrored exactly once."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany(
-            "INSERT OR REPLACE INTO sent VALUES (?,?,?,?)", [(destination, experiment, t, r) for t, r in sent.items()]
-        )
-        self._db.execute("COMMIT")
+        rows = [(destination, experiment, t, r) for t, r in sent.items()]
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO sent VALUES (?,?,?,?)", rows)

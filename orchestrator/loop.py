@@ -4,25 +4,29 @@ A free worker gets the best ready task, preferring one whose parent's model it h
 milliseconds travel several in a call. A failure is a result: it costs its descendants and nothing else.
 """
 
+import contextlib
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from orchestrator.events import Event, EventKind, Listener
 from orchestrator.evidence import Record
 from orchestrator.executors.base import Completion, Executor, NoWorkers
-from orchestrator.journal import Journal
-from orchestrator.ledger import Ledger, Policy
+from orchestrator.journal import FLUSH_S, Journal
+from orchestrator.ledger import Ledger
 from orchestrator.plan import Cell, Plan
+from orchestrator.resume import find
 from orchestrator.store import Store
 from orchestrator.task import Failure, FailureKind, State, Task, TaskId
 
 Growth = tuple[Sequence[Task], Sequence[Cell]]
 Grow = Callable[[Task, Mapping[str, Any]], Growth | None]
-"""Called with every task that is done; may return tasks and cells that join the plan."""
+"""Called once with every task that is done, also with those that were before; may return tasks and cells to add."""
 
-EventKind = Literal["started", "retried", "done", "failed", "skipped"]
+Sort = tuple[str, str, str, str]
+"""(kind, workload, scheme, attack): tasks of one sort take about the same time."""
 
 _TICK_S = 0.5
 _TINY_S = 0.005
@@ -48,22 +52,6 @@ class Limits:
     stop_patience_s: float = 5.0
 
 
-@dataclass(frozen=True)
-class Event:
-    """Something happened to a task; for displays."""
-
-    kind: EventKind
-    task: Task
-    worker: str = ""
-    record: Record | None = None
-
-
-class Listener(Protocol):
-    """Hears every event, in order, on the loop's thread: be quick."""
-
-    def __call__(self, event: Event) -> None: ...
-
-
 class Interrupted(Exception):
     """The run was stopped; what is finished is kept, and the same command resumes it."""
 
@@ -75,6 +63,7 @@ class Loop:
     Attributes:
         run: id of the execution, for the journal.
         grow: may add tasks whenever one is done.
+        recomputed: how often a damaged artifact was computed again.
     """
 
     plan: Plan
@@ -86,11 +75,17 @@ class Loop:
     limits: Limits = field(default_factory=Limits)
     listeners: Sequence[Listener] = ()
     grow: Grow | None = None
+    recomputed: dict[TaskId, int] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
+    _repaired: dict[TaskId, float] = field(default_factory=dict)
     _held: dict[str, OrderedDict[TaskId, None]] = field(default_factory=dict)
-    _fast: dict[tuple[str, str, str, str], float] = field(default_factory=dict)
+    _fast: dict[Sort, float] = field(default_factory=dict)
     _alone: set[TaskId] = field(default_factory=set)
-    _recomputed: dict[TaskId, int] = field(default_factory=dict)
+    _gave_up: bool = False
+
+    def catch_up(self) -> None:
+        """Let ``grow`` see what was finished before: an interrupted search goes on where it stood."""
+        self._extend([self.plan.tasks[i] for i, r in self.ledger.records.items() if r.state is State.DONE])
 
     def drive(self) -> dict[TaskId, Record]:
         """Run until everything is settled.
@@ -102,12 +97,14 @@ class Loop:
         try:
             while not self.ledger.settled:
                 self._hand_out()
-                for completion in self.executor.wait(_TICK_S):  # the only line that waits
+                patience = FLUSH_S if self.journal.pending else _TICK_S
+                for completion in self.executor.wait(patience):  # the only line that waits
                     self._take(completion)
                 self._watch()
                 self.journal.tick()
         except KeyboardInterrupt:
-            self._stop_all()
+            with contextlib.suppress(KeyboardInterrupt):  # a second one: without patience
+                self._stop_all()
             raise Interrupted("stopped; finished tasks are kept, the same command resumes") from None
         finally:
             self.journal.flush()
@@ -130,33 +127,33 @@ class Loop:
             raise NoWorkers("no worker is left; see the failures above, then run the same command again")
 
     def _companions(self, first: Task) -> list[Task]:
-        """More tasks for the same call, if tasks of this sort have been tiny; fair shares among the workers."""
-        if self._fast.get(_sort(first), 1.0) > _TINY_S or first.id in self._alone:
+        """More tasks for the same call, if tasks of these sorts have been tiny; fair shares among the workers."""
+        if not self._tiny(first):
             return []
         room = min(_MOST_PER_CALL, self.ledger.ready() // max(1, 2 * len(self.executor.workers)))
         out: list[Task] = []
-        for _ in range(room):
-            task = self.ledger.pop()
-            if task is None:
-                break
+        while len(out) < room and (task := self.ledger.pop(fits=self._tiny)) is not None:
             out.append(task)
-            if self._fast.get(_sort(task), 1.0) > _TINY_S:
-                break
         return out
+
+    def _tiny(self, task: Task) -> bool:
+        return self._fast.get(sort_of(task), 1.0) <= _TINY_S and task.id not in self._alone
 
     # Taking in
 
     def _take(self, done: Completion) -> None:
-        task = self.plan.tasks[done.task_id]
-        if self.ledger.state[task.id] is not State.RUNNING:
+        # A worker that was given up may still report: its tasks are no longer its own.
+        if self.ledger.running.get(done.task_id) != done.worker:
             return
+        task = self.plan.tasks[done.task_id]
         if isinstance(done.outcome, Failure):
             self._take_failure(task, done, done.outcome)
             return
-        sort = _sort(task)
+        sort = sort_of(task)
         self._fast[sort] = 0.7 * self._fast.get(sort, done.seconds) + 0.3 * done.seconds
         self._hold(done.worker, task)
-        caveats = ("recomputed",) if task.id in self._recomputed else ()
+        if task.id in self.recomputed:
+            self._repaired[task.id] = time.monotonic()
         record = Record(
             task.id,
             State.DONE,
@@ -164,11 +161,10 @@ class Loop:
             seconds=done.seconds,
             attempt=self.ledger.attempts[task.id],
             worker=done.worker,
-            caveats=caveats,
+            caveats=("recomputed",) if task.id in self.recomputed else (),
         )
         self._settle(task, record)
-        if self.grow is not None:
-            self._extend(self.grow(task, done.outcome))
+        self._extend([task])
 
     def _take_failure(self, task: Task, done: Completion, failure: Failure) -> None:
         attempt = self.ledger.attempts[task.id]
@@ -176,27 +172,35 @@ class Loop:
             task.id, State.FAILED, error=failure.line(), seconds=done.seconds, attempt=attempt, worker=done.worker
         )
         if failure.kind is FailureKind.CANCELLED:
-            self.ledger.requeue(task.id, blameless=True)
-        elif failure.damaged is not None and self._recompute(failure.damaged, task):
+            self._report_skipped(self.ledger.requeue(task.id, blameless=True))
+        elif failure.damaged is not None and self._repairable(failure.damaged, task):
             self.journal.attempt(self.run, task.id, record)
             self._tell("retried", task, done.worker, record)
+            self._repair(failure.damaged, task, self._started[done.worker])
         elif failure.kind.retryable and (not done.alone or attempt <= self.limits.max_retries):
             self._alone.add(task.id)
             self.journal.attempt(self.run, task.id, record)
-            self.ledger.requeue(task.id, blameless=not done.alone)
             self._tell("retried", task, done.worker, record)
+            self._report_skipped(self.ledger.requeue(task.id, blameless=not done.alone))
         else:
             self._settle(task, record, failure.trace)
 
-    def _recompute(self, damaged: TaskId, task: Task) -> bool:
-        """Set a damaged artifact aside and let its task run again before ``task``; False after too many times."""
-        if damaged not in self.plan.tasks or self._recomputed.get(damaged, 0) >= _MOST_RECOMPUTES:
-            return False
-        self._recomputed[damaged] = self._recomputed.get(damaged, 0) + 1
-        self.store.set_aside(damaged)
-        self.journal.forget([damaged])
-        self.ledger.reopen(damaged, task.id)
-        return True
+    def _repairable(self, damaged: TaskId, task: Task) -> bool:
+        return damaged in task.parent_ids and self.recomputed.get(damaged, 0) < _MOST_RECOMPUTES
+
+    def _repair(self, damaged: TaskId, task: Task, began: float) -> None:
+        """Set a damaged artifact aside and let its task run again before ``task``.
+
+        Several children find the same damage: only the first report, of an attempt since the last repair, counts.
+        """
+        news = self._repaired.get(damaged, 0.0) < began and self.ledger.state[damaged] is State.DONE
+        if news:
+            self.recomputed[damaged] = self.recomputed.get(damaged, 0) + 1
+            self.store.set_aside(damaged)
+            self.journal.forget([damaged])
+            self._report_skipped(self.ledger.reopen(damaged, task.id))
+        else:
+            self._report_skipped(self.ledger.requeue(task.id, blameless=True))
 
     def _settle(self, task: Task, record: Record, trace: str = "") -> None:
         skipped = self.ledger.close(record)
@@ -206,26 +210,35 @@ class Loop:
         if record.state is State.FAILED and self.limits.fail_fast:
             self._give_up(task)
 
-    def _report_skipped(self, skipped: Sequence[Record]) -> None:
-        for lost in {r.task_id: r for r in skipped}.values():
+    def _report_skipped(self, skipped: Iterable[Record]) -> None:
+        for lost in skipped:
             child = self.plan.tasks[lost.task_id]
             self.journal.record(self.run, child, lost)
             self._tell("skipped", child, record=lost)
 
     def _give_up(self, task: Task) -> None:
-        """fail_fast: everything that has not begun is skipped."""
+        """fail_fast: everything that has not begun is skipped, and nothing joins any more."""
+        self._gave_up = True
         for other in list(self.plan):
             if self.ledger.state[other.id] in (State.WAITING, State.READY):
                 record = Record(other.id, State.SKIPPED, error=f"skipped: {task.label} failed (--fail-fast)")
                 self._report_skipped([record, *self.ledger.close(record)])
 
-    def _extend(self, growth: Growth | None) -> None:
-        if growth is None:
-            return
-        new = self.plan.add(*growth)
-        finished = self.journal.finished([t.id for t in new])
-        self.journal.extend_run(self.run, [t.id for t in new], set(finished))
-        self._report_skipped(self.ledger.join(new, finished))
+    def _extend(self, done: Iterable[Task]) -> None:
+        """Ask ``grow`` about tasks that are done, and about those of its answers that were done before."""
+        todo = deque(done) if self.grow is not None and not self._gave_up else deque()
+        while todo and self.grow is not None:
+            task = todo.popleft()
+            growth = self.grow(task, self.ledger.records[task.id].result or {})
+            new = self.plan.add(*growth) if growth is not None else []
+            if not new:
+                continue
+            found = find([t.id for t in new], self.store, self.journal)
+            skipped = self.ledger.join(new, found.records)
+            finished = [t for t in new if self.ledger.state[t.id] is State.DONE]
+            self.journal.extend_run(self.run, [t.id for t in new], {t.id for t in finished})
+            self._report_skipped(skipped)
+            todo.extend(finished)
 
     def _hold(self, worker: str, task: Task) -> None:
         held = self._held.setdefault(worker, OrderedDict())
@@ -261,30 +274,14 @@ class Loop:
             listener(Event(kind, task, worker, record))
 
 
-def _sort(task: Task) -> tuple[str, str, str, str]:
+def sort_of(task: Task) -> Sort:
+    """The sort of a task."""
     return (task.kind.value, task.workload, task.scheme, task.attack)
 
 
-def with_changed_parents(plan: Plan, records: dict[TaskId, Record]) -> dict[TaskId, Record]:
-    """Adds the caveat ``parent_changed`` where a kept result consumed other bytes than its parent has now."""
-    out = dict(records)
-    for task in plan:
-        record = out.get(task.id)
-        if record is None or not record.cached or not record.result:
-            continue
-        consumed = record.result.get("consumed", {})
-        for parent, sha in consumed.items():
-            now = out.get(TaskId(parent))
-            made = now.result.get("made") if now is not None and now.result else None
-            if made is not None and made != sha:
-                out[task.id] = replace(record, caveats=(*record.caveats, "parent_changed"))
-                break
-    return out
-
-
-def expected_seconds(durations: Mapping[tuple[str, str, str, str], float]) -> Callable[[Task], float]:
+def expected_seconds(durations: Mapping[Sort, float]) -> Callable[[Task], float]:
     """Expected seconds of a task: the journal's median for its sort, else the plan's guess."""
-    return lambda task: durations.get(_sort(task), task.cost)
+    return lambda task: durations.get(sort_of(task), task.cost)
 
 
-__all__ = ["Event", "Grow", "Growth", "Interrupted", "Limits", "Listener", "Loop", "Policy", "expected_seconds"]
+__all__ = ["Event", "Grow", "Growth", "Interrupted", "Limits", "Listener", "Loop", "expected_seconds", "sort_of"]

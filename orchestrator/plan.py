@@ -68,11 +68,10 @@ class Plan:
             self.requested += 1
             if task.id in self.tasks:
                 continue
-            for before in (*task.parent_ids, *task.after):
-                if before not in self.tasks:
-                    raise KeyError(
-                        f"expected parents to be planned first, got {task.label!r} before task {before[:12]}"
-                    )
+            absent = next((b for b in task.waits_for if b not in self.tasks), None)
+            if absent is not None:
+                raise KeyError(f"expected parents to be planned first, got {task.label!r} before task {absent[:12]}")
+            for before in task.waits_for:
                 self._children.setdefault(before, []).append(task.id)
             self.tasks[task.id] = task
             new.append(task)

@@ -2,9 +2,10 @@
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -12,10 +13,11 @@ from orchestrator.evidence import Record
 from orchestrator.executors.base import Executor, NoWorkers
 from orchestrator.journal import Journal
 from orchestrator.ledger import Ledger, Policy
-from orchestrator.loop import Grow, Interrupted, Limits, Listener, Loop, expected_seconds, with_changed_parents
+from orchestrator.loop import Grow, Interrupted, Limits, Listener, Loop, expected_seconds
 from orchestrator.plan import Plan
-from orchestrator.store import CorruptArtifact, Store
-from orchestrator.task import State, TaskId
+from orchestrator.resume import already_done, find, with_changed_parents
+from orchestrator.store import Store
+from orchestrator.task import State, Task, TaskId
 
 
 @dataclass(frozen=True)
@@ -28,25 +30,6 @@ class Request:
     info: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     policy: Policy = "throughput"
-
-
-def already_done(plan: Plan, store: Store, journal: Journal) -> dict[TaskId, Record]:
-    """Records of finished tasks: from the journal, or adopted from artifacts whose journal rows were lost."""
-    finished = journal.finished(plan.tasks)
-    for task_id in plan.tasks:
-        if task_id in finished or not store.has(task_id):
-            continue
-        try:
-            manifest = store.manifest(task_id)
-        except CorruptArtifact:
-            store.set_aside(task_id)
-            continue
-        if manifest is not None:
-            result = manifest["result"]
-            finished[task_id] = Record(
-                task_id, State.DONE, result=result, cached=True, seconds=float(result.get("seconds", 0.0)), attempt=1
-            )
-    return finished
 
 
 def execute(
@@ -70,16 +53,18 @@ def execute(
         orchestrator.store.StoreBusy: another run holds the store.
     """
     with store.exclusive():
-        finished = already_done(plan, store, journal)
-        ledger = Ledger(plan, finished, store.has, expected_seconds(journal.durations()), request.policy)
-        cached = set(ledger.records)
-        journal.start_run(request.run, request.experiment, request.spec, request.info, plan, cached)
-        _adopt(plan, finished, journal, request.run)
+        found = find(plan.tasks, store, journal)
+        for task_id in found.damaged:
+            store.set_aside(task_id)
+        ledger = Ledger(plan, found.records, store.has, _lazy_seconds(journal), request.policy)
+        journal.start_run(request.run, request.experiment, request.spec, request.info, plan, cached=set(ledger.records))
         status = "interrupted"
         try:
-            if not ledger.settled:
-                with _terminate_as_interrupt(), executor:
-                    Loop(plan, ledger, executor, journal, store, request.run, request.limits, listeners, grow).drive()
+            for task_id in found.adopted:
+                journal.record(request.run, plan.tasks[task_id], found.records[task_id])
+            loop = Loop(plan, ledger, executor, journal, store, request.run, request.limits, listeners, grow)
+            loop.recomputed.update(dict.fromkeys(found.damaged, 1))
+            _run(loop)
             failed = any(r.state is not State.DONE for r in ledger.records.values())
             status = "failed" if failed else "done"
         finally:
@@ -87,13 +72,22 @@ def execute(
     return with_changed_parents(plan, ledger.records)
 
 
-def _adopt(plan: Plan, finished: Mapping[TaskId, Record], journal: Journal, run: str) -> None:
-    """Write rows for artifacts that the journal had lost."""
-    known = journal.finished(finished)
-    for task_id, record in finished.items():
-        if task_id not in known:
-            journal.record(run, plan.tasks[task_id], record)
-    journal.flush()
+def _run(loop: Loop) -> None:
+    """Start the executor only if there is anything to do; a stop while it starts is a stop like any other."""
+    try:
+        loop.catch_up()
+        if not loop.ledger.settled:
+            # Inside as well as outside: Ray installs a handler of its own when it starts.
+            with _terminate_as_interrupt(), loop.executor, _terminate_as_interrupt():
+                loop.drive()
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; finished tasks are kept, the same command resumes") from None
+
+
+def _lazy_seconds(journal: Journal) -> Callable[[Task], float]:
+    """Expected seconds of a task; the journal is asked at the first question, which a finished plan never puts."""
+    durations = cache(journal.durations)
+    return lambda task: expected_seconds(durations())(task)
 
 
 @contextmanager

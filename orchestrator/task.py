@@ -69,7 +69,7 @@ class Task:
             "kind": self.kind.value,
             "config": dict(self.config),
             "seed": self.seed,
-            "parents": [list(p) for p in self.parents],
+            "parents": sorted(list(p) for p in self.parents),
             "data": self.data,
             "code": self.code,
         }
@@ -93,6 +93,11 @@ class Task:
         """Distinct parents, in order."""
         return tuple(dict.fromkeys(i for _, i in self.parents))
 
+    @cached_property
+    def waits_for(self) -> tuple[TaskId, ...]:
+        """Distinct tasks that must be settled before this one may run: parents, then ``after``."""
+        return tuple(dict.fromkeys((*self.parent_ids, *self.after)))
+
 
 class FailureKind(StrEnum):
     """Why a task failed; decides whether it is tried again."""
@@ -101,6 +106,7 @@ class FailureKind(StrEnum):
     DIVERGED = "diverged"  # non-finite loss or weights: deterministic, not retried
     WORKER_DIED = "worker_died"  # the process is gone: retried on a new worker
     OUT_OF_MEMORY = "out_of_memory"  # retried
+    DEVICE = "device"  # the accelerator's context is unusable: retried on a new worker
     TIMEOUT = "timeout"  # the worker is replaced; retried
     STORE = "store"  # disk full, unreadable parent: retried
     CORRUPT = "corrupt"  # a consumed artifact is damaged: it is set aside and computed again first
@@ -109,7 +115,7 @@ class FailureKind(StrEnum):
     @property
     def retryable(self) -> bool:
         """True if another attempt may end differently."""
-        return self in (self.WORKER_DIED, self.OUT_OF_MEMORY, self.TIMEOUT, self.STORE)
+        return self in (self.WORKER_DIED, self.OUT_OF_MEMORY, self.DEVICE, self.TIMEOUT, self.STORE)
 
 
 @dataclass(frozen=True)

@@ -24,26 +24,19 @@ Differs from the paper:
 - p is exact with q = 1/2; the paper's bound uses a measured band instead.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from schemes.base import Access, Owner, Recipe, Scheme, Suspect, Verdict, Workload
 from schemes.keys import Key
 from schemes.mtlsign_loop import EmbedFields, MarkTraining
-from schemes.mtlsign_mark import (
-    Head,
-    Mark,
-    evaluating,
-    initial_head,
-    memorised,
-    pooled_features,
-    random_head,
-    trigger_data,
-)
+from schemes.mtlsign_mark import Head, Mark, evaluating, pooled_features, random_head, trigger_data
 from schemes.params import Json, param
 from schemes.prf import Prf
 
@@ -61,9 +54,9 @@ class _MTLSign(EmbedFields, Scheme, ABC):
     access: ClassVar[Access] = "white"
     paper: ClassVar[str] = "Li, Yang, Wang, Liew, Leveraging Multi-task Learning for DNN Watermarking, SafeAI 2022"
     threat_model: ClassVar[str] = "adversary holds the weights and some data, knows the algorithm, not key and head"
-    standardised: ClassVar[bool]
 
     n: int = param(600, doc="N: triggers, one bit of evidence each", stage="key", low=2, high=10_000)
+    hidden: int = param(256, doc="width of the head", stage="key", low=1)
     gamma: float = param(0.7, doc="the paper's threshold on the mark accuracy", stage="verify", low=0.5, high=1)
 
     @abstractmethod
@@ -81,7 +74,7 @@ class _MTLSign(EmbedFields, Scheme, ABC):
         return Recipe(optimiser="adam", lr=self.lr, batch_size=self.batch_size, steps=self.steps)
 
     def for_epochs(self, epochs: int, n_train: int) -> Self:
-        return replace(self, steps=epochs * -(-n_train // self.batch_size))
+        return replace(self, steps=epochs * math.ceil(n_train / self.batch_size))
 
     def keygen(self, task: Workload, prf: Prf) -> Key:
         """Only the seed is drawn: triggers, labels and the head's start follow from it."""
@@ -99,6 +92,8 @@ class _MTLSign(EmbedFields, Scheme, ABC):
         if not task.stage_names(model):
             raise ValueError(f"expected a network with at least one stage, got none from {task.name}; name its taps")
         mark = self._mark(task, model, replace(key, secret={}))
+        if self.trained_head:
+            mark = mark.with_trainable_head()
         MarkTraining(self, model, owner, mark, self.trained_head_rate).run()
         if self.alpha > 0:
             task.recalibrate(model, owner.train)
@@ -149,10 +144,9 @@ class _MTLSign(EmbedFields, Scheme, ABC):
 
     def _information(self, stages: tuple[str, ...], mark: Mark) -> str:
         """How to attach the head: the protocol's public description."""
-        scaling = "standardised over all triggers" if self.standardised else "as they are"
         return (
-            f"stages {', '.join(stages)}, averaged over space, concatenated in this order, {scaling}; "
-            f"head {mark.n_features}-{mark.n_hidden}-2, rectified"
+            f"stages {', '.join(stages)}, averaged over space, concatenated in this order, standardised over all "
+            f"triggers; head {mark.n_features}-{mark.n_hidden}-2, rectified"
         )
 
     def _drawn(self, key: Key) -> Self:
@@ -174,7 +168,7 @@ class _MTLSign(EmbedFields, Scheme, ABC):
         with torch.no_grad(), evaluating(model):
             head = stored or drawn.new_head(key, pooled_features(task, model, inputs[:1]).shape[1])
         head = {n: t.to(task.device) for n, t in head.items()}
-        return Mark(task=task, inputs=inputs, labels=labels, head=head, standardised=self.standardised)
+        return Mark(task=task, inputs=inputs, labels=labels, head=head)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +181,7 @@ class MTLSign(_MTLSign):
 
     name: ClassVar[str] = "mtlsign"
     trained_head: ClassVar[bool] = True
-    standardised: ClassVar[bool] = False
 
-    hidden: int = param(256, doc="width of the head", stage="embed", low=1)
     head_lr: float = param(
         3e-4,
         doc="Adam learning rate of the head; above lr, the head memorises alone",
@@ -203,7 +195,7 @@ class MTLSign(_MTLSign):
         return self.head_lr
 
     def new_head(self, key: Key, d: int) -> Head:
-        return initial_head(key.prf, d, self.hidden)
+        return random_head(key.seed, d, self.hidden, 1.0)
 
     def randomise_key(self, key: Key, prf: Prf) -> Key:
         """Fresh triggers and labels, with the owner's head."""
@@ -214,26 +206,28 @@ class MTLSign(_MTLSign):
 
         Nothing of the model moves, so only a commitment that is older than the model tells the forger from the owner.
         """
-        mark = self._mark(forger.task, model, key)
+        mark = self._mark(forger.task, model, key).with_trainable_head()
         with torch.no_grad():
             features = mark.features(model)
-        head = memorised(features, mark.labels, mark.head, steps=_FORGE_STEPS, lr=_FORGE_LR)
+        optimiser = torch.optim.Adam(mark.head.values(), lr=_FORGE_LR)
+        for _ in range(_FORGE_STEPS):
+            optimiser.zero_grad()
+            loss = functional.cross_entropy(mark.logits(features), mark.labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
         public: dict[str, Json] = {"architecture": forger.task.architecture(model)}
-        return key.with_parts(public=public, secret={f"head.{n}": t for n, t in head.items()})
+        return key.with_parts(public=public, secret={f"head.{n}": t for n, t in mark.head.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
 class MTLSignFixed(_MTLSign):
     """MTLSign with a fixed head that is drawn from the key: only the network learns, and p needs no commitment.
 
-    Features are standardised over the N triggers on the network at hand, which reads no label and leaves a forger
-    nothing to choose. (A stored mean and deviation of W0 would be 2d free numbers: enough to fit N labels.)
+    A forger has nothing left to choose but the seed.
     """
 
     name: ClassVar[str] = "mtlsign_fixed"
-    standardised: ClassVar[bool] = True
 
-    hidden: int = param(256, doc="width of the head", stage="key", low=1)
     head_scale: float = param(1.0, doc="standard deviation of the head's logits", stage="key", low=0, low_open=True)
 
     def new_head(self, key: Key, d: int) -> Head:

@@ -76,7 +76,7 @@ class MarkTraining:
     Args:
         fields: the scheme.
         model: W0, moved in place.
-        mark: the key's data and head; its head is trained along if ``head_lr`` is given.
+        mark: the key's data and head; its head, a trainable one, learns along if ``head_lr`` is given.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class MarkTraining:
         self.anchor = {n: p.detach().clone() for n, p in self.parameters.items()}
         groups = [{"params": list(self.parameters.values()), "lr": fields.lr}]
         if head_lr is not None:
-            groups.append({"params": [t.requires_grad_() for t in mark.head.values()], "lr": head_lr})
+            groups.append({"params": list(mark.head.values()), "lr": head_lr})
         self.optimiser = torch.optim.Adam(groups, fused=True)
         self.shifts: list[Shift] = []
         self.best: tuple[Score, dict[str, Tensor]] | None = None

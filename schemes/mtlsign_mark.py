@@ -1,20 +1,23 @@
 """The watermark's own classifier: secret inputs, secret labels, and a head over the network's stages.
 
-    f(x)  = concat_s mean_space(stage_s(x))               (n, d)   pooled features
-    z(x)  = f(x), or (f(x) - mean) / std over the batch    (n, d)   the head's input
-    c(x)  = W2 relu(W1 z(x) + b1) + b2                     (n, 2)   the head c_WM
-    D_WM  = {(map(pi_i), l_i)}, i = 1..N                            pi distinct below 2^m, l uniform bits
+    f(x)  = concat_s mean_space(stage_s(x))         (n, d)   pooled features
+    z(x)  = (f(x) - mean f) / std f                 (n, d)   standardised over the inputs that are judged together
+    c(x)  = W2 relu(W1 z(x) + b1) + b2              (n, 2)   the head c_WM
+    D_WM  = {(map(pi_i), l_i)}, i = 1..N                     pi distinct below 2^m, l uniform bits
 
 Source: Li, Yang, Wang, Liew, "Leveraging Multi-task Learning for Umambiguous and Flexible Deep Neural Network
 Watermarking" (SafeAI at AAAI 2022), key generation and network. The paper leaves pooling and widths open: here every
-stage is averaged over space, so that the head does not depend on the input's size.
+stage is averaged over space, so that the head does not depend on the input's size. Standardising is ours: the secret
+inputs look alike, so their features differ by a few per cent of their size, and fine-tuning moves the common part
+most. Mean and deviation come from the suspect itself, N inputs in verification and a mini-batch in training: no label
+is read, so p stays exact, and nothing is stored that a forger could choose.
 """
 
 import functools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -64,31 +67,17 @@ def _encoded(task: Workload, seed: bytes, n: int) -> Tensor:
     return task.to_inputs(task.encode_integers(secret_integers(Prf(seed), n)))
 
 
-def initial_head(prf: Prf, d: int, hidden: int) -> dict[str, Tensor]:
-    """A trainable head's start: uniform on +-1/sqrt(fan-in), from the key's stream, never from a global generator."""
-    shapes = {"0.weight": (hidden, d), "0.bias": (hidden,), "2.weight": (2, hidden), "2.bias": (2,)}
-    head = {}
-    for name, shape in shapes.items():
-        bound = 1 / math.sqrt(d if name.startswith("0") else hidden)
-        values = prf.uniform(f"head.{name}", math.prod(shape)).reshape(shape)
-        head[name] = as_tensor(bound * (2 * values - 1))
-    return head
-
-
 @functools.lru_cache(maxsize=4)
 def random_head(seed: bytes, d: int, hidden: int, scale: float) -> Head:
-    """A fixed head: Gaussian weights such that standardised features give logits of deviation about ``scale``."""
+    """c_WM as a seed gives it: Gaussian, such that standardised features give logits of deviation about ``scale``.
+
+    Cached: never changed in place.
+    """
     prf = Prf(seed)
     first = prf.normal("head.0.weight", (hidden, d)) * math.sqrt(2 / d)
     second = prf.normal("head.2.weight", (2, hidden)) * scale / math.sqrt(hidden)
     zeros = {"0.bias": torch.zeros(hidden), "2.bias": torch.zeros(2)}
     return {"0.weight": as_tensor(first), "2.weight": as_tensor(second), **zeros}
-
-
-def perceptron(inputs: Tensor, head: Head) -> Tensor:
-    """(n, 2) logits of c_WM for its inputs (n, d)."""
-    hidden = functional.relu(functional.linear(inputs, head["0.weight"], head["0.bias"]))
-    return functional.linear(hidden, head["2.weight"], head["2.bias"])
 
 
 @contextmanager
@@ -110,14 +99,12 @@ class Mark:
     Attributes:
         inputs: (N, *input_shape) normalised; labels: (N,) int64 in {0, 1}.
         head: c_WM.
-        standardised: whether features are centred and scaled over the inputs of the same call.
     """
 
     task: Workload
     inputs: Tensor
     labels: Tensor
     head: Head
-    standardised: bool
 
     @property
     def n_features(self) -> int:
@@ -128,6 +115,10 @@ class Mark:
     def n_hidden(self) -> int:
         """Width of the head."""
         return self.head["0.weight"].shape[0]
+
+    def with_trainable_head(self) -> "Mark":
+        """The same with a copy of the head whose tensors require gradients."""
+        return replace(self, head={n: t.detach().clone().requires_grad_() for n, t in self.head.items()})
 
     def features(
         self, model: nn.Module, chosen: Tensor | None = None, state: Mapping[str, Tensor] | None = None
@@ -141,11 +132,11 @@ class Mark:
             return pooled_features(self.task, model, inputs, state)
 
     def logits(self, features: Tensor) -> Tensor:
-        """(n, 2) of the head for pooled features (n, d)."""
-        if self.standardised:
-            variance, mean = torch.var_mean(features, dim=0, correction=0)
-            features = (features - mean) * torch.rsqrt(variance + _VARIANCE_FLOOR)
-        return perceptron(features, self.head)
+        """(n, 2) of the head for pooled features (n, d), standardised over these n inputs."""
+        variance, mean = torch.var_mean(features, dim=0, correction=0)
+        standard = (features - mean) * torch.rsqrt(variance + _VARIANCE_FLOOR)
+        hidden = functional.relu(functional.linear(standard, self.head["0.weight"], self.head["0.bias"]))
+        return functional.linear(hidden, self.head["2.weight"], self.head["2.bias"])
 
     def loss(self, model: nn.Module, chosen: Tensor | None = None, state: Mapping[str, Tensor] | None = None) -> Tensor:
         """Mean cross-entropy (scalar) over all inputs, or over those with indices ``chosen`` (n,)."""
@@ -168,26 +159,3 @@ def pooled_features(
         stages = task.stages(model, chunk, state)
         parts.append(torch.cat([s.float().flatten(2).mean(dim=2) if s.dim() > 2 else s.float() for s in stages], dim=1))
     return torch.cat(parts)
-
-
-def memorised(features: Tensor, labels: Tensor, start: Head, *, steps: int, lr: float) -> dict[str, Tensor]:
-    """A head that fits ``labels`` (n,) on constant ``features`` (n, d), trained by full-batch Adam from ``start``.
-
-    It learns on standardised features, which is far quicker; the scaling is then folded into its first layer.
-    """
-    deviation, mean = torch.std_mean(features, dim=0, correction=0)
-    # A feature that is constant over the triggers tells nothing: its weight becomes 0.
-    inverse = torch.where(deviation > 1e-6 * mean.abs() + 1e-12, 1 / deviation, 0.0)
-    inputs = (features - mean) * inverse
-    head = {n: t.detach().clone().requires_grad_() for n, t in start.items()}
-    optimiser = torch.optim.Adam(head.values(), lr=lr)
-    with torch.enable_grad():
-        for _ in range(steps):
-            optimiser.zero_grad()
-            loss = functional.cross_entropy(perceptron(inputs, head), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-    found = {n: t.detach() for n, t in head.items()}
-    found["0.weight"] = found["0.weight"] * inverse
-    found["0.bias"] = found["0.bias"] - found["0.weight"] @ mean
-    return found

@@ -58,11 +58,17 @@ class Uchida(Scheme):
     layer: str | None = param(
         None, doc="weight that carries the bits; none: the first convolution (else linear layer) with room", stage="key"
     )
-    lambda1: float = param(0.03, doc="weight of E_R, a sum over bits", stage="embed", low=0)
+    lambda1: float = param(0.1, doc="weight of E_R, a sum over bits", stage="embed", low=0)
     epochs: int | None = param(
-        None, doc="passes over the training data; none: one, and enough for 200 steps", stage="embed", low=1
+        None, doc="passes over the training data; none: one, and at least 200 steps", stage="embed", low=1
     )
-    lr: float = param(1e-3, doc="peak rate of Adam's one-cycle schedule", stage="embed", low=0, low_open=True)
+    lr: float | None = param(
+        None,
+        doc="peak rate of Adam's one cycle; none: half the workload's own, 1e-3 where it trains by SGD",
+        stage="embed",
+        low=0,
+        low_open=True,
+    )
     batch_size: int = param(100, doc="images in a batch", stage="embed", low=1)
 
     def twin_recipe(self, task: Workload, n_train: int) -> Recipe:
@@ -131,16 +137,17 @@ class Uchida(Scheme):
         return [Carrier(_Mark.of(key).layer)]
 
     def _recipe(self, task: Workload, n_train: int) -> Recipe:
+        own = task.recipe
         steps_per_epoch = math.ceil(n_train / self.batch_size)
         steps = max(steps_per_epoch, MIN_STEPS) if self.epochs is None else self.epochs * steps_per_epoch
         return Recipe(
             optimiser="adam",
-            lr=self.lr,
+            lr=self.lr or (own.lr / 2 if own.optimiser == "adam" else 1e-3),
             batch_size=self.batch_size,
             epochs=math.ceil(steps / steps_per_epoch),
             steps=steps,
             schedule="one_cycle",
-            augment=task.recipe.augment,
+            augment=own.augment,
         )
 
     def _choose_layer(self, task: Workload) -> tuple[str, torch.Size]:

@@ -107,12 +107,13 @@ def make_view(
     fraction: float = 0.1,
 ) -> AttackView:
     """A view as an adversary with ``fraction`` of the training data has it; nothing is granted but what is given."""
-    data = place.train.share(fraction, domain="adversary", seed=subseed(seed, "data"))
+    share = place.train.share(fraction, domain="adversary", seed=subseed(seed, "data"))
+    data, val = share.split(0.2, domain="adversary/val", seed=seed)
     return AttackView(
         task=place.task,
         scheme=scheme,
         data=data,
-        val=data.share(0.3, domain="adversary/val", seed=seed),
+        val=val,
         budget=Budget(data_fraction=fraction),
         seed=seed,
         prf=Prf(b"the adversary's secret, for tests"),

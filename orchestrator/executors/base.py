@@ -36,7 +36,11 @@ class Executor(ABC):
     name: str
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()  # half a start must not leave workers behind
+            raise
         return self
 
     def __exit__(
@@ -67,7 +71,7 @@ class Executor(ABC):
 
     @abstractmethod
     def replace(self, worker: str) -> None:
-        """Kill a worker that hangs and start another in its place; its tasks end as TIMEOUT completions."""
+        """Kill a worker that hangs and start another in its place; nothing is heard of its tasks any more."""
 
     @abstractmethod
     def cancel(self, patience_s: float) -> list[Completion]:

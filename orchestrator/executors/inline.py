@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.executors.base import Completion, Executor
-from orchestrator.perform import Setup, Workbench, attempt_task
+from orchestrator.perform import attempt_task
 from orchestrator.task import Failure, Task
+from orchestrator.workbench import Setup, Workbench
 
 Perform = Callable[[Workbench, Task], Mapping[str, Any] | Failure]
 

@@ -10,17 +10,17 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, TaskCancelledError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
 
 from orchestrator.executors.base import Completion, Executor, NoWorkers
 from orchestrator.executors.inline import Perform
-from orchestrator.perform import Setup, Workbench
 from orchestrator.task import Failure, FailureKind, Task
+from orchestrator.workbench import Setup, Workbench
 
 PERFORM = "orchestrator.perform:attempt_task"
 _START_S = 120.0
@@ -40,9 +40,13 @@ class GpuWorker:
         return {"pid": os.getpid(), "device": self._bench.device_name, "node": ray.get_runtime_context().get_node_id()}
 
     def perform(self, tasks: Sequence[Task]) -> list[tuple[Any, float]]:
-        """(outcome, seconds) of each task, in order."""
+        """(outcome, seconds) of each task, in order; after the device is lost, the rest has not been tried."""
         out: list[tuple[Any, float]] = []
         for task in tasks:
+            if out and _is_lost(out[-1][0]):
+                untried = Failure(FailureKind.CANCELLED, "the device was lost before it began")
+                out += [(untried, 0.0)] * (len(tasks) - len(out))
+                break
             started = time.perf_counter()
             out.append((self._perform(self._bench, task), time.perf_counter() - started))
         return out
@@ -50,6 +54,11 @@ class GpuWorker:
 
 def _is_cancelled() -> bool:
     return bool(ray.get_runtime_context().is_canceled())
+
+
+def _is_lost(outcome: Any) -> bool:
+    """True if the worker's accelerator cannot be used any more."""
+    return isinstance(outcome, Failure) and outcome.kind is FailureKind.DEVICE
 
 
 @dataclass
@@ -82,7 +91,9 @@ class RayExecutor(Executor):
         address: str | None = None,
         perform: str = PERFORM,
     ) -> None:
-        self._setup = setup
+        # A worker on this machine may have another working directory.
+        files = {n: getattr(setup, n) for n in ("store", "data_root", "root_file")}
+        self._setup = replace(setup, **{n: p.expanduser().absolute() for n, p in files.items() if p is not None})
         self._wanted = workers
         self._gpus = gpus_per_worker
         self._address = address
@@ -103,34 +114,40 @@ class RayExecutor(Executor):
         if not ray.is_initialized():
             self._connect()
             self._owns_cluster = True
-        gpus, n_workers = self._placement(ray.cluster_resources())
-        self._gpus = gpus
+        nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+        self._gpus, n_workers = self._placement(nodes)
         for _ in range(n_workers):
             self._add()
+        hellos = [slot.actor.hello.remote() for slot in self._slots.values()]
         try:
-            for slot in self._slots.values():
-                slot.hello = ray.get(slot.actor.hello.remote(), timeout=_START_S)
+            for slot, hello in zip(self._slots.values(), ray.get(hellos, timeout=_START_S), strict=True):
+                slot.hello = hello
         except GetTimeoutError:
             raise NoWorkers(
                 f"expected {n_workers} workers within {_START_S:.0f} s, got fewer: {self._found()}; "
                 "lower --workers or --gpus-per-worker, or free the cluster"
             ) from None
+        except RayError as error:
+            raise NoWorkers(f"expected workers that start, got: {_last_line(error)}") from None
 
     def _connect(self) -> None:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address is not None:
-            ray.init(address=self._address, **quiet)
+            try:
+                ray.init(address=self._address, **quiet)
+            except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+                raise NoWorkers(f"expected a Ray cluster at {self._address}, got: {_first_line(error)}") from None
             return
         cpus = max(os.cpu_count() or 1, self._wanted or 1)
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
 
-    def _placement(self, found: dict[str, float]) -> tuple[float, int]:
-        """(GPUs per worker, number of workers); refuses what would wait for ever."""
-        n_gpus, n_cpus = found.get("GPU", 0.0), found.get("CPU", 0.0)
-        gpus = self._gpus if self._gpus is not None else (1.0 if n_gpus else 0.0)
-        room = n_cpus / self._cpus if not gpus else min(n_cpus / self._cpus, n_gpus / gpus)
-        n_workers = self._wanted if self._wanted is not None else math.floor(room + 1e-9)
-        if n_workers < 1 or n_workers > room + 1e-9:
+    def _placement(self, nodes: Sequence[Mapping[str, float]]) -> tuple[float, int]:
+        """(GPUs per worker, number of workers) from the nodes' resources; refuses what would wait for ever."""
+        some_gpu = any(node.get("GPU", 0.0) for node in nodes)
+        gpus = self._gpus if self._gpus is not None else (1.0 if some_gpu else 0.0)
+        room = sum(_room(node, self._cpus, gpus) for node in nodes)
+        n_workers = self._wanted if self._wanted is not None else room
+        if n_workers < 1 or n_workers > room:
             raise NoWorkers(
                 f"expected room for {max(n_workers, 1)} worker(s) with {gpus:g} GPU and {self._cpus} CPU each, "
                 f"got {self._found()}; set --workers / --gpus-per-worker, or use --executor inline"
@@ -187,24 +204,24 @@ class RayExecutor(Executor):
             outcomes = cast("list[tuple[Any, float]]", ray.get(call))
         except TaskCancelledError:
             failure = Failure(FailureKind.CANCELLED, "stopped before it began")
-        except (RayActorError, OutOfMemoryError) as error:
+        except RayTaskError as error:
+            failure = Failure(FailureKind.ERROR, _last_line(error), str(error))
+        except RayError as error:
             kind = FailureKind.OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else FailureKind.WORKER_DIED
             failure = Failure(kind, _first_line(error))
-            self._renew(worker)
+            self.replace(worker)
         else:
+            if any(_is_lost(outcome) for outcome, _ in outcomes):
+                self.replace(worker)
             return [Completion(t.id, worker, o, s) for t, (o, s) in zip(tasks, outcomes, strict=True)]
         return [Completion(t.id, worker, failure, 0.0, alone=len(tasks) == 1) for t in tasks]
 
-    def _renew(self, worker: str) -> None:
-        """A new actor in place of a dead one."""
-        with contextlib.suppress(RayActorError):
-            ray.kill(self._slots[worker].actor, no_restart=True)
-        del self._slots[worker]
-        self._add()
-
     def replace(self, worker: str) -> None:
-        slot = self._slots[worker]
-        ray.kill(slot.actor, no_restart=True)
+        slot = self._slots.pop(worker)
+        self._calls.pop(slot.call, None)
+        with contextlib.suppress(RayError):
+            ray.kill(slot.actor, no_restart=True)
+        self._add()
 
     def cancel(self, patience_s: float) -> list[Completion]:
         for call in self._calls:
@@ -217,13 +234,29 @@ class RayExecutor(Executor):
 
     def stop(self) -> None:
         for slot in self._slots.values():
-            with contextlib.suppress(RayActorError):
+            with contextlib.suppress(RayError):
                 ray.kill(slot.actor, no_restart=True)
         self._slots.clear()
         self._calls.clear()
         if self._owns_cluster:
             ray.shutdown()
+            self._owns_cluster = False
+
+
+def _room(node: Mapping[str, float], cpus: int, gpus: float) -> int:
+    """Workers that fit on one node: shares of a GPU never add up across GPUs."""
+    by_cpu = math.floor(node.get("CPU", 0.0) / cpus)
+    if not gpus:
+        return by_cpu
+    n_gpus = node.get("GPU", 0.0)
+    by_gpu = n_gpus / gpus if gpus >= 1 else math.floor(n_gpus) * math.floor(1 / gpus + 1e-9)
+    return min(by_cpu, math.floor(by_gpu + 1e-9))
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _last_line(error: BaseException) -> str:
+    """Where Ray shows the worker's own error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

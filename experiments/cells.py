@@ -1,0 +1,270 @@
+"""A scheme on a workload, the attacks on it, and the rows of the table that they make for one seed."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from attacks.base import Attack, Budget
+from experiments.entries import AttackEntry
+from experiments.ground import Config, Ground
+from experiments.labels import flat, short, strength_path, telling
+from orchestrator.identity import canonical
+from orchestrator.plan import Cell, Plan
+from orchestrator.task import Kind, Task
+from schemes.base import Scheme
+
+Control = Literal["clean", "null_model", "stranger_key"]
+
+_VERIFY_SECONDS = 0.5
+_ATTACK_PASSES = 10.0
+"""Guess for an attack that names no number of epochs."""
+
+
+def fields(config: Config) -> Config:
+    """A plugin's configuration without its name."""
+    return {k: v for k, v in config.items() if k != "name"}
+
+
+class Defence:
+    """One configured scheme on one workload."""
+
+    def __init__(self, ground: Ground, scheme: Scheme, label: str) -> None:
+        self.ground = ground
+        self.scheme = scheme
+        self.label = label
+        self.config = scheme.config()
+        self.marking = scheme.config(until="embed")
+        self.params = fields(self.config)
+        self.recipe = ground.twin_recipe(scheme)
+        self.code = ground.code(ground.workload, scheme)
+
+    def embed(self, seed: int) -> Task:
+        """The marked model and its key."""
+        ground = self.ground
+        passes = ground.passes(None if self.scheme.from_scratch else self.recipe)
+        return ground.task(
+            Kind.EMBED,
+            {"scheme": self.marking, "root": ground.root},
+            seed,
+            (("clean", ground.clean(seed).id),),
+            code=self.code,
+            label=f"embed/{self.label}{ground.suffix}/seed{seed}",
+            cost=2 * ground.seconds(passes),
+            scheme=self.scheme.name,
+        )
+
+
+@dataclass(frozen=True)
+class Assault:
+    """One configured attack on one defence, resolved against it.
+
+    Attributes:
+        label: its name, what tells it from siblings, its strength.
+        config, params: what acts until the attack, and every field without the name.
+        budget, adversary: what is granted, and the part of it that the attack itself depends on.
+        code, claimed_code: digests for the attack, and for verifying a claim.
+        claimed: configuration of the scheme that a claim is made with.
+        trajectory: equal for strengths that share one; "" where strengths share nothing.
+    """
+
+    attack: Attack
+    label: str
+    config: Config
+    params: Config
+    budget: Config
+    adversary: Config
+    code: str
+    claimed: Config
+    claimed_code: str
+    trajectory: str
+    cost: float
+    strength_name: str | None
+    strength: float | None
+
+    @property
+    def name(self) -> str:
+        """What the table's attack column says: a chain is called by its parts."""
+        return self.attack.label if self.attack.family == "chain" else self.attack.name
+
+
+def assaults(defence: Defence, entries: Iterable[AttackEntry]) -> list[Assault]:
+    """The attacks of a spec against one defence; ``none`` is not one of them."""
+    asked = [(e.attack.resolved(defence.scheme), e.budget) for e in entries if e.attack.family != "none"]
+    # Different words may mean the same against this victim (a default that it fills in): answered once.
+    resolved = list({canonical([a.config(), b.config()]): (a, b) for a, b in asked}.values())
+    shown: list[Config] = []
+    for attack, budget in resolved:
+        config = flat(attack.config(until="attack"))
+        config.pop(str(strength_path(attack)), None)
+        shown.append(config | fields(budget.config(until="attack")))
+    labels = telling([a.label for a, _ in resolved], shown)
+    return [_assault(defence, a, b, label) for (a, b), label in zip(resolved, labels, strict=True)]
+
+
+def _assault(defence: Defence, attack: Attack, budget: Budget, label: str) -> Assault:
+    ground, config = defence.ground, attack.config(until="attack")
+    path = strength_path(attack)
+    named = None if path is None else path.rpartition(".")[2]
+    epochs = config.get("epochs")
+    passes = float(epochs) if isinstance(epochs, int | float) else _ATTACK_PASSES
+    claimed = next((p for p in reversed(attack.plugins()) if isinstance(p, Scheme)), defence.scheme)
+    adversary = fields(budget.config(until="attack"))
+    return Assault(
+        attack=attack,
+        label=label if named is None else f"{label}/{named}={short(attack.strength)}",
+        config=config,
+        params=fields(attack.config()),
+        budget=fields(budget.config()),
+        adversary=adversary,
+        code=ground.code(ground.workload, defence.scheme, attack),
+        claimed=claimed.config(),
+        claimed_code=ground.code(ground.workload, claimed),
+        trajectory=canonical([attack.trajectory(), adversary]) if attack.incremental else "",
+        cost=ground.seconds(passes * budget.data_fraction),
+        strength_name=named,
+        strength=attack.strength,
+    )
+
+
+def trajectories(attacks: Iterable[Assault]) -> list[list[Assault]]:
+    """Attacks grouped by shared trajectory, weaker ones first: each continues from the checkpoint of the one before."""
+    groups: dict[str, list[Assault]] = defaultdict(list)
+    for number, assault in enumerate(attacks):
+        groups[assault.trajectory or f"#{number}"].append(assault)
+    return [sorted(group, key=lambda a: a.strength or 0.0) for group in groups.values()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one verify task judges: a suspect with the owner's key, or with the adversary's (``claim``).
+
+    Attributes:
+        what: the label's middle part.
+        needs: tasks behind the suspect, besides the defence's own; parents first.
+    """
+
+    suspect: Task
+    what: str
+    needs: tuple[Task, ...] = ()
+    assault: Assault | None = None
+    attack: Task | None = None
+    scratch: Task | None = None
+    control: Control | None = None
+    head: Literal["deployed", "original"] = "deployed"
+    claim: bool = False
+
+
+class Rows:
+    """The rows of one defence for one seed.
+
+    Args:
+        other_seed: whose twin is the independent null model.
+    """
+
+    def __init__(self, defence: Defence, seed: int, other_seed: int) -> None:
+        ground = defence.ground
+        self.defence = defence
+        self.seed = seed
+        self.twin = ground.twin(seed, defence.recipe)
+        self.embed = defence.embed(seed)
+        self._basis = (ground.clean(seed), self.twin, self.embed)
+        self._null = (ground.clean(other_seed), ground.twin(other_seed, defence.recipe))
+
+    def add_to(self, plan: Plan, attacks: Sequence[Assault]) -> None:
+        """The marked model itself, its controls, every attack."""
+        for row in self._all(attacks):
+            verify = self._verify(row)
+            tasks = {task.id: task for task in (*self._basis, *row.needs, verify)}
+            plan.add(tasks.values(), [self._cell(row, verify)])
+
+    def _all(self, attacks: Sequence[Assault]) -> Iterator[Row]:
+        yield Row(suspect=self.embed, what="none")
+        yield Row(suspect=self.twin, what="control-clean", control="clean")
+        yield Row(suspect=self._null[-1], what="control-null_model", needs=self._null, control="null_model")
+        yield Row(suspect=self.embed, what="control-stranger_key", control="stranger_key")
+        for group in trajectories(attacks):
+            shorter: Task | None = None
+            for assault in group:
+                shorter = self._attack(assault, shorter)
+                yield from self._attacked(assault, shorter)
+
+    def _attack(self, assault: Assault, shorter: Task | None) -> Task:
+        defence = self.defence
+        return defence.ground.task(
+            Kind.ATTACK,
+            {
+                "scheme": defence.marking,
+                "attack": assault.config,
+                "adversary": assault.adversary,
+                "root": defence.ground.root,
+            },
+            self.seed,
+            (("victim", self.embed.id),),
+            code=assault.code,
+            label=f"attack/{defence.label}/{assault.label}{defence.ground.suffix}/seed{self.seed}",
+            after=() if shorter is None else (shorter.id,),
+            cost=assault.cost,
+            scheme=defence.scheme.name,
+            attack=assault.name,
+        )
+
+    def _attacked(self, assault: Assault, attack: Task) -> Iterator[Row]:
+        """The owner's rows on the attacked model, the adversary's row if the attack ends in a claim."""
+        makes, what = assault.attack.makes, assault.label
+        if "model" in makes:
+            scratch = self.defence.ground.scratch(self.seed, assault.adversary)
+            row = Row(
+                suspect=attack, what=what, needs=(attack, scratch), assault=assault, attack=attack, scratch=scratch
+            )
+            yield row
+            # A black-box mark is read through the output layer: the owner also plugs back the one that was replaced.
+            if assault.attack.replaces_head and self.defence.scheme.access == "black":
+                yield replace(row, what=f"{what}/original-head", head="original")
+        if "claim" in makes:
+            suspect = attack if "model" in makes else self.embed
+            yield Row(
+                suspect=suspect, what=f"{what}/claim", needs=(attack,), assault=assault, attack=attack, claim=True
+            )
+
+    def _verify(self, row: Row) -> Task:
+        defence = self.defence
+        config, code, owner = defence.config, defence.code, ("owner", self.embed.id)
+        if row.claim and row.assault is not None and row.attack is not None:
+            config, code = row.assault.claimed, row.assault.claimed_code
+            owner = ("claim", row.attack.id)
+        return defence.ground.task(
+            Kind.VERIFY,
+            {"scheme": config, "control": row.control, "head": row.head, "claim": row.claim},
+            self.seed,
+            (("suspect", row.suspect.id), owner),
+            code=code,
+            label=f"verify/{defence.label}/{row.what}{defence.ground.suffix}/seed{self.seed}",
+            cost=_VERIFY_SECONDS,
+            scheme=defence.scheme.name,
+            attack=row.assault.name if row.assault else "none",
+        )
+
+    def _cell(self, row: Row, verify: Task) -> Cell:
+        defence, assault = self.defence, row.assault
+        return Cell(
+            verify=verify.id,
+            embed=self.embed.id,
+            suspect=row.suspect.id,
+            clean=self.twin.id,
+            workload=defence.ground.workload.name,
+            metric=defence.ground.metric,
+            scheme=defence.scheme.name,
+            scheme_params=defence.params,
+            attack=assault.name if assault else "none",
+            attack_params=assault.params if assault else {},
+            seed=self.seed,
+            attack_task=row.attack.id if row.attack else None,
+            scratch=row.scratch.id if row.scratch else None,
+            strength_name=assault.strength_name if assault else None,
+            strength=assault.strength if assault else None,
+            control=row.control,
+            head=row.head,
+            claim=row.claim,
+            budget=assault.budget if assault else {},
+        )

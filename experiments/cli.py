@@ -1,0 +1,150 @@
+"""``wmarena``: the command line. Parsing loads no plugin and no torch, so that help is instant."""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+EPILOG = "Exit status: 0 all done (verify: watermark found), 1 some tasks failed (verify: not found), 2 bad input, \
+nothing was run, 3 interrupted or infrastructure lost: the same command resumes."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    try:
+        args = make_parser().parse_args(argv)
+    except SystemExit as end:  # argparse has said why
+        return end.code if isinstance(end.code, int) else 2
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s")
+    logging.getLogger().setLevel(args.log_level.upper())
+    dispatch = importlib.import_module("experiments.commands.dispatch").dispatch
+    status: int = dispatch(args)
+    return status
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole grammar. Global options stand before or after the command."""
+    parser = argparse.ArgumentParser(
+        prog="wmarena", description="Attack and defence experiments on watermarked neural networks.", epilog=EPILOG
+    )
+    parser.add_argument("--version", action="version", version=f"wmarena {version('wmarena')}")
+    _add_global(parser, with_defaults=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, target: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".", epilog=EPILOG)
+        _add_global(sub, with_defaults=False)
+        sub.set_defaults(target=target)
+        return sub
+
+    listing = command("list", "catalogue:list_plugins", "show what is installed, with parameters and ranges")
+    listing.add_argument("what", choices=("schemes", "attacks", "workloads"))
+    _add_planning(command)
+    _add_judging(command)
+    command("schema", "catalogue:schema", "print the JSON Schema of specs, for editors")
+    ui = command("ui", "browsing:ui", "browse the records in MLflow on this machine")
+    ui.add_argument("--port", type=_whole(1, 65535), default=5000, help="default: 5000")
+    _add_store(command)
+    return parser
+
+
+AddCommand = Callable[[str, str, str], argparse.ArgumentParser]
+
+
+def _add_planning(command: AddCommand) -> None:
+    plan = command("plan", "planning:plan", "show what a spec would run: tasks, what is there already, cost")
+    plan.add_argument("--format", choices=("text", "mermaid", "json"), default="text")
+    run = command("run", "running:run", "run what is missing of a spec; write table and report")
+    run.add_argument("--executor", choices=("ray", "inline"), default="ray", help="default: ray")
+    run.add_argument("--address", help="Ray address of a running cluster; default: a local one")
+    run.add_argument("--workers", type=_whole(1), help="number of workers; default: the spec's, else all there is")
+    run.add_argument("--gpus-per-worker", type=_share, metavar="F", help="GPUs, or a share of one, for each worker")
+    run.add_argument("--fail-fast", action="store_true", help="stop at the first failed task")
+    for sub in (plan, run):
+        sub.add_argument("spec", metavar="SPEC", help="a YAML file, or the name of a shipped spec")
+        sub.add_argument(
+            "--set",
+            dest="overrides",
+            action="append",
+            default=[],
+            metavar="PATH=VALUE",
+            help="override: seeds=[0], schemes.mtlsign.lambda1=0.2, profile=paper; may be repeated",
+        )
+    report = command("report", "running:report", "rebuild the report of a run from the store")
+    report.add_argument(
+        "run_or_spec", metavar="RUN_OR_SPEC", help="a run's id, an experiment, or a spec: its newest run"
+    )
+    report.add_argument("--out", metavar="DIR", help="where it goes; default: its place in the store")
+    report.add_argument("--sync", action="store_true", help="also send what MLflow is missing")
+
+
+def _add_judging(command: AddCommand) -> None:
+    verify = command("verify", "judging:verify", "evidence on one model: is the watermark of this key in it?")
+    verify.add_argument("--model", required=True, metavar="FILE", help="weights, as safetensors")
+    verify.add_argument("--key", required=True, metavar="DIR", help="the owner's key folder")
+    verify.add_argument("--workload", metavar="NAME", help="architecture of the model; default: the key's")
+
+
+def _add_store(command: AddCommand) -> None:
+    store = command("store", "storing:store", "list, check or clear out artifacts")
+    store.add_argument("action", choices=("ls", "verify", "gc"))
+    store.add_argument(
+        "specs", nargs="*", metavar="SPEC", help="gc: keep what these specs reach; default: the newest run of each name"
+    )
+    store.add_argument("--apply", action="store_true", help="gc: remove; without it gc only counts")
+
+
+def _add_global(parser: argparse.ArgumentParser, *, with_defaults: bool) -> None:
+    """Options that every command has; those of a subcommand have no defaults, so that earlier ones stand."""
+
+    def default(value: object) -> object:
+        return value if with_defaults else argparse.SUPPRESS
+
+    group = parser.add_argument_group("global options")
+    group.add_argument(
+        "--store",
+        metavar="DIR",
+        default=default(os.environ.get("WMARENA_STORE", "wmarena-store")),
+        help="default: $WMARENA_STORE, else ./wmarena-store",
+    )
+    group.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        default=default(os.environ.get("MLFLOW_TRACKING_URI")),
+        help="default: $MLFLOW_TRACKING_URI, else the store's own database; 'none' records nothing",
+    )
+    group.add_argument(
+        "--data-root", metavar="DIR", default=default(os.environ.get("WMARENA_DATA")), help="default: $WMARENA_DATA"
+    )
+    group.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default=default("warning"),
+        help="default: warning",
+    )
+    group.add_argument(
+        "--json", action="store_true", default=default(False), help="print one JSON document and nothing else"
+    )
+
+
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < low or (high is not None and int(text) > high):
+            top = "" if high is None else f" and {high} or less"
+            raise argparse.ArgumentTypeError(f"expected an integer of {low} or more{top}, got {text!r}")
+        return int(text)
+
+    return integer
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, got {text!r}")
+    return value

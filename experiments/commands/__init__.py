@@ -1,0 +1,1 @@
+"""The commands of ``wmarena``, one module for each thing that a user does."""

@@ -1,0 +1,141 @@
+"""``wmarena verify``: evidence on one model file. Nothing is ever unpickled."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from experiments.commands.terminal import Terminal
+from experiments.problems import Problem, SpecError
+from experiments.workloads import WORKLOADS
+from orchestrator.arena import WorkloadConfig
+from orchestrator.plugins import build, build_scheme, use_workloads
+from schemes.base import Scheme, Suspect, Verdict, Workload
+from schemes.commitment import model_digest
+from schemes.keys import Key
+
+_ZIP, _PICKLE, _HDF5 = b"PK\x03\x04", b"\x80", b"\x89HDF"
+_WAY_OUT = "save the weights with safetensors.torch.save_file(model.state_dict(), FILE)"
+
+
+def verify(terminal: Terminal, args: Namespace) -> int:
+    """0 if the watermark is found, 1 if not."""
+    use_workloads(WORKLOADS)
+    key = Key.load(Path(args.key))
+    weights = read_weights(Path(args.model))
+    scheme, workload = _scheme(key, Path(args.key)), _workload(key, args.workload, Path(args.key))
+    task = workload.task(torch.device("cpu"))
+    verdict = judge(weights, task, scheme, key)
+    evidence = _evidence(verdict, key, scheme, task)
+    evidence |= {"model": {"file": str(args.model), "digest": model_digest(weights)}}
+    if terminal.json:
+        terminal.document(evidence)
+    else:
+        _show(terminal, verdict, evidence)
+    return 0 if verdict.verdict else 1
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, recognised by its content.
+
+    Raises:
+        SpecError: unreadable, empty, another format, truncated, not finite.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise _bad(f"expected a readable file of weights, got {path} ({error.strerror})") from None
+    for magic, name in ((_ZIP, "a zip archive (torch.save)"), (_PICKLE, "a pickle"), (_HDF5, "an HDF5 file")):
+        if raw.startswith(magic) and not _has_header(raw):
+            raise _bad(
+                f"expected safetensors, got {name} in {path}, which is never opened: it may run code; {_WAY_OUT}"
+            )
+    try:
+        tensors: dict[str, Tensor] = load(raw)
+    except SafetensorError as error:
+        raise _bad(f"expected a whole safetensors file, got {path} ({error}); copy it again, or {_WAY_OUT}") from None
+    if not tensors:
+        raise _bad(f"expected weights, got a safetensors file without tensors: {path}")
+    return tensors
+
+
+def _has_header(raw: bytes) -> bool:
+    """True if the file begins like safetensors: eight bytes of length, then a JSON object of that length."""
+    length = int.from_bytes(raw[:8], "little")
+    return raw[8:9] == b"{" and length <= len(raw) - 8
+
+
+def _bad(message: str) -> SpecError:
+    return SpecError([Problem(message)])
+
+
+def _scheme(key: Key, folder: Path) -> Scheme:
+    config = key.public.get("config")
+    if not isinstance(config, Mapping):
+        raise _bad(f"expected a key made by `wmarena run`, got {folder}, whose public part names no configuration")
+    return build_scheme({"name": key.scheme, **config})
+
+
+def _workload(key: Key, name: str | None, folder: Path) -> WorkloadConfig:
+    """The architecture to load the weights into: the one named, else the key's own."""
+    config: Any = {"name": name} if name is not None else key.public.get("workload")
+    if not isinstance(config, Mapping):
+        raise _bad(f"expected --workload NAME, got none, and the key in {folder} does not know its workload either")
+    return cast(WorkloadConfig, build("workload", config))
+
+
+def judge(weights: Mapping[str, Tensor], task: Workload, scheme: Scheme, key: Key) -> Verdict:
+    """Evidence on weights; those that do not fit the network are evidence too: reason ``structure``."""
+    model = task.network(0)
+    why = _misfit(model, weights)
+    if why is not None:
+        n, q = scheme.trials(key)
+        return Verdict.structure(n, q, access=scheme.access, found=why)
+    model.load_state_dict(dict(weights))
+    return scheme.judge(Suspect(model.eval(), task), key)
+
+
+def _misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
+    own = model.state_dict()
+    for name in own:
+        if name not in weights:
+            return f"no tensor {name!r}"
+        if own[name].shape != weights[name].shape:
+            return f"{name} has shape {list(weights[name].shape)}, the workload's network has {list(own[name].shape)}"
+    extra = [name for name in weights if name not in own]
+    return f"a tensor {extra[0]!r} that the workload's network does not have" if extra else None
+
+
+def _evidence(verdict: Verdict, key: Key, scheme: Scheme, task: Workload) -> dict[str, Any]:
+    """The verdict as JSON values, with what it is about."""
+    caveats = list(verdict.caveats)
+    if key.public.get("simulated"):
+        caveats.append("simulated_key")
+    return {
+        **asdict(verdict),
+        "caveats": caveats,
+        "scheme": scheme.name,
+        "workload": task.name,
+        "commitment": key.commitment,
+    }
+
+
+def _show(terminal: Terminal, verdict: Verdict, evidence: Mapping[str, Any]) -> None:
+    terminal.text("watermark FOUND" if verdict.verdict else "watermark not found")
+    if verdict.reason:
+        terminal.text(f"  reason      {verdict.reason}: {verdict.details.get('found', '')}")
+    counted = f" ({verdict.k} of {verdict.n})" if verdict.k is not None else ""
+    terminal.text(f"  statistic   {verdict.statistic:.4f}{counted}, passes from {verdict.threshold:.4f}")
+    terminal.text(f"  evidence    p = 10^{verdict.log10_p:.1f} ({verdict.p_method}), level {verdict.level:g}")
+    terminal.text(f"              10^{verdict.log10_p_adj:.1f} if the claimant may have tried 2^64 keys")
+    if verdict.verdict_paper is not None:
+        terminal.text(f"  paper       {'found' if verdict.verdict_paper else 'not found'} by the paper's own rule")
+    terminal.text(f"  key         {evidence['scheme']} on {evidence['workload']}, commitment {evidence['commitment']}")
+    for caveat in evidence["caveats"]:
+        terminal.text(f"  caveat      {caveat}")

@@ -1,0 +1,86 @@
+"""``wmarena run`` and ``wmarena report``."""
+
+from argparse import Namespace
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from experiments.commands.terminal import NO_RECORDS, Terminal
+from experiments.execution import Pool, RunSummary
+from experiments.execution import run as run_spec
+from experiments.problems import Problem, SpecError
+from experiments.progress import duration, lines, live
+from experiments.reporting import choose_run, rebuild
+from experiments.spec import ExperimentSpec
+from orchestrator.journal import Journal
+from orchestrator.recorders.addresses import resolve, shown
+from orchestrator.store import Store
+
+
+def run(terminal: Terminal, args: Namespace) -> int:
+    """Run a spec; 0 if every task is done, 1 if some failed."""
+    spec = ExperimentSpec.load(args.spec, overrides=args.overrides, data_root=terminal.data_root)
+    for note in spec.notes:
+        terminal.note(note)
+    summary = run_spec(
+        spec,
+        store=terminal.store,
+        data_root=terminal.data_root,
+        tracking_uri=None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri,
+        record=terminal.tracking_uri != NO_RECORDS,
+        pool=Pool(
+            executor=args.executor,
+            address=args.address,
+            workers=args.workers,
+            gpus_per_worker=args.gpus_per_worker,
+        ),
+        fail_fast=args.fail_fast,
+        watch=partial(live if terminal.err.is_terminal else lines, terminal.err),
+    )
+    if terminal.json:
+        terminal.document(asdict(summary))
+    else:
+        _show(terminal, summary)
+    return 0 if summary.complete else 1
+
+
+def _show(terminal: Terminal, summary: RunSummary) -> None:
+    counts = [f"{getattr(summary, name)} {name}" for name in ("executed", "cached", "failed", "skipped")]
+    terminal.text(f"{summary.run_id}: {', '.join(counts)} in {duration(summary.seconds)}")
+    terminal.text(f"report   {summary.report}")
+    terminal.text(f"table    {summary.results}")
+    if terminal.tracking_uri != NO_RECORDS:
+        where = shown(resolve(terminal.tracking_uri, terminal.store))
+        terminal.text(f"records  {where}  (wmarena ui)")
+
+
+def report(terminal: Terminal, args: Namespace) -> int:
+    """Rebuild a report from the journal and the artifacts; with --sync, send what MLflow is missing."""
+    store = Store(terminal.store)
+    if not store.journal_path.is_file():
+        raise SpecError([Problem(f"expected a store that has run something, got {store.root}; pass --store DIR")])
+    with Journal(store.journal_path) as journal:
+        chosen = choose_run(journal, args.run_or_spec)
+        pages = rebuild(store, chosen, journal, Path(args.out) if args.out else None)
+    warning = _sync(terminal, store, chosen["id"]) if args.sync else None
+    if terminal.json:
+        terminal.document({"report": str(pages.report), "results": str(pages.results)})
+    else:
+        terminal.text(f"report   {pages.report}")
+        terminal.text(f"table    {pages.results}")
+    if warning:
+        terminal.note(f"wmarena: {warning}")
+    return 3 if warning else 0
+
+
+def _sync(terminal: Terminal, store: Store, run_id: str) -> str | None:
+    """Send what MLflow is missing; returns why not everything could be sent."""
+    # Imported here: MLflow takes seconds to load.
+    from orchestrator.recorders.mlflow import MlflowRecorder
+
+    if terminal.tracking_uri == NO_RECORDS:
+        return "expected a tracking URI for --sync, got none"
+    with Journal(store.journal_path) as journal:
+        sent = MlflowRecorder(store, journal, terminal.tracking_uri).sync(run_id)
+    terminal.note(f"sent {sent.sent} entries to MLflow, {sent.present} were there")
+    return sent.warning

@@ -1,0 +1,55 @@
+"""Where a command's words go: one JSON document or text for people on stdout, everything else on stderr."""
+
+import json
+import sys
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+NO_RECORDS = "none"
+"""Tracking URI that leaves MLflow out."""
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Global options, and the two streams.
+
+    Attributes:
+        tracking_uri: None for the store's own database.
+        json: True if stdout gets one JSON document and nothing else.
+        out, err: for people.
+    """
+
+    store: Path
+    tracking_uri: str | None
+    data_root: Path | None
+    json: bool
+    out: Console
+    err: Console
+
+    @classmethod
+    def of(cls, args: Namespace) -> "Terminal":
+        """The terminal of one command line."""
+        return cls(
+            store=Path(args.store),
+            tracking_uri=args.tracking_uri or None,
+            data_root=Path(args.data_root).expanduser() if args.data_root else None,
+            json=args.json,
+            out=Console(file=sys.stdout, highlight=False, soft_wrap=False),
+            err=Console(file=sys.stderr, highlight=False),
+        )
+
+    def document(self, value: Any) -> None:
+        """Write ``value`` as the one JSON document."""
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def text(self, text: str) -> None:
+        """Write plain text for people or other programs: no wrapping, no markup."""
+        sys.stdout.write(text + "\n")
+
+    def note(self, text: str) -> None:
+        """Say something beside the result."""
+        self.err.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,268 @@
+"""One entry of a spec (``{name: mtlsign, lambda2: [0.0, 0.1]}``) becomes the plugins that it means.
+
+A list where a scalar is expected is a grid; where a list is expected, a list of lists is. Everything that is wrong is
+collected, each grid element by itself, so that one look at the messages mends the whole entry.
+"""
+
+import itertools
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any, TypeVar
+
+from attacks.base import Attack, Budget
+from experiments.problems import Path, Problem, dotted, unknown
+from orchestrator.plugins import UnknownName, names, plugin_class
+from schemes.base import Scheme
+from schemes.params import ConfigError, Configurable, coerce
+
+MAX_VARIANTS = 10_000
+"""Configurations that one entry may expand to."""
+
+EMPTY_GRID = "expected at least one value, got an empty grid; leave the field out for its default"
+
+P = TypeVar("P", bound=Configurable)
+
+_BASES: dict[str, type[Configurable]] = {"scheme": Scheme, "attack": Attack, "workload": Configurable}
+
+
+@dataclass(frozen=True)
+class AttackEntry:
+    """An attack and what its adversary is granted."""
+
+    attack: Attack
+    budget: Budget
+
+
+@dataclass
+class EntryReader:
+    """Turns raw entries into plugins; ``problems`` and ``notes`` (choices made for the user) fill up on the way."""
+
+    data_root: FilePath | None = None
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def variants(self, kind: str, raw: Any, path: Path) -> list[Configurable]:
+        """All configurations that one scheme, attack or workload entry stands for; [] if anything is wrong."""
+        if isinstance(raw, _BASES[kind]):
+            return [raw]
+        if kind == "workload" and isinstance(raw, Mapping) and "first_available" in raw:
+            return self._first_available(raw, path)
+        fields = self._fields(kind, raw, path)
+        if fields is None:
+            return []
+        try:
+            cls = plugin_class(kind, str(fields["name"]))
+        except UnknownName as error:
+            return self._wrong((*path, "name"), str(error))
+        return self.configured(cls, {k: v for k, v in fields.items() if k != "name"}, path)
+
+    def _first_available(self, raw: Mapping[str, Any], path: Path) -> list[Configurable]:
+        """The first workload of a list of choices whose data set is on this machine; every choice is checked."""
+        for other in [k for k in raw if k != "first_available"]:
+            self._wrong((*path, other), f"expected nothing beside `first_available:`, got {other!r}")
+        choices = raw["first_available"]
+        if not isinstance(choices, list) or not choices:
+            return self._wrong((*path, "first_available"), f"expected a list of workloads, got {choices!r}")
+        found = [self.variants("workload", c, (*path, "first_available", i)) for i, c in enumerate(choices)]
+        if not all(found):
+            return []
+        for i, workloads in enumerate(found):
+            if all(_available(w, self.data_root) for w in workloads):
+                missing = ", ".join(w[0].name for w in found[:i])
+                why = f"no data for {missing} here" if missing else "the first choice"
+                self.notes.append(f"workload {workloads[0].name}: {why}")
+                return workloads
+        tried = ", ".join(w[0].name for w in found)
+        return self._wrong(path, f"expected the data of one of {tried}, got none; set WMARENA_DATA or --data-root")
+
+    def attacks(self, raw: Any, path: Path, adversary: Mapping[str, Any]) -> list[AttackEntry]:
+        """All (attack, budget) pairs of one entry of ``attacks:``; ``adversary`` holds the spec's own defaults."""
+        if isinstance(raw, AttackEntry):
+            return [raw]
+        granted: dict[str, Any] = {}
+        places: dict[str, Path] = {}
+        if isinstance(raw, Mapping):
+            raw = dict(raw)
+            nested = raw.pop("adversary", {})
+            if not isinstance(nested, Mapping):
+                self._wrong((*path, "adversary"), f"expected fields of the adversary, got {nested!r}")
+                nested = {}
+            inner = {str(k): (v, (*path, "adversary", str(k))) for k, v in nested.items()}
+            own = self._own_fields(raw)
+            outer = {k: (raw.pop(k), (*path, k)) for k in list(raw) if k in Budget.parameters() and k not in own}
+            for name in sorted(inner.keys() & outer.keys()):
+                self._wrong(inner[name][1], f"expected it once, got it also at {dotted(outer[name][1])}")
+            for name, (value, place) in (inner | outer).items():
+                granted[name], places[name] = value, place
+        attacks = self.variants("attack", raw, path)
+        budgets = self.configured(Budget, {**adversary, **granted}, (*path, "adversary"), places)
+        return [AttackEntry(a, b) for a in attacks for b in budgets if isinstance(a, Attack)]
+
+    def configured(
+        self, cls: type[P], fields: Mapping[str, Any], path: Path, places: Mapping[str, Path] | None = None
+    ) -> list[P]:
+        """Every ``cls`` in the product of its fields' grids. ``places``: paths of fields that stand elsewhere."""
+        before = len(self.problems)
+        known, annotations = cls.parameters(), cls.annotations()
+        where = {name: (*path, name) for name in [*fields, *known]} | dict(places or {})
+        if issubclass(cls, Attack) and "chain" in fields and "attacks" in known:
+            fields = {**fields, "attacks": fields["chain"]}
+            where["attacks"] = (*path, "chain")
+        grids: dict[str, Sequence[Any]] = {}
+        for name, value in fields.items():
+            if name in known:
+                grids[name] = self._grid(cls, name, annotations[name], value, where[name])
+            elif name != "chain" or "attacks" not in known:
+                self._unknown_field(cls, name, value, where[name])
+        for name in known:
+            if name not in fields and name not in cls.defaults():
+                self._wrong(where[name], f"expected a value, got nothing; {known[name].doc}")
+        if len(self.problems) > before or not self._affordable(grids, path):
+            return []
+        return list(self._built(cls, grids, path))
+
+    def _built(self, cls: type[P], grids: Mapping[str, Sequence[Any]], path: Path) -> Iterator[P]:
+        said: set[tuple[str, str]] = set()
+        for values in itertools.product(*grids.values()):
+            try:
+                yield cls(**dict(zip(grids, values, strict=True)))
+            except ConfigError as error:
+                for name, text in error.problems:
+                    if (name, text) not in said:
+                        self._wrong((*path, name), text)
+                    said.add((name, text))
+
+    def _fields(self, kind: str, raw: Any, path: Path) -> Mapping[str, Any] | None:
+        """The entry as a mapping that has a name, or None."""
+        known = ", ".join(sorted(names(kind)))
+        if isinstance(raw, str):
+            return {"name": raw}
+        if not isinstance(raw, Mapping):
+            self._wrong(path, f"expected {{name: ...}} or the name of {_article(kind)}, got {raw!r}. Known: {known}")
+            return None
+        if kind == "attack" and "chain" in raw and "name" not in raw:
+            return {"name": "chain", **raw}
+        name = raw.get("name")
+        if not isinstance(name, str):
+            shown = "nothing" if name is None else repr(name)
+            near = [k for k in raw if k != "name"]
+            hint = f"; fields here: {', '.join(map(str, near))}" if near else ""
+            self._wrong(path, f"expected `name:` with the name of {_article(kind)}, got {shown}{hint}. Known: {known}")
+            return None
+        return raw
+
+    def _grid(self, cls: type[Configurable], name: str, annotation: Any, value: Any, path: Path) -> Sequence[Any]:
+        """The values that one field takes; [] if any is wrong."""
+        kind, many = nested_kind(annotation)
+        if kind is not None and value is not None and not isinstance(value, Configurable):
+            return self._sequences(value, path) if many else self._nested(kind, value, path)
+        if not isinstance(value, list) or list_depth(value) <= tuple_depth(annotation):
+            return self._checked(cls, name, annotation, value, path)
+        if not value:
+            return self._wrong(path, EMPTY_GRID)
+        found = []
+        for i, item in enumerate(value):
+            found += self._checked(cls, name, annotation, item, (*path, i))
+        return found if len(found) == len(value) else []
+
+    def _checked(self, cls: type[Configurable], name: str, annotation: Any, value: Any, path: Path) -> list[Any]:
+        try:
+            plain = coerce(annotation, value)
+        except TypeError as error:
+            return self._wrong(path, str(error))
+        info = cls.parameters()[name]
+        for item in plain if isinstance(plain, tuple) else (plain,):
+            why = info.problem(item)
+            if why is not None:
+                return self._wrong(path, why)
+        return [plain]
+
+    def _nested(self, kind: str, value: Any, path: Path) -> list[Configurable]:
+        """A plugin named inside another; a list is a grid of them."""
+        if not isinstance(value, list):
+            return self.variants(kind, value, path)
+        if not value:
+            return self._wrong(path, EMPTY_GRID)
+        parts = [self.variants(kind, item, (*path, i)) for i, item in enumerate(value)]
+        return [plugin for part in parts for plugin in part] if all(parts) else []
+
+    def _sequences(self, value: Any, path: Path) -> list[tuple[Configurable, ...]]:
+        """The chains that a list of attack entries stands for: grids inside the elements multiply."""
+        if not isinstance(value, list):
+            return self._wrong(path, f"expected a list of attacks, got {value!r}")
+        parts: list[list[Configurable]] = []
+        for i, item in enumerate(value):
+            granted = [k for k in item if k in ("adversary", *Budget.parameters())] if isinstance(item, Mapping) else []
+            for name in granted:
+                self._wrong((*path, i, name), "expected the adversary's fields beside `chain:`, got them inside it")
+            parts.append([] if granted else self.variants("attack", item, (*path, i)))
+        affordable = self._affordable({str(i): part for i, part in enumerate(parts)}, path)
+        return list(itertools.product(*parts)) if affordable else []
+
+    def _own_fields(self, raw: Mapping[str, Any]) -> set[str]:
+        """Fields of the attack itself, which win over the adversary's of the same name."""
+        name = raw.get("name")
+        return set(plugin_class("attack", name).parameters()) if name in names("attack") else set()
+
+    def _unknown_field(self, cls: type[Configurable], name: str, value: Any, path: Path) -> None:
+        if name == "strength" and isinstance(value, Mapping) and "bisect" in value:
+            searched = str(value["bisect"])
+            self._wrong(
+                path,
+                "expected a list of strengths, got a search by bisection, which this version does not run; "
+                f"write the strengths out, for example {searched}: [1, 2, 5, 10, 20, 50]",
+            )
+            return
+        granted = ("adversary", *Budget.parameters()) if issubclass(cls, Attack) else ()
+        self._wrong(path, unknown(name, (*cls.parameters(), *granted)))
+
+    def _affordable(self, grids: Mapping[str, Sequence[Any]], path: Path) -> bool:
+        count = math.prod(len(g) for g in grids.values())
+        if count > MAX_VARIANTS:
+            self._wrong(path, f"expected at most {MAX_VARIANTS} configurations in one entry, got a grid of {count}")
+        return count <= MAX_VARIANTS
+
+    def _wrong(self, path: Path, message: str) -> list[Any]:
+        self.problems.append(Problem(message, path))
+        return []
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def _available(workload: Configurable, data_root: FilePath | None) -> bool:
+    """What the plugin says of its data; a plugin that says nothing is taken at its word when it is bound."""
+    says = getattr(workload, "available", None)
+    return says is None or bool(says(data_root))
+
+
+def nested_kind(annotation: Any) -> tuple[str | None, bool]:
+    """("scheme" | "attack", whether it holds a list of them) if a field holds plugins, else (None, False)."""
+    for option in _options(annotation):
+        many = typing.get_origin(option) is tuple
+        inner = typing.get_args(option)[0] if many else option
+        for kind in ("scheme", "attack"):
+            if isinstance(inner, type) and issubclass(inner, _BASES[kind]):
+                return kind, many
+    return None, False
+
+
+def tuple_depth(annotation: Any) -> int:
+    """How many levels of lists one value of this type has."""
+    depths = [1 + tuple_depth(typing.get_args(o)[0]) for o in _options(annotation) if typing.get_origin(o) is tuple]
+    return max(depths, default=0)
+
+
+def list_depth(value: Any) -> int:
+    """Levels of lists in ``value``; an empty list has one."""
+    return 1 + max(map(list_depth, value), default=0) if isinstance(value, list) else 0
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)

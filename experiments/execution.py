@@ -1,0 +1,237 @@
+"""Runs a spec: expands it, executes what is missing, records it, writes table and report.
+
+from experiments import ExperimentSpec, run
+
+summary = run(ExperimentSpec.load("quickstart"), store="wmarena-store")
+"""
+
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from experiments.expand import Expansion, expand
+from experiments.reporting import Pages, find_run, publish
+from experiments.spec import ExperimentSpec
+from experiments.workloads import WORKLOADS
+from orchestrator.events import Event, Listener
+from orchestrator.evidence import Record
+from orchestrator.executors.base import Executor
+from orchestrator.executors.inline import InlineExecutor
+from orchestrator.journal import Journal
+from orchestrator.loop import Limits, expected_seconds
+from orchestrator.perform import Setup
+from orchestrator.plan import Plan
+from orchestrator.recorders.plan_file import save_plan
+from orchestrator.recorders.process import RecorderProcess
+from orchestrator.resume import already_done
+from orchestrator.session import Request, execute
+from orchestrator.store import Store
+from orchestrator.task import State, Task, TaskId
+
+logger = logging.getLogger(__name__)
+
+_DRAIN_S = 120.0
+"""Longest wait for records after a run; whatever is missing then is sent in the background."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Which workers run the plan; None leaves a choice to the spec.
+
+    Attributes:
+        executor: "ray", or "inline" for this process.
+        address: Ray address of an existing cluster; None starts a local one.
+        workers: how many.
+        gpus_per_worker: GPUs, or a share of one, for each.
+    """
+
+    executor: Literal["ray", "inline"] = "ray"
+    address: str | None = None
+    workers: int | None = None
+    gpus_per_worker: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """What a run did. ``executed``, ``cached``, ``failed`` and ``skipped`` add up to the tasks of the plan.
+
+    Attributes:
+        report, results: paths of the HTML page and of the Parquet table.
+    """
+
+    run_id: str
+    executed: int
+    cached: int
+    failed: int
+    skipped: int
+    seconds: float
+    report: str
+    results: str
+
+    @property
+    def complete(self) -> bool:
+        """True if every task is done."""
+        return not self.failed and not self.skipped
+
+
+Seconds = Callable[[Task], float]
+"""Expected seconds of a task."""
+
+
+class Watch(Protocol):
+    """Shows a run to someone: a context around it that hears its events."""
+
+    def __call__(self, plan: Plan, cached: set[TaskId], seconds: Seconds) -> AbstractContextManager[Listener | None]:
+        """Called once everything is checked and before anything runs."""
+        ...
+
+
+def unwatched(plan: Plan, cached: set[TaskId], seconds: Seconds) -> AbstractContextManager[None]:
+    """Shows nothing."""
+    return nullcontext()
+
+
+def run(
+    spec: ExperimentSpec,
+    *,
+    store: str | Path = "wmarena-store",
+    data_root: Path | None = None,
+    tracking_uri: str | None = None,
+    record: bool = True,
+    pool: Pool | None = None,
+    fail_fast: bool = False,
+    watch: Watch = unwatched,
+) -> RunSummary:
+    """Run what is missing of ``spec``; doing it again runs nothing.
+
+    Args:
+        store: folder that holds everything a run leaves behind.
+        data_root: where data sets are looked for first.
+        tracking_uri: MLflow's; None records into the store's own database.
+        record: False leaves MLflow out; ``wmarena report --sync`` can send everything later.
+        pool: the workers; Ray on this machine unless told otherwise.
+        fail_fast: stop at the first failed task.
+        watch: shows progress.
+
+    Raises:
+        SpecError, MissingData, StoreError: bad input; nothing has run, nothing was written.
+        NoWorkers: the workers cannot be had.
+        Interrupted: stopped; the same call resumes.
+    """
+    started = time.monotonic()
+    pool = pool or Pool()
+    expansion = expand(spec, data_root=data_root)
+    home = Store(Path(store)).open()
+    plan, run_id = expansion.plan, new_run_id()
+    limits = Limits(spec.executor.task_timeout_s, spec.executor.max_retries, fail_fast)
+    request = Request(run_id, spec.name, spec.text, _facts(spec, expansion, pool), limits)
+    recording = Recording(home, run_id, tracking_uri) if record else None
+    with Journal(home.journal_path) as journal:
+        cached = set(already_done(plan, home, journal))
+        # A finished plan never asks, so its run need not read every duration there is.
+        seconds = expected_seconds(journal.durations() if len(cached) < len(plan) else {})
+        save_plan(plan, home.report_dir(spec.name, run_id), cached)
+        with watch(plan, cached, seconds) as shown:
+            records = execute(
+                plan,
+                request,
+                store=home,
+                journal=journal,
+                executor=make_executor(pool, spec, home, data_root),
+                listeners=[listener for listener in (recording, shown) if listener is not None],
+            )
+        pages = publish(home.report_dir(spec.name, run_id), plan, records, find_run(journal, run_id), home)
+    if recording is not None:
+        recording.finish()
+    return _summary(run_id, records, time.monotonic() - started, pages)
+
+
+def new_run_id() -> str:
+    """Sortable by time, unique without asking anyone: ``20261121-093000-4fa1c2`` (UTC)."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+def make_executor(pool: Pool, spec: ExperimentSpec, store: Store, data_root: Path | None) -> Executor:
+    """The executor that was asked for; what the caller leaves open is the spec's to say."""
+    root_file = spec.keys.root if spec.keys else None
+    setup = Setup(store=store.root, data_root=data_root, root_file=root_file, workloads=WORKLOADS)
+    if pool.executor == "inline":
+        return InlineExecutor(setup)
+    # Imported here: runs in this process need no Ray.
+    from orchestrator.executors.ray import RayExecutor
+
+    workers, gpus = spec.executor.workers, spec.executor.gpus_per_worker
+    return RayExecutor(
+        setup,
+        workers=pool.workers if pool.workers is not None or workers == "auto" else workers,
+        gpus_per_worker=pool.gpus_per_worker if pool.gpus_per_worker is not None or gpus == "auto" else gpus,
+        address=pool.address,
+    )
+
+
+class Recording:
+    """The recorder's process around one run: it starts with the first event, when the journal knows the run."""
+
+    def __init__(self, store: Store, run_id: str, tracking_uri: str | None) -> None:
+        self._process = RecorderProcess(store.root, run_id, tracking_uri)
+        self._started = False
+
+    def __call__(self, event: Event) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            self._process.start()
+
+    def finish(self) -> None:
+        """Wait until everything is sent, for a while; a tracker that is away costs a warning, nothing else."""
+        self._start()
+        report = self._process.drain(_DRAIN_S)
+        if report is None:
+            logger.warning("records are still being sent to MLflow; `wmarena report --sync` makes sure that all are")
+        elif report.warning is not None:
+            logger.warning(report.warning)
+
+
+def _facts(spec: ExperimentSpec, expansion: Expansion, pool: Pool) -> dict[str, Any]:
+    """What the journal keeps of a run beside its tasks: enough to rebuild the report without the code of today."""
+    return {
+        "description": spec.description,
+        "spec_digest": spec.digest,
+        "code_version": code_version(),
+        "executor": pool.executor,
+        "data_sets": {w.name: w.data_set for w in spec.workloads},
+        "notes": list(spec.notes),
+        "left_out": list(expansion.left_out),
+        "cells": [vars(cell) for cell in expansion.plan.cells],
+    }
+
+
+def code_version() -> str:
+    """Version of the installed package."""
+    try:
+        return version("wmarena")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _summary(run_id: str, records: Mapping[TaskId, Record], seconds: float, pages: Pages) -> RunSummary:
+    states = Counter("cached" if r.cached and r.state is State.DONE else r.state.value for r in records.values())
+    return RunSummary(
+        run_id=run_id,
+        executed=states["done"],
+        cached=states["cached"],
+        failed=states["failed"],
+        skipped=states["skipped"],
+        seconds=round(seconds, 3),
+        report=str(pages.report),
+        results=str(pages.results),
+    )

@@ -1,0 +1,145 @@
+"""A workload as a plan needs it: its identity, what follows from its data, and the models trained without a mark."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attacks.base import Attack
+from experiments.labels import short
+from orchestrator.arena import WorkloadConfig
+from orchestrator.identity import canonical, code_digest
+from orchestrator.task import Kind, Task, TaskId
+from schemes.base import Scheme, Workload, lists
+
+Config = dict[str, Any]
+
+_SECONDS_A_SAMPLE = 2e-4
+"""Guess for one training pass over one sample; it orders tasks until the journal knows better."""
+
+
+class CodeDigests:
+    """Digests of the code behind plugins, computed once per set of modules."""
+
+    def __init__(self) -> None:
+        self._known: dict[frozenset[str], str] = {}
+
+    def __call__(self, *plugins: object) -> str:
+        """Hex digest of everything that ``plugins``, and the plugins that they name, reach by imports."""
+        modules = frozenset(_modules(plugins))
+        if modules not in self._known:
+            self._known[modules] = code_digest(modules)
+        return self._known[modules]
+
+
+def _modules(plugins: Iterable[object]) -> Iterator[str]:
+    for plugin in plugins:
+        yield type(plugin).__module__
+        if isinstance(plugin, Attack):
+            yield from _modules(plugin.plugins())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Facts:
+    """What planning must know of a workload's data: the owner's samples, whether a reserve exists, the task."""
+
+    n_train: int
+    reserve: bool
+    task: Workload
+
+
+class Ground:
+    """One workload of a spec.
+
+    Args:
+        workload: the plugin.
+        label: what its tasks' labels say, "" where the spec has one workload only.
+        data_root: where its data are.
+        root: commitment of the key root.
+        code: shared between the workloads of a spec.
+
+    Raises:
+        orchestrator.arena.MissingData: the data are nowhere.
+    """
+
+    def __init__(
+        self, workload: WorkloadConfig, *, label: str, data_root: Path | None, root: str, code: CodeDigests
+    ) -> None:
+        self.workload = workload
+        self.config = workload.config()
+        self.data = workload.fingerprint(data_root)
+        self.metric = workload.info.metric
+        self.root = root
+        self.code = code
+        self.suffix = f"/{label}" if label else ""
+        self._data_root = data_root
+        self._trained: dict[tuple[int, str], Task] = {}
+
+    @cached_property
+    def facts(self) -> _Facts:
+        """Read from the bound workload, whose samples are let go at once."""
+        arena = self.workload.bind(torch.device("cpu"), self._data_root)
+        return _Facts(len(arena.train), arena.reserve is not None, arena.task)
+
+    def twin_recipe(self, scheme: Scheme) -> Config | None:
+        """The training that ``scheme`` adds, without its mark, as JSON values; None if it trains from scratch."""
+        recipe = scheme.twin_recipe(self.facts.task, self.facts.n_train)
+        return None if recipe is None else {k: lists(v) for k, v in dataclasses.asdict(recipe).items()}
+
+    def task(self, kind: Kind, config: Config, seed: int, parents: tuple[tuple[str, TaskId], ...], **rest: Any) -> Task:
+        """A task on this workload; ``rest`` are further fields of ``Task``."""
+        full = {"workload": self.config, **config}
+        return Task(kind, full, seed, parents, data=self.data, workload=self.workload.name, **rest)
+
+    def clean(self, seed: int) -> Task:
+        """The model without a mark."""
+        return self._train(seed, "clean", None, None, ())
+
+    def twin(self, seed: int, recipe: Config | None) -> Task:
+        """The clean model after a scheme's extra training without its mark; the clean model itself if there is none."""
+        start = self.clean(seed)
+        if recipe is None:
+            return start
+        length = f"epochs={recipe['epochs']}" if recipe["steps"] is None else f"steps={recipe['steps']}"
+        what = f"twin/{recipe['optimiser']},lr={short(recipe['lr'])},{length}"
+        return self._train(seed, what, recipe, None, (("start", start.id),))
+
+    def scratch(self, seed: int, adversary: Config) -> Task:
+        """A model trained on the adversary's data alone."""
+        granted = ",".join(f"{k}={short(v)}" for k, v in adversary.items())
+        return self._train(seed, f"scratch/{granted}", None, adversary, ())
+
+    def _train(
+        self,
+        seed: int,
+        what: str,
+        recipe: Config | None,
+        adversary: Config | None,
+        parents: tuple[tuple[str, TaskId], ...],
+    ) -> Task:
+        key = (seed, canonical([recipe, adversary]))
+        if key not in self._trained:
+            self._trained[key] = self.task(
+                Kind.TRAIN,
+                {"recipe": recipe, "adversary": adversary},
+                seed,
+                parents,
+                code=self.code(self.workload),
+                label=f"train/{what}{self.suffix}/seed{seed}",
+                cost=self.seconds(self.passes(recipe)),
+            )
+        return self._trained[key]
+
+    def passes(self, recipe: Config | None) -> float:
+        """Passes over the owner's data that ``recipe``, or the workload's own training, makes."""
+        if recipe is not None and recipe["steps"] is not None:
+            return float(recipe["steps"] * recipe["batch_size"] / max(1, self.facts.n_train))
+        epochs = self.config.get("epochs") if recipe is None else recipe["epochs"]
+        return float(epochs) if isinstance(epochs, int | float) else 1.0
+
+    def seconds(self, passes: float) -> float:
+        """Guess for so many training passes over the owner's data."""
+        return max(0.1, passes * self.facts.n_train * _SECONDS_A_SAMPLE)

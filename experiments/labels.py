@@ -1,0 +1,65 @@
+"""Short names that tell the entries of one spec apart: a field is named only where siblings differ in it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from attacks.base import Attack
+from orchestrator.identity import canonical
+
+Config = dict[str, Any]
+
+
+def telling(names: Sequence[str], configs: Sequence[Config]) -> list[str]:
+    """For each entry its name, with ``[field=value,...]`` for fields in which entries of that name differ."""
+    groups: dict[str, list[Config]] = defaultdict(list)
+    for name, config in zip(names, configs, strict=True):
+        groups[name].append(config)
+    differing = {name: _differing(group) for name, group in groups.items()}
+    out: list[str] = []
+    for name, config in zip(names, configs, strict=True):
+        shown = ",".join(f"{f}={short(config.get(f))}" for f in differing[name])
+        out.append(f"{name}[{shown}]" if shown else name)
+    return out
+
+
+def _differing(configs: Sequence[Config]) -> list[str]:
+    fields = dict.fromkeys(f for config in configs for f in config)
+    return [f for f in fields if len({canonical(c.get(f)) for c in configs}) > 1]
+
+
+def short(value: Any) -> str:
+    """A value in a label: numbers as people write them, the name of a plugin, lists joined by +."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return str(value.get("name", canonical(value)))
+    if isinstance(value, list):
+        return "+".join(map(short, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def strength_path(attack: Attack) -> str | None:
+    """Where in ``flat(attack.config())`` the strength stands: a field, or that of a chain's last part that has one."""
+    if attack.strength is None:
+        return None
+    own = attack.strength_field()
+    if own is not None:
+        return own
+    parts = [p for p in attack.plugins() if isinstance(p, Attack)]
+    last = max((i for i, part in enumerate(parts) if part.strength is not None), default=None)
+    return None if last is None else f"attacks.{last}.{parts[last].strength_field()}"
+
+
+def flat(config: Config, prefix: str = "") -> Config:
+    """Nested plugins as dotted fields: ``attacks.1.epochs``."""
+    out: Config = {}
+    for name, value in config.items():
+        inner = dict(enumerate(value)) if isinstance(value, list) else value
+        if isinstance(inner, dict) and inner and all(isinstance(v, dict) for v in inner.values()):
+            out |= flat({f"{name}.{i}": v for i, v in inner.items()}, prefix)
+        elif isinstance(value, dict):
+            out |= flat(value, f"{prefix}{name}.")
+        else:
+            out[prefix + name] = value
+    return out

@@ -1,0 +1,50 @@
+"""A report as files: the page, its Markdown twin, figures, tables, the spec. Built from stored evidence alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.report.fidelity import TensorStore
+from experiments.report.html import html_page
+from experiments.report.markdown import markdown_page
+from experiments.report.page import make_page
+from experiments.report.tables import write_tables
+from experiments.results import write_whole
+from experiments.rows import Row
+from orchestrator.evidence import Record
+from orchestrator.plan import Plan
+from orchestrator.task import TaskId
+
+
+def write_report(
+    folder: Path,
+    *,
+    rows: Sequence[Row],
+    plan: Plan,
+    records: Mapping[TaskId, Record],
+    spec_text: str,
+    run_info: Mapping[str, Any],
+    store: TensorStore | None,
+) -> Path:
+    """Write ``report.html``, ``report.md``, ``spec.yaml``, ``figures/`` and ``tables/``; returns the page's path.
+
+    Args:
+        folder: where to; created if missing, files in it are replaced one by one, each whole.
+        rows: the results table (``experiments.results.build_rows``).
+        plan, records: what was planned and what became of it: seconds, failures, environments.
+        spec_text: the spec as it was given.
+        run_info: the journal's row of the execution; every plain value in it or in its ``info`` is shown, and
+            ``description`` stands under the title.
+        store: where predictions are read from; None leaves McNemar's test out.
+    """
+    # Loading matplotlib takes longer than planning a run: commands that draw nothing do not pay for it.
+    from experiments.report.figures import write_figures
+
+    page = make_page(rows, plan, records, spec_text, run_info, store)
+    write_figures(page, folder / "figures")
+    write_tables(page, folder / "tables")
+    write_whole(folder / "spec.yaml", spec_text.encode())
+    write_whole(folder / "report.md", markdown_page(page).encode())
+    target = folder / "report.html"
+    write_whole(target, html_page(page).encode())
+    return target

@@ -1,0 +1,182 @@
+"""The report as Markdown: for pull requests, chats, and readers without a browser."""
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+
+from experiments.report.fidelity import TensorStore, paired_fidelity
+from experiments.report.labels import Labels
+from experiments.report.overview import Summary, summaries
+from experiments.report.page import Arena, Page
+from experiments.report.phrases import SUMMARY_HEAD, by_seed, cost_text, summary_cells, tally
+from experiments.report.survival import Duel
+from experiments.report.words import ELLIPSIS, NONE, counted, number, points, power_of_ten, seconds, signed, span
+from experiments.rows import Row
+
+
+def markdown_page(page: Page) -> str:
+    """The whole report as text, in the page's order; sections that would be empty are left out."""
+    opening = [f"# {text(page.experiment)}", text(page.description), text(" ".join(page.sentences)), _about(page)]
+    sections = {
+        "Summary": _per_arena(page, lambda arena: summary_table(arena.summaries)),
+        "Survival": _MATRIX_NOTE + "\n\n" + _per_arena(page, _matrix),
+        "What a removal costs": _COST_NOTE + "\n\n" + _per_arena(page, _costs),
+        "Fidelity": _fidelity(page),
+        "Controls": _controls(page),
+        "Forgeries": _forgeries(page),
+        "Cost in seconds": _seconds(page),
+        "Failures and gaps": _gaps(page),
+        "Caveats": "\n".join(f"- **{name}** ({n}): {text(told)}" for name, n, told in page.caveats),
+        "Reproduce": _reproduce(page),
+    }
+    parts = [*opening, *(f"## {title}\n\n{body}" for title, body in sections.items() if body)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+_MATRIX_NOTE = (
+    "Margin of the owner's evidence, mean and range over seeds (1: perfect match, 0: threshold), and the seeds on "
+    "which the mark survived. A removal counts only within the accuracy budget and if it beats training from scratch."
+)
+_COST_NOTE = (
+    "Smallest relative accuracy drop at which the verdict falls, median over seeds; `>`: it did not fall, the largest "
+    "drop tried. The adversary is assumed to know the verdict."
+)
+
+
+def summary_markdown(rows: Sequence[Row], store: TensorStore | None = None) -> str:
+    """The summary as Markdown tables, one per workload; with ``store``, McNemar's test stands beside differences."""
+    found = summaries(rows, Labels(rows), paired_fidelity(rows, store))
+    parts = []
+    for workload in dict.fromkeys(s.victim.workload for s in found):
+        parts += [f"**{text(workload)}**", summary_table([s for s in found if s.victim.workload == workload])]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary_table(found: Sequence[Summary]) -> str:
+    """One workload's summary."""
+    return table(SUMMARY_HEAD, [summary_cells(s) for s in found])
+
+
+def text(value: object) -> str:
+    """A name or message that stays what it is: no markup, one line."""
+    out = " ".join(str(value).split())
+    for character in "\\`*[]|":
+        out = out.replace(character, "\\" + character)
+    return out.replace("<", "&lt;")
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A pipe table; the first column is text, the others stand to the right. '' without lines."""
+    rows = [[text(cell) for cell in line] for line in lines]
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    shown = [[text(h) for h in head], rule, *rows] if rows else []
+    return "\n".join("| " + " | ".join(row) + " |" for row in shown)
+
+
+def _per_arena(page: Page, write: Callable[[Arena], str]) -> str:
+    named = len(page.arenas) > 1
+    return "\n\n".join(f"### {text(a.workload)}\n\n{write(a)}" if named else write(a) for a in page.arenas)
+
+
+def _about(page: Page) -> str:
+    c = page.counts
+    level = f" A mark counts as found at p ≤ {page.levels}." if page.levels else ""
+    return (
+        f"{c['tasks']} tasks: {c['executed']} computed, {c['cached']} found finished, {c['failed']} failed, "
+        f"{c['skipped']} skipped; {counted(len(page.seeds), 'seed')}.{level}"
+    )
+
+
+def _matrix(arena: Arena) -> str:
+    head = ["Attack", *(str(victim) for victim in arena.victims)]
+    return table(head, [[assault, *map(_cell, line)] for assault, line in arena.matrix.items()])
+
+
+def _cell(duel: Duel | None) -> str:
+    if duel is None:
+        return NONE
+    if duel.standing == "missing":
+        return "no result"
+    spread = span(duel.margins)
+    return f"{signed(fmean(duel.margins))}{f' ({spread})' if spread else ''}, {tally(duel)}"
+
+
+def _costs(arena: Arena) -> str:
+    head = ["Attack", *(str(victim) for victim in arena.victims)]
+    lines = [(a, line) for a, line in arena.matrix.items() if a.attack.name != "none"]
+    return table(head, [[assault, *map(cost_text, line)] for assault, line in lines])
+
+
+def _fidelity(page: Page) -> str:
+    head = ["Scheme", "Workload", "Difference by seed", "McNemar p by seed", "Discordant by seed"]
+    return table(
+        head,
+        [
+            [
+                f.victim,
+                f.victim.workload,
+                ", ".join(points(pair.difference) for pair in f.pairs),
+                by_seed(f, "p_value"),
+                by_seed(f, "discordant"),
+            ]
+            for f in page.fidelity
+        ],
+    )
+
+
+def _controls(page: Page) -> str:
+    head = ["Scheme", "Workload", "Control", "Statistic", "Band of chance", "Fired"]
+    lines = []
+    for s in page.summaries:
+        for c in s.controls:
+            band = f"{number(c.band[0], 3)}{ELLIPSIS}{number(c.band[1], 3)}" if c.band else NONE
+            seen = ", ".join(number(value, 3) for value in c.statistics) or NONE
+            lines.append([s.victim, s.victim.workload, c.name, seen, band, f"{c.fired} of {c.n}"])
+    return table(head, lines)
+
+
+def _forgeries(page: Page) -> str:
+    head = ["Scheme", "Workload", "Attack", "Seed", "Keys tried", "Statistic", "Adjusted p", "Claim"]
+    return table(
+        head,
+        [
+            [
+                *(f.victim, f.victim.workload, f.assault, f.row["seed"], NONE if f.tried is None else f.tried),
+                *(number(f.row["statistic"], 3), power_of_ten(f.row["log10_p_adj"])),
+                "passes" if f.passes else "refused",
+            ]
+            for f in page.forgeries
+        ],
+    )
+
+
+def _seconds(page: Page) -> str:
+    head = ["Step", "What", "Workload", "Tasks", "Cached", "Mean", "Total"]
+    return table(
+        head,
+        [
+            [s.kind.value, s.what, s.workload, len(s.seconds), s.cached, seconds(s.mean), seconds(s.total)]
+            for s in page.steps
+        ],
+    )
+
+
+def _gaps(page: Page) -> str:
+    failed = [
+        f"- {text(loss.task.label)} (`{loss.task.id[:12]}`): {text(loss.record.error)}; "
+        f"{counted(loss.rows, 'row')} lost, {counted(loss.record.attempt, 'attempt')}"
+        for loss in page.losses
+    ]
+    return "\n".join([*failed, *(f"- {counted(skip.rows, 'row')}: {text(skip.reason)}" for skip in page.skips)])
+
+
+def _reproduce(page: Page) -> str:
+    commands = ["wmarena plan spec.yaml", "wmarena run spec.yaml", f"wmarena report {page.run_id}".rstrip()]
+    facts = [f"- {text(name)}: `{' '.join(value.replace('`', '').split())}`" for name, value in page.facts]
+    return "\n\n".join(
+        [
+            "```sh\n" + "\n".join(commands) + "\n```",
+            "The spec lies beside this page as `spec.yaml`; every row with its task ids is in `results.csv` and "
+            "`results.parquet`.",
+            "\n".join(facts),
+        ]
+    )

@@ -1,0 +1,193 @@
+"""Everything a report says, as plain values: the HTML page, the Markdown page and the files are views of this."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.caveats import EXPLANATIONS, raised
+from experiments.report.controls import Forgery, forgeries
+from experiments.report.curves import swept
+from experiments.report.effort import Loss, Skip, Step, losses, skips, steps
+from experiments.report.fidelity import Fidelity, TensorStore, paired_fidelity
+from experiments.report.labels import Assault, Labels, Victim
+from experiments.report.overview import Summary, summaries, verdict_sentences
+from experiments.report.survival import Duel
+from experiments.report.words import power_of_ten
+from experiments.rows import Row
+from orchestrator.evidence import Record
+from orchestrator.plan import Plan
+from orchestrator.task import State, TaskId
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arena:
+    """One workload's part of the report.
+
+    Attributes:
+        matrix: attack -> its duel with each scheme, None where the pair was not planned.
+        curves: attacks that were swept over strengths.
+    """
+
+    workload: str
+    metric: str
+    summaries: tuple[Summary, ...]
+    matrix: dict[Assault, tuple[Duel | None, ...]]
+    curves: tuple[Assault, ...]
+
+    @property
+    def victims(self) -> list[Victim]:
+        """Schemes, in order."""
+        return [s.victim for s in self.summaries]
+
+    @property
+    def duels(self) -> list[Duel]:
+        """All duels, ``none`` included."""
+        return [duel for line in self.matrix.values() for duel in line if duel is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A report before it has a format."""
+
+    experiment: str
+    run_id: str
+    description: str
+    sentences: tuple[str, ...]
+    arenas: tuple[Arena, ...]
+    fidelity: tuple[Fidelity, ...]
+    forgeries: tuple[Forgery, ...]
+    steps: tuple[Step, ...]
+    losses: tuple[Loss, ...]
+    skips: tuple[Skip, ...]
+    caveats: tuple[tuple[str, int, str], ...]
+    lines: tuple["Line", ...]
+    counts: dict[str, int]
+    seeds: tuple[int, ...]
+    levels: str
+    facts: tuple[tuple[str, str], ...]
+    spec_text: str
+
+    @property
+    def summaries(self) -> list[Summary]:
+        """Every scheme on every workload."""
+        return [s for arena in self.arenas for s in arena.summaries]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A row of the results table with its short names."""
+
+    victim: Victim
+    assault: Assault
+    role: str
+    row: Row
+
+
+def make_page(
+    rows: Sequence[Row],
+    plan: Plan,
+    records: Mapping[TaskId, Record],
+    spec_text: str,
+    run_info: Mapping[str, Any],
+    store: TensorStore | None,
+) -> Page:
+    """Everything the report says, from stored evidence alone."""
+    labels = Labels(rows)
+    info = {**run_info, **(run_info.get("info") or {})}
+    fidelity = paired_fidelity(rows, store)
+    found = summaries(rows, labels, fidelity)
+    first: Row = rows[0] if rows else {}
+    return Page(
+        experiment=str(first.get("experiment") or info.get("experiment") or "experiment"),
+        run_id=str(first.get("run_id") or info.get("id") or ""),
+        description=str(info.get("description") or ""),
+        sentences=tuple(verdict_sentences(found)),
+        arenas=tuple(_arena(workload, found, rows) for workload in dict.fromkeys(s.victim.workload for s in found)),
+        fidelity=tuple(fidelity),
+        forgeries=tuple(forgeries(rows, records, labels)),
+        steps=tuple(steps(plan, records)),
+        losses=tuple(losses(plan, records)),
+        skips=tuple(skips(rows)),
+        caveats=tuple(
+            (name, n, EXPLANATIONS.get(name, "No explanation is recorded.")) for name, n in raised(rows).items()
+        ),
+        lines=tuple(_line(row, labels) for row in rows),
+        counts=_counts(plan, records),
+        seeds=tuple(sorted({row["seed"] for row in rows})),
+        levels=_levels(rows),
+        facts=tuple(_facts(info, plan, records)),
+        spec_text=spec_text,
+    )
+
+
+def _arena(workload: str, found: Sequence[Summary], rows: Sequence[Row]) -> Arena:
+    part = [s for s in found if s.victim.workload == workload]
+    everyone = [d for s in part for d in (*([s.unattacked] if s.unattacked else []), *s.duels)]
+    by_pair = {(d.assault, d.victim): d for d in everyone}
+    rank = {attack: i for i, attack in enumerate(dict.fromkeys(d.assault.attack for d in everyone))}
+    assaults = sorted({d.assault for d in everyone}, key=lambda a: (rank[a.attack], a.original_head))
+    matrix = {assault: tuple(by_pair.get((assault, s.victim)) for s in part) for assault in assaults}
+    metric = next((row["metric"] for s in part for row in s.rows if row["metric"]), "metric")
+    return Arena(
+        workload=workload,
+        metric=metric,
+        summaries=tuple(part),
+        matrix=matrix,
+        curves=tuple(a for a in assaults if a in swept(everyone)),
+    )
+
+
+def _line(row: Row, labels: Labels) -> Line:
+    claim = '"claim":"adversary"' in row["attack_params"]
+    role = (row["control"] or "").replace("_", " ") or ("adversary's claim" if claim else "")
+    return Line(victim=labels.victim(row), assault=labels.assault(row), role=role, row=row)
+
+
+def _counts(plan: Plan, records: Mapping[TaskId, Record]) -> dict[str, int]:
+    """Tasks of the plan by how they ended in this run."""
+    found: Counter[str] = Counter()
+    for task in plan:
+        record = records.get(task.id)
+        if record is None or record.state not in (State.DONE, State.FAILED):
+            found["skipped"] += 1
+        elif record.state is State.FAILED:
+            found["failed"] += 1
+        else:
+            found["cached" if record.cached else "executed"] += 1
+    return {"tasks": len(plan), **{name: found[name] for name in ("executed", "cached", "failed", "skipped")}}
+
+
+def _levels(rows: Sequence[Row]) -> str:
+    """The significance at which verdicts were taken: "1e-6", and coarser ones where keys had to be randomised."""
+    levels = sorted({row["level"] for row in rows if row["level"] is not None})
+    return " or ".join(power_of_ten(math.log10(level)) for level in levels)
+
+
+def _facts(info: Mapping[str, Any], plan: Plan, records: Mapping[TaskId, Record]) -> list[tuple[str, str]]:
+    """What a reader needs to get the same numbers: data, code, environments, and what the journal kept of the run."""
+    out = [("plan", plan.digest)]
+    for name in dict.fromkeys(task.workload for task in plan):
+        prints = dict.fromkeys(task.data for task in plan if task.workload == name)
+        out.append((f"data of {name}", ", ".join(prints)))
+    environments: Counter[str] = Counter()
+    for record in records.values():
+        for key, value in ((record.result or {}).get("environment") or {}).items():
+            environments[f"{key} {value}"] += 1
+    out.append(("environments", ", ".join(f"{what} ({n} tasks)" for what, n in environments.items())))
+    devices = Counter(str(r.result["device"]) for r in records.values() if r.result and r.result.get("device"))
+    out.append(("devices", ", ".join(f"{what} ({n} tasks)" for what, n in devices.items())))
+    hidden = {"id", "experiment", "description", "spec", "info"}
+    for key, value in info.items():
+        if key not in hidden and value is not None and not isinstance(value, Mapping | list | tuple):
+            out.append((key.replace("_", " "), _moment(value) if key in ("started", "finished") else str(value)))
+    return [(name, value) for name, value in out if value]
+
+
+def _moment(value: object) -> str:
+    """Seconds since the epoch as UTC; text stays as it is."""
+    if isinstance(value, int | float):
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value))
+    return str(value)

@@ -1,0 +1,132 @@
+"""The report's tables as numbers, for spreadsheets and scripts: one row per line of the page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from experiments.report.page import Page
+from experiments.report.survival import Duel, median_cost
+from experiments.results import table_csv, write_whole
+
+Line = dict[str, Any]
+
+
+def write_tables(page: Page, folder: Path) -> None:
+    """``{summary,survival,fidelity,controls,seconds}.csv``; empty ones are left out."""
+    for name, lines in (
+        ("summary", summary_lines(page)),
+        ("survival", survival_lines(page)),
+        ("fidelity", fidelity_lines(page)),
+        ("controls", control_lines(page)),
+        ("seconds", seconds_lines(page)),
+    ):
+        if lines:
+            write_whole(folder / f"{name}.csv", table_csv(list(lines[0]), lines).encode())
+
+
+def summary_lines(page: Page) -> list[Line]:
+    """One line per scheme and workload."""
+    return [
+        {
+            "workload": s.victim.workload,
+            "scheme": str(s.victim),
+            "seeds": len({row["seed"] for row in s.rows}),
+            "clean_mean": _mean([pair.clean for pair in s.fidelity.pairs]) if s.fidelity else None,
+            "marked_mean": _mean([pair.marked for pair in s.fidelity.pairs]) if s.fidelity else None,
+            "attacks_judged": len(s.judged),
+            "attacks_survived": s.survived,
+            "worst_attack": str(s.weakest.assault) if s.weakest else None,
+            "controls_fired": sum(c.fired for c in s.controls),
+            "controls_judged": sum(c.n for c in s.controls),
+            "ambiguous": s.ambiguous,
+            "seconds_embed_mean": _mean(s.seconds_embed),
+        }
+        for s in page.summaries
+    ]
+
+
+def survival_lines(page: Page) -> list[Line]:
+    """One line per cell of the survival matrix, with the attacker's cost."""
+    return [_duel_line(duel) for arena in page.arenas for duel in arena.duels]
+
+
+def _duel_line(duel: Duel) -> Line:
+    margins, drops, cost = duel.margins, duel.drops, median_cost(duel.brackets)
+    return {
+        "workload": duel.victim.workload,
+        "scheme": str(duel.victim),
+        "attack": str(duel.assault),
+        "standing": duel.standing,
+        "seeds": len(duel.seeds),
+        "survived": duel.survived,
+        "removed": duel.removed,
+        "margin_mean": _mean(margins),
+        "margin_min": min(margins, default=None),
+        "margin_max": max(margins, default=None),
+        "drop_mean": _mean(drops),
+        "relative_cost_median": cost[0] if cost else None,
+        "cost_censored": cost[1] if cost else None,
+        "rows_unfinished": duel.unfinished,
+    }
+
+
+def fidelity_lines(page: Page) -> list[Line]:
+    """One line per marked model."""
+    return [
+        {
+            "workload": f.victim.workload,
+            "scheme": str(f.victim),
+            "seed": pair.seed,
+            "clean": pair.clean,
+            "marked": pair.marked,
+            "difference": pair.difference,
+            "only_clean": pair.only_clean,
+            "only_marked": pair.only_marked,
+            "agreement": pair.agreement,
+            "mcnemar_p": pair.p_value,
+        }
+        for f in page.fidelity
+        for pair in f.pairs
+    ]
+
+
+def control_lines(page: Page) -> list[Line]:
+    """One line per kind of control and scheme."""
+    return [
+        {
+            "workload": s.victim.workload,
+            "scheme": str(s.victim),
+            "control": c.control,
+            "judged": c.n,
+            "fired": c.fired,
+            "statistic_mean": _mean(c.statistics),
+            "statistic_min": min(c.statistics, default=None),
+            "statistic_max": max(c.statistics, default=None),
+            "band_low": c.band[0] if c.band else None,
+            "band_high": c.band[1] if c.band else None,
+        }
+        for s in page.summaries
+        for c in s.controls
+    ]
+
+
+def seconds_lines(page: Page) -> list[Line]:
+    """One line per step."""
+    return [
+        {
+            "workload": step.workload,
+            "kind": step.kind.value,
+            "what": step.what,
+            "tasks": len(step.seconds),
+            "cached": step.cached,
+            "seconds_mean": step.mean,
+            "seconds_total": step.total,
+            "devices": step.devices,
+        }
+        for step in page.steps
+    ]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None

@@ -1,0 +1,122 @@
+"""Table and report of one execution: after the run, or rebuilt from the journal and the artifacts alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.problems import Problem, SpecError
+from experiments.report.build import write_report
+from experiments.results import build_rows, write_results
+from experiments.spec import ExperimentSpec, find
+from orchestrator.evidence import Record
+from orchestrator.journal import Journal
+from orchestrator.plan import Cell, Plan
+from orchestrator.store import Store
+from orchestrator.task import Kind, State, Task, TaskId
+
+RunInfo = dict[str, Any]
+"""One of ``Journal.runs``."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Where a report is: the HTML page and the Parquet table."""
+
+    report: Path
+    results: Path
+
+
+def publish(folder: Path, plan: Plan, records: Mapping[TaskId, Record], run: RunInfo, store: Store) -> Pages:
+    """Write table and report of an execution into ``folder``."""
+    rows = build_rows(plan, records, experiment=run["experiment"], run_id=run["id"])
+    folder.mkdir(parents=True, exist_ok=True)
+    results = write_results(rows, folder)
+    report = write_report(
+        folder, rows=rows, plan=plan, records=records, spec_text=run["spec"], run_info=run, store=store
+    )
+    return Pages(report, results)
+
+
+def rebuild(store: Store, run: RunInfo, journal: Journal, out: Path | None = None) -> Pages:
+    """The report of an earlier execution, from what the store has of it now.
+
+    Args:
+        run: the execution.
+        out: where it goes; None replaces the report in the store.
+    """
+    entries = journal.run_tasks(run["id"])
+    cached = {task_id for _, task_id, was_cached, _ in entries if was_cached}
+    plan = Plan()
+    records: dict[TaskId, Record] = {}
+    for row in journal.task_rows(task_id for _, task_id, _, _ in entries):
+        task = _task(row)
+        if all(parent in plan.tasks for parent in task.parent_ids):
+            plan.add([task])
+            records[task.id] = _record(row, cached)
+    plan.cells += [Cell(**cell) for cell in run["info"]["cells"]]
+    return publish(out or store.report_dir(run["experiment"], run["id"]), plan, records, run, store)
+
+
+def _task(row: Mapping[str, Any]) -> Task:
+    identity = row["identity"]
+    return Task(
+        Kind(identity["kind"]),
+        identity["config"],
+        identity["seed"],
+        tuple((role, TaskId(parent)) for role, parent in identity["parents"]),
+        data=identity["data"],
+        code=identity["code"],
+        label=row["label"],
+        workload=row["workload"],
+        scheme=row["scheme"],
+        attack=row["attack"],
+    )
+
+
+def _record(row: Mapping[str, Any], cached: set[TaskId]) -> Record:
+    return Record(
+        TaskId(row["id"]),
+        State(row["state"]),
+        result=row["result"],
+        error=row["error"],
+        cached=row["id"] in cached,
+        seconds=row["seconds"],
+        attempt=row["attempt"],
+        worker=row["worker"],
+        caveats=tuple(row["caveats"]),
+    )
+
+
+def find_run(journal: Journal, run_id: str) -> RunInfo:
+    """An execution by its id. Raises LookupError."""
+    for run in journal.runs():
+        if run["id"] == run_id:
+            return run
+    raise LookupError(f"expected an execution of this store, got {run_id!r}")
+
+
+def choose_run(journal: Journal, run_or_spec: str) -> RunInfo:
+    """An execution by its id, or the newest one of an experiment or of a spec.
+
+    Raises:
+        SpecError: none of these is known here.
+    """
+    runs = journal.runs()
+    for run in runs:
+        if run["id"] == run_or_spec:
+            return run
+    named = [run for run in runs if run["experiment"] == run_or_spec]
+    if not named and (Path(run_or_spec).is_file() or not runs):
+        name = ExperimentSpec.load(find(run_or_spec)).name
+        named = [run for run in runs if run["experiment"] == name]
+    if named:
+        return named[0]
+    known = ", ".join(run["id"] for run in runs[:3]) or "none"
+    raise SpecError(
+        [
+            Problem(
+                f"expected a run, experiment or spec that this store has run, got {run_or_spec!r}; newest runs: {known}"
+            )
+        ]
+    )

@@ -1,0 +1,142 @@
+"""The format of specs as JSON Schema (draft 2020-12), for editors: every plugin, every field, range and meaning."""
+
+import types
+import typing
+from typing import Any, Literal
+
+from attacks.base import Attack, Budget
+from experiments.entries import nested_kind
+from experiments.spec import ExecutorSpec, ExperimentSpec
+from orchestrator.plugins import names, plugin_class
+from schemes.params import Configurable, Param
+
+Schema = dict[str, Any]
+
+_TYPES: dict[Any, Schema] = {
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    str: {"type": "string"},
+    bool: {"type": "boolean"},
+    type(None): {"type": "null"},
+    Any: {},
+}
+
+
+def json_schema() -> Schema:
+    """The whole format, with the plugins that are installed here."""
+    top = {
+        "name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$", "description": "MLflow experiment"},
+        "description": {"type": "string"},
+        "workloads": _listed(_ref("workload"), "what the watermark protects"),
+        "schemes": _listed(_ref("scheme"), "what is defended"),
+        "attacks": _listed(_ref("attack"), "`none`, the marked model itself, is always included"),
+        "adversary": {**_ref("adversary"), "description": "what every adversary is granted; attacks may override it"},
+        "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True},
+        "executor": _ref("executor"),
+        "keys": {
+            "type": "object",
+            "properties": {"root": {"type": "string", "description": "file of at least 32 secret bytes"}},
+            "required": ["root"],
+            "additionalProperties": False,
+        },
+        "profiles": {
+            "type": "object",
+            "additionalProperties": {"type": "object"},
+            "description": "name -> {path: value}; chosen by --set profile=NAME",
+        },
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "WMArena experiment",
+        **_object(top, required=[n for n, f in ExperimentSpec.model_fields.items() if f.is_required()]),
+        "$defs": _definitions(),
+    }
+
+
+def _definitions() -> Schema:
+    out: Schema = {"adversary": _object(_fields(Budget)), "executor": _executor()}
+    for kind in ("workload", "scheme", "attack"):
+        forms = [_entry(kind, plugin_class(kind, name)) for name in sorted(names(kind))]
+        out[kind] = {"anyOf": [{"type": "string", "enum": sorted(names(kind))}, *forms, *_special_forms(kind)]}
+    return out
+
+
+def _executor() -> Schema:
+    schema: Schema = ExecutorSpec.model_json_schema()
+    auto: Schema = {"const": "auto"}
+    schema["properties"]["workers"] = {"anyOf": [auto, {"type": "integer", "minimum": 1}], "default": "auto"}
+    schema["properties"]["gpus_per_worker"] = {"anyOf": [auto, {"type": "number", "minimum": 0}], "default": "auto"}
+    return schema
+
+
+def _entry(kind: str, cls: type[Configurable]) -> Schema:
+    fields = {"name": {"const": cls.name}, **_fields(cls)}
+    if issubclass(cls, Attack):
+        fields = {**_granted(), **fields}
+    required = ["name", *(n for n in cls.parameters() if n not in cls.defaults())]
+    return {**_object(fields, required), "title": f"{kind} {cls.name}", "description": cls.summary()}
+
+
+def _special_forms(kind: str) -> list[Schema]:
+    """Entries that are not called by a plugin's name."""
+    if kind == "attack":
+        chain = {"chain": {"type": "array", "items": _ref("attack"), "minItems": 2}, **_granted()}
+        return [{**_object(chain, ["chain"]), "description": "attacks one after the other"}]
+    if kind == "workload":
+        choices = {"first_available": _listed(_ref("workload"), "the first one whose data set is on this machine")}
+        return [_object(choices, ["first_available"])]
+    return []
+
+
+def _granted() -> Schema:
+    return {"adversary": _ref("adversary"), **_fields(Budget)}
+
+
+def _fields(cls: type[Configurable]) -> Schema:
+    annotations, defaults = cls.annotations(), cls.defaults()
+    out: Schema = {}
+    for name, info in cls.parameters().items():
+        one = _value(annotations[name], info)
+        _, many = nested_kind(annotations[name])
+        grid = one if many else {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+        out[name] = {**grid, "description": f"{info.doc} {info.interval()}".strip()}
+        if defaults.get(name) is None or isinstance(defaults[name], bool | int | float | str):
+            out[name] |= {"default": defaults[name]} if name in defaults else {}
+    return out
+
+
+def _value(annotation: Any, info: Param) -> Schema:
+    """One value of a field, without grids."""
+    kind, many = nested_kind(annotation)
+    if kind is not None:
+        one = _ref(kind)
+        return {"type": "array", "items": one} if many else {"anyOf": [one, {"type": "null"}]}
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return {"anyOf": [_value(a, info) for a in arguments]}
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin is tuple:
+        return {"type": "array", "items": _value(arguments[0], info)}
+    schema = dict(_TYPES[annotation])
+    if info.choices is not None and annotation is str:
+        schema["enum"] = list(info.choices)
+    if annotation in (int, float):
+        if info.low is not None:
+            schema["exclusiveMinimum" if info.low_open else "minimum"] = info.low
+        if info.high is not None:
+            schema["exclusiveMaximum" if info.high_open else "maximum"] = info.high
+    return schema
+
+
+def _object(properties: Schema, required: list[str] | None = None) -> Schema:
+    schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**schema, "required": required} if required else schema
+
+
+def _listed(items: Schema, description: str) -> Schema:
+    return {"type": "array", "items": items, "minItems": 1, "description": description}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/$defs/{name}"}

@@ -1,0 +1,289 @@
+"""What is asked: workloads x schemes x attacks x seeds, as a validated object.
+
+``ExperimentSpec.load("quickstart")`` reads a file or a shipped spec; ``ExperimentSpec(name=..., schemes=[...], ...)``
+takes the same fields in Python, entries as mappings, names or plugin objects. Entries are plugins when validation is
+over: every grid expanded, every default filled in.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    SkipValidation,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from attacks.base import Budget
+from experiments.entries import AttackEntry, EntryReader
+from experiments.overrides import apply
+from experiments.problems import Path as Place
+from experiments.problems import Problem, SpecError, dotted
+from experiments.translation import problems_of
+from experiments.workloads import WORKLOADS
+from experiments.yaml_lines import read
+from orchestrator.arena import WorkloadConfig
+from orchestrator.identity import canonical, digest
+from orchestrator.plugins import use_workloads
+from schemes.base import Scheme
+from schemes.params import Configurable
+
+use_workloads(WORKLOADS)
+
+SHIPPED = Path(__file__).parent / "specs"
+
+
+def _raise(problems: Iterable[Problem], *, below: int = 1) -> None:
+    """Hand problems to pydantic, which puts the field's own path in front again."""
+    errors = [
+        InitErrorDetails(
+            type=PydanticCustomError("spec", "{message}", {"message": p.message, "also": p.also}),
+            loc=p.path[below:],
+            input=None,
+        )
+        for p in problems
+    ]
+    if errors:
+        raise ValidationError.from_exception_data("spec", errors)
+
+
+def _context(info: ValidationInfo, name: str) -> Any:
+    return (info.context or {}).get(name)
+
+
+def _listed(raw: Any, info: ValidationInfo) -> list[Any]:
+    if isinstance(raw, list | tuple) and raw:
+        return list(raw)
+    shown = "an empty list" if isinstance(raw, list | tuple) else repr(raw)
+    way = "; leave the field out to judge the marked models alone" if info.field_name == "attacks" else ""
+    raise PydanticCustomError(
+        "spec", "{message}", {"message": f"expected a list of {info.field_name}, got {shown}{way}", "also": None}
+    )
+
+
+def _plugins(kind: str) -> Callable[[Any, ValidationInfo], tuple[Configurable, ...]]:
+    def resolve(raw: Any, info: ValidationInfo) -> tuple[Configurable, ...]:
+        reader = EntryReader(_context(info, "data_root"))
+        found = [
+            (plugin, (str(info.field_name), i))
+            for i, entry in enumerate(_listed(raw, info))
+            for plugin in reader.variants(kind, entry, (str(info.field_name), i))
+        ]
+        _raise([*reader.problems, *_repeated([(p.config(), where) for p, where in found])])
+        notes = _context(info, "notes")
+        if notes is not None:
+            notes += reader.notes
+        return tuple(plugin for plugin, _ in found)
+
+    return resolve
+
+
+def _attacks(raw: Any, info: ValidationInfo) -> tuple[AttackEntry, ...]:
+    adversary = info.data.get("adversary", {})
+    reader = EntryReader()
+    found = [
+        (attack, ("attacks", i))
+        for i, entry in enumerate(_listed(raw, info))
+        for attack in reader.attacks(entry, ("attacks", i), adversary)
+    ]
+    # What a row's own reading adds (max_drop) makes no second row.
+    configs = [({"attack": a.attack.config(), "adversary": a.budget.config(until="attack")}, w) for a, w in found]
+    _raise([*reader.problems, *_repeated(configs)])
+    return tuple(attack for attack, _ in found)
+
+
+def _repeated(found: Iterable[tuple[Mapping[str, Any], Place]]) -> Iterator[Problem]:
+    """Entries that mean the same: a table would show one result twice, or hide that a grid was mistyped."""
+    first: dict[str, Place] = {}
+    for config, where in found:
+        text = canonical(dict(config))
+        if text not in first:
+            first[text] = where
+        elif first[text] == where:
+            yield Problem("expected distinct configurations, got one twice in this entry's own grid", where)
+        else:
+            message = f"expected distinct entries, got the same configuration as {dotted(first[text])}"
+            yield Problem(message, where, also=first[text])
+
+
+def _adversary(raw: Any) -> Mapping[str, Any]:
+    if isinstance(raw, Budget):
+        return {k: v for k, v in raw.config().items() if k != "name"}
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"expected fields of the adversary, got {raw!r}")
+    reader = EntryReader()
+    reader.configured(Budget, raw, ("adversary",))
+    _raise(reader.problems)
+    return dict(raw)
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    repeated = sorted({s for s in seeds if seeds.count(s) > 1})
+    if repeated:
+        raise ValueError(f"expected each seed once, got {', '.join(map(str, repeated))} again")
+    return seeds
+
+
+def _auto_or(kind: type, low: float, what: str) -> PlainValidator:
+    def check(value: Any) -> Any:
+        numeric = isinstance(value, kind | int) and not isinstance(value, bool)
+        if value == "auto" or (numeric and value >= low):
+            return value
+        raise ValueError(f'expected "auto" or {what}, got {value!r}')
+
+    return PlainValidator(check)
+
+
+def _root_file(value: Any, info: ValidationInfo) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError(f"expected the path of a secret file, got {value!r}")
+    return (_context(info, "folder") or Path()) / Path(value).expanduser()
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class ExecutorSpec(_Block):
+    """How the plan is run; nothing here changes a result."""
+
+    workers: Annotated[int | Literal["auto"], _auto_or(int, 1, "an integer of 1 or more")] = "auto"
+    gpus_per_worker: Annotated[float | Literal["auto"], _auto_or(float, 0, "a number of 0 or more")] = "auto"
+    task_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = 3600.0
+    max_retries: Annotated[int, Field(ge=0, strict=True)] = 2
+
+
+class KeysSpec(_Block):
+    """Where key material comes from."""
+
+    root: Annotated[Path, PlainValidator(_root_file)]
+
+
+class ExperimentSpec(_Block):
+    """One question: which schemes on which workloads survive which attacks, over which seeds."""
+
+    name: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
+    description: Annotated[str, Field(strict=True)] = ""
+    adversary: Annotated[Mapping[str, Any], PlainValidator(_adversary)] = Field(default_factory=dict)
+    workloads: Annotated[tuple[SkipValidation[WorkloadConfig], ...], BeforeValidator(_plugins("workload"))]
+    schemes: Annotated[tuple[SkipValidation[Scheme], ...], BeforeValidator(_plugins("scheme"))]
+    attacks: Annotated[tuple[SkipValidation[AttackEntry], ...], BeforeValidator(_attacks)] = ()
+    seeds: Annotated[
+        tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    executor: ExecutorSpec = Field(default_factory=ExecutorSpec)
+    keys: KeysSpec | None = None
+    profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    _text: str = PrivateAttr("")
+    _notes: tuple[str, ...] = PrivateAttr(())
+
+    @classmethod
+    def load(cls, spec: str | Path, *, overrides: Iterable[str] = (), data_root: Path | None = None) -> Self:
+        """Read a spec file, or a shipped spec by its name.
+
+        Args:
+            overrides: ``path=value`` texts, as of ``--set``.
+            data_root: where ``first_available`` looks for data sets.
+
+        Raises:
+            SpecError: no such spec, or everything that is wrong with it.
+        """
+        path = find(spec)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError([Problem(f"expected a readable UTF-8 file, got: {error}")], str(path)) from None
+        return cls.parse(text, overrides=overrides, data_root=data_root, source=path)
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        *,
+        overrides: Iterable[str] = (),
+        data_root: Path | None = None,
+        source: Path = Path("spec"),
+    ) -> Self:
+        """A spec from YAML text; ``source`` names it in messages and is what relative paths are relative to."""
+        given = tuple(overrides)
+        try:
+            document = apply(read(text), given)
+            if not isinstance(document.value, dict):
+                raise SpecError([Problem("expected a mapping with name, workloads, schemes, seeds", (), "line 1")])
+            notes: list[str] = []
+            context = {"data_root": data_root, "folder": source.parent, "notes": notes}
+            try:
+                spec = cls.model_validate(document.value, context=context)
+            except ValidationError as error:
+                raise SpecError(problems_of(error, document, cls)) from None
+        except SpecError as error:
+            raise SpecError(error.problems, str(source)) from None
+        spec._text = text if not given else yaml.safe_dump(document.value, sort_keys=False, allow_unicode=True)
+        spec._notes = tuple(notes)
+        return spec
+
+    @property
+    def text(self) -> str:
+        """The spec as YAML: as it was read, with overrides applied; the resolved form if it was made in Python."""
+        return self._text or yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Choices that were made for the user (``first_available``), for people."""
+        return self._notes
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything that is asked, every grid and default written out, as JSON values."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "workloads": [w.config() for w in self.workloads],
+            "schemes": [s.config() for s in self.schemes],
+            "attacks": [_written(a) for a in self.attacks],
+            "seeds": list(self.seeds),
+        }
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of what is asked."""
+        return digest("spec", self.resolved())
+
+
+def _written(entry: AttackEntry) -> dict[str, Any]:
+    adversary = {k: v for k, v in entry.budget.config().items() if k != "name"}
+    return {**entry.attack.config(), "adversary": adversary}
+
+
+def shipped() -> list[str]:
+    """Names of the specs that come with the package."""
+    return sorted(p.stem for p in SHIPPED.glob("*.yaml"))
+
+
+def find(spec: str | Path) -> Path:
+    """The file behind a path or a shipped spec's name.
+
+    Raises:
+        SpecError: neither.
+    """
+    path = Path(spec)
+    if path.is_file():
+        return path
+    if str(spec) in shipped():
+        return SHIPPED / f"{spec}.yaml"
+    names = shipped()
+    near = get_close_matches(path.stem, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    message = f"expected a spec file or the name of a shipped spec, got {str(spec)!r}.{hint}"
+    raise SpecError([Problem(f"{message} Shipped: {', '.join(names)}")])

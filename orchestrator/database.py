@@ -1,0 +1,84 @@
+"""The journal's file: its tables, its connection, whole transactions."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.artifacts import StoreError
+
+# Rows of `task` are long: with a row id they are appended, and only ids and seconds are kept in order.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS task (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, label TEXT NOT NULL, workload TEXT NOT NULL, scheme TEXT NOT NULL,
+    attack TEXT NOT NULL, seed INTEGER NOT NULL, identity TEXT NOT NULL,
+    state TEXT NOT NULL, attempt INTEGER NOT NULL, worker TEXT NOT NULL, finished REAL NOT NULL, seconds REAL NOT NULL,
+    result TEXT, error TEXT, trace TEXT, caveats TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS task_seconds ON task (state, kind, workload, scheme, attack, seconds);
+CREATE TABLE IF NOT EXISTS attempt (
+    task TEXT NOT NULL, run TEXT NOT NULL, attempt INTEGER NOT NULL, worker TEXT NOT NULL, state TEXT NOT NULL,
+    finished REAL NOT NULL, seconds REAL NOT NULL, error TEXT
+);
+CREATE TABLE IF NOT EXISTS run (
+    id TEXT PRIMARY KEY, experiment TEXT NOT NULL, started REAL NOT NULL, finished REAL, status TEXT NOT NULL,
+    spec TEXT NOT NULL, info TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS run_task (
+    run TEXT NOT NULL, position INTEGER NOT NULL, task TEXT NOT NULL, cached INTEGER NOT NULL, state TEXT,
+    PRIMARY KEY (run, position)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS run_task_by_task ON run_task (run, task);
+CREATE TABLE IF NOT EXISTS sent (
+    destination TEXT NOT NULL, experiment TEXT NOT NULL, task TEXT NOT NULL, mlflow_run TEXT NOT NULL,
+    PRIMARY KEY (destination, experiment, task)
+) WITHOUT ROWID;
+"""
+
+FORMAT = 1
+"""Raise when a table changes its meaning."""
+
+
+class Database:
+    """One SQLite connection in WAL mode; a commit is durable against a killed process, not against a lost machine.
+
+    Raises:
+        StoreError: the file cannot be read or written, or is of a newer format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=20.0)
+            self._prepare()
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"expected a journal that can be read and written, got {path} ({error}); move it away: "
+                "what is finished is found again by its artifacts"
+            ) from None
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        (found,) = self._db.execute("PRAGMA user_version").fetchone()
+        if found > FORMAT:
+            raise sqlite3.DatabaseError(f"format {found}, written by a newer version that knows more than {FORMAT}")
+        self._db.executescript(_SCHEMA)
+        if not found:
+            self._db.execute(f"PRAGMA user_version={FORMAT}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(f"expected to write the journal {self._path}, got: {error}; free space there") from error
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()

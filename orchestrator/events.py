@@ -1,0 +1,25 @@
+"""What a loop says while it runs: for displays."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from orchestrator.evidence import Record
+from orchestrator.task import Task
+
+EventKind = Literal["started", "retried", "done", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened to a task."""
+
+    kind: EventKind
+    task: Task
+    worker: str = ""
+    record: Record | None = None
+
+
+class Listener(Protocol):
+    """Hears every event, in order, on the loop's thread: be quick."""
+
+    def __call__(self, event: Event) -> None: ...

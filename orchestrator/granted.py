@@ -1,0 +1,92 @@
+"""What each role is given: keys from its own domain, data from its own share, and an attack's whole view."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from attacks.base import Attack, AttackView, Budget
+from orchestrator.arena import Arena
+from orchestrator.checkpoints import Curves, FolderCheckpoints
+from orchestrator.custody import Role
+from orchestrator.identity import canonical
+from orchestrator.task import Task
+from orchestrator.workbench import Workbench
+from schemes.base import Owner, Recipe, Samples, Scheme
+from schemes.prf import Prf, subseed
+
+_VAL_SHARE = 0.1
+_SCRATCH_PASSES = 10
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task on one workbench."""
+
+    bench: Workbench
+    arena: Arena
+    task: Task
+    curves: Curves
+    checkpoints: FolderCheckpoints
+
+    def prf(self, role: Role, scheme: Scheme, *purpose: str) -> Prf:
+        """The stream that ``role`` draws a key of ``scheme`` from."""
+        parts = (canonical(scheme.config(until="key")), str(self.task.config["workload"]["name"]), str(self.task.seed))
+        return self.bench.root.prf(role, *purpose, *parts)
+
+
+def owner_of(job: Job) -> Owner:
+    """What the owner embeds with."""
+    return Owner(
+        task=job.arena.task,
+        train=job.arena.train,
+        val=job.arena.val,
+        seed=subseed(job.task.seed, "embed"),
+        log=job.curves,
+        checkpoints=job.checkpoints,
+    )
+
+
+def attack_view(job: Job, attack: Attack, scheme: Scheme) -> AttackView:
+    """Everything the attack is granted, and nothing else; the key is loaded only if the attack declares it."""
+    needs, granted, seed = attack.needs(), job.task.config["adversary"], job.task.seed
+    data, val = adversary_data(job.arena, granted, seed)
+    # Strengths that share a trajectory share the adversary's keys as well.
+    purpose = canonical(attack.trajectory())
+    return AttackView(
+        task=job.arena.task,
+        scheme=scheme if needs & {"algorithm", "key"} else None,
+        data=data,
+        val=val,
+        budget=Budget(**granted),
+        seed=subseed(seed, "attack", attack.name),
+        prf=job.prf("adversary", scheme, purpose),
+        log=job.curves,
+        checkpoints=job.checkpoints,
+        key=job.bench.load_key(job.task.parent("victim")) if "key" in needs else None,
+    )
+
+
+def adversary_data(arena: Arena, granted: Mapping[str, Any], seed: int) -> tuple[Samples, Samples]:
+    """(training share, held-out tenth of it): what the adversary of this seed has; the same for every attack."""
+    pool: Samples = arena.train
+    fraction = float(granted["data_fraction"])
+    if granted["disjoint"]:
+        if arena.reserve is None:
+            raise ValueError(
+                "expected training data that the owner never saw for a disjoint adversary, got none; "
+                "set the workload's `reserve` (for example 0.1)"
+            )
+        pool = arena.reserve
+        fraction = min(1.0, fraction * len(arena.train) / len(pool))
+    share = pool.share(fraction, domain="adversary", seed=seed)
+    return share.split(_VAL_SHARE, domain="adversary/val", seed=seed)
+
+
+def scratch_recipe(recipe: Recipe, fraction: float) -> Recipe:
+    """Training from nothing on a share: about as many steps as the victim's training, at most tenfold epochs."""
+    factor = min(float(_SCRATCH_PASSES), 1.0 / fraction)
+    return replace(
+        recipe,
+        epochs=max(1, round(recipe.epochs * factor)),
+        milestones=tuple(round(m * factor) for m in recipe.milestones),
+    )

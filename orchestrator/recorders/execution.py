@@ -1,0 +1,62 @@
+"""What an execution says of itself: when it begins, and once it is over."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from orchestrator.identity import digest_text
+from orchestrator.recorders.fields import PREFIX, Row
+from orchestrator.recorders.plan_file import Link
+from orchestrator.recorders.summary import RunTask, count_states, execution_note
+from orchestrator.recorders.tracker import Closing, Ending, Execution
+from orchestrator.task import TaskId
+
+_ENDINGS: dict[str, Ending] = {"done": "done", "failed": "failed"}
+
+
+def opening(run: Mapping[str, Any], tasks: Iterable[RunTask]) -> Execution:
+    """An execution that has begun.
+
+    Args:
+        run: one of ``Journal.runs``. Of its ``info`` are read: ``spec_digest``, ``code_version``, ``description``.
+        tasks: ``Journal.run_tasks``.
+    """
+    info = run["info"]
+    return Execution(
+        run_id=run["id"],
+        started_ms=int(1000 * run["started"]),
+        tags={
+            f"{PREFIX}run_id": run["id"],
+            f"{PREFIX}kind": "run",
+            f"{PREFIX}spec_digest": str(info.get("spec_digest") or digest_text("spec", run["spec"])),
+            f"{PREFIX}code_version": str(info.get("code_version") or _installed_version()),
+            f"{PREFIX}reuses": str(sum(cached for _, _, cached, _ in tasks)),
+            f"{PREFIX}status": run["status"],
+        },
+        note=str(info.get("description") or ""),
+    )
+
+
+def closing(
+    run: Mapping[str, Any], tasks: Sequence[RunTask], rows: Mapping[TaskId, Row], links: Mapping[TaskId, Link]
+) -> Closing:
+    """An execution that is over; one whose driver never said so was killed when it last settled a task."""
+    counts = count_states(tasks)
+    own = [rows[t]["finished"] for _, t, cached, _ in tasks if t in rows and not cached]
+    finished = float(run["finished"] or max(own, default=run["started"]))
+    elapsed = max(0.0, finished - run["started"])
+    killed = run["status"] not in _ENDINGS
+    return Closing(
+        ending=_ENDINGS.get(run["status"], "killed"),
+        ended_ms=int(1000 * (run["started"] + elapsed)),
+        tags={f"{PREFIX}reuses": str(counts["cached"]), f"{PREFIX}status": "interrupted" if killed else run["status"]},
+        metrics={f"n_{name}": float(n) for name, n in counts.items()} | {"seconds": elapsed},
+        note=execution_note(run, tasks, rows, links),
+    )
+
+
+def _installed_version() -> str:
+    try:
+        return version("wmarena")
+    except PackageNotFoundError:
+        return "unknown"

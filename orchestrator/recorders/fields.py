@@ -1,0 +1,275 @@
+"""What one entry of a tracker says: names, tags, parameters and metrics of a task, from journal rows alone.
+
+An entry is a train task, an embed task, or a cell of the table: a verify task with the attack, the marked model and
+the clean twin behind it. A failed task is an entry of its own. Numbers carry the names of the table's columns; what is
+not known is left out. Nothing here is key material: of a key only its commitment is read.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.identity import canonical
+from orchestrator.recorders.plan_file import Link
+from orchestrator.task import TaskId
+
+Row = Mapping[str, Any]
+"""One row of ``Journal.task_rows``."""
+
+Point = tuple[str, float, int]
+"""(curve, value, step)."""
+
+PREFIX = "wmarena."
+_MAX_PARAM = 6000
+_MAX_TAG = 8000
+_VERDICT_NUMBERS = (
+    *("statistic", "n", "k", "null_q", "threshold", "level", "log10_p", "log10_p_adj", "margin"),
+    *("verdict", "verdict_paper", "queries"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """The data that a task computes on: its name and the fingerprint of its content."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the tracker, in its own words.
+
+    Attributes:
+        mark: what it is remembered under: the task's id, or ``id@run`` for the failure that one execution saw.
+        task_id: train or embed task, failed task, or the cell's verify task.
+        started_ms, ended_ms: Unix milliseconds. A cell lasts as long as its attack and its verification computed.
+        curves_of: task whose training curves belong here, or None.
+        made: task whose model first appears here, or None; ``judged``: task whose model is consumed, or None.
+        about_model: True if the metrics say something of the made (else the judged) model as it is: not of a control,
+            an adversary's claim, or a model with the owner's head plugged back.
+    """
+
+    mark: TaskId
+    task_id: TaskId
+    name: str
+    failed: bool
+    started_ms: int
+    ended_ms: int
+    data: DataSet
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves_of: TaskId | None = None
+    made: TaskId | None = None
+    judged: TaskId | None = None
+    about_model: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relatives:
+    """A row and the rows behind it, as far as the journal has them.
+
+    Attributes:
+        suspect: what made the judged model; ``claim``: the attack whose own key is judged, or None.
+    """
+
+    own: Row
+    clean: Row | None = None
+    scratch: Row | None = None
+    embed: Row | None = None
+    attack: Row | None = None
+    suspect: Row | None = None
+
+
+def parents(row: Row) -> dict[str, TaskId]:
+    """Role -> id of what a task consumed."""
+    return {role: TaskId(task_id) for role, task_id in row["identity"]["parents"]}
+
+
+def relatives(row: Row, rows: Mapping[TaskId, Row], link: Link | None = None) -> Relatives:
+    """Who stands behind ``row``; ``link`` names what only the plan knows."""
+    found = {role: rows.get(task_id) for role, task_id in parents(row).items()}
+    kind = row["kind"]
+    if kind == "train":
+        return Relatives(own=row, clean=row)
+    clean = None if link is None else rows.get(link.clean)
+    if kind == "embed":
+        return Relatives(own=row, clean=clean, embed=row)
+    if kind == "attack":
+        return Relatives(own=row, attack=row, embed=found.get("victim"))
+    attack = next((r for r in (found.get("suspect"), found.get("claim")) if r and r["kind"] == "attack"), None)
+    victim = None if attack is None else rows.get(parents(attack)["victim"])
+    embed = next((r for r in (found.get("owner"), victim, found.get("suspect")) if r and r["kind"] == "embed"), None)
+    return Relatives(
+        own=row,
+        clean=clean,
+        scratch=None if link is None or link.scratch is None else rows.get(link.scratch),
+        embed=embed,
+        attack=attack,
+        suspect=found.get("suspect"),
+    )
+
+
+def describe(
+    row: Row,
+    rows: Mapping[TaskId, Row],
+    *,
+    run_id: str,
+    link: Link | None = None,
+    data_sets: Mapping[str, str] | None = None,
+) -> Entry:
+    """The entry of one settled row.
+
+    Args:
+        rows: the row's ancestors by id, as far as the journal has them.
+        run_id: the execution; a failure is remembered once per execution.
+        link: what the plan says of a verify task.
+        data_sets: workload -> name of its data set; the workload's own name where it is missing.
+    """
+    failed, config = row["state"] == "failed", row["identity"]["config"]
+    family = relatives(row, rows, link)
+    worked = [row] if family.attack is None or family.attack is row else [family.attack, row]
+    ended = int(row["finished"] * 1000)
+    makes = not failed and row["kind"] in ("embed", "verify")
+    maker = family.attack if row["kind"] == "verify" else row
+    return Entry(
+        mark=TaskId(f"{row['id']}@{run_id}") if failed else row["id"],
+        task_id=row["id"],
+        name=entry_name(row),
+        failed=failed,
+        started_ms=ended - int(1000 * sum(seconds(r) for r in worked)),
+        ended_ms=ended,
+        data=DataSet(name=(data_sets or {}).get(row["workload"], row["workload"]), fingerprint=row["identity"]["data"]),
+        tags=tags(family),
+        params=flat(merged_config(family)) | {"seed": str(row["seed"])},
+        metrics=metrics(family, link),
+        curves_of=None if failed or maker is None else maker["id"],
+        made=maker["id"] if makes and maker is not None and _result(maker).get("made") else None,
+        judged=_judged(family),
+        about_model=makes and not any(config.get(name) for name in ("control", "claim")) and not _head(config),
+    )
+
+
+def _head(config: Mapping[str, Any]) -> str | None:
+    """Whose output layer is judged if not the suspect's own."""
+    head = config.get("head")
+    return None if head == "deployed" else head
+
+
+def _judged(family: Relatives) -> TaskId | None:
+    """The marked model that an attack or a verification starts from."""
+    if family.own["kind"] not in ("attack", "verify") or family.embed is None:
+        return None
+    consumes = family.attack is not None or (family.suspect is not None and family.suspect["kind"] == "embed")
+    return family.embed["id"] if consumes else None
+
+
+def entry_name(row: Row) -> str:
+    """The task's label, ``kind/scheme/attack/...``."""
+    return row["label"] or "/".join(filter(None, (row["kind"], row["scheme"], row["attack"], f"seed{row['seed']}")))
+
+
+def tags(family: Relatives) -> dict[str, str]:
+    """Tags of an entry, ``wmarena.`` included."""
+    row, result = family.own, family.own["result"] or {}
+    verdict = result.get("verdict", {})
+    config = row["identity"]["config"]
+    makers = [r for r in (family.attack, row) if r is not None]
+    found: dict[str, Any] = {
+        "task_id": row["id"],
+        "kind": row["kind"],
+        "scheme": row["scheme"],
+        "attack": row["attack"],
+        "workload": row["workload"],
+        "seed": row["seed"],
+        "status": row["state"],
+        "parents": canonical(parents(row)),
+    }
+    optional = {
+        "control": config.get("control"),
+        "head": _head(config),
+        "claim": "adversary" if config.get("claim") else None,
+        "attack_task": None if row["kind"] != "verify" or family.attack is None else family.attack["id"],
+        "metric": next((m for m in (_result(r).get("metric") for r in (row, family.suspect)) if m), None),
+        "commitment": result.get("commitment"),
+        "p_method": verdict.get("p_method"),
+        "reason": verdict.get("reason"),
+        "caveats": ", ".join(dict.fromkeys([c for r in makers for c in r["caveats"]] + [*verdict.get("caveats", ())])),
+        "device": result.get("device"),
+        "worker": row["worker"],
+        "attempts": str(row["attempt"]) if row["attempt"] > 1 else None,
+        "error": row["error"],
+    }
+    found |= {name: value for name, value in optional.items() if value}
+    return {PREFIX + name: cut(str(value), _MAX_TAG) for name, value in found.items()}
+
+
+def merged_config(family: Relatives) -> dict[str, Any]:
+    """Everything that acts in an entry: the mark's embedding, the attack, the verification."""
+    out: dict[str, Any] = {}
+    for row in (family.embed, family.attack, family.own):
+        for name, value in ({} if row is None else row["identity"]["config"]).items():
+            before = out.get(name)
+            if not isinstance(value, dict) or not isinstance(before, dict):
+                out[name] = value
+            elif before.get("name") == value.get("name"):
+                out[name] = {**before, **value}
+            else:
+                out[f"claimed_{name}"] = value  # the adversary's own scheme, beside the victim's
+    return out
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested configuration as ``part.field`` -> text; plugins in lists are numbered, other lists are JSON."""
+    out: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            value = {str(i): v for i, v in enumerate(value)}
+        if isinstance(value, dict):
+            out |= flat(value, f"{prefix}{name}.")
+        else:
+            out[prefix + name] = cut(value if isinstance(value, str) else json.dumps(value), _MAX_PARAM)
+    return out
+
+
+def cut(text: str, limit: int) -> str:
+    """``text`` in at most ``limit`` characters; what is missing shows as an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def metrics(family: Relatives, link: Link | None = None) -> dict[str, float]:
+    """The numbers of an entry, under the names of the table's columns; truth values are 0 and 1."""
+    made = {"clean": family.clean, "marked": family.embed, "suspect": family.suspect}
+    found: dict[str, Any] = {f"metric_{part}": _result(row).get("metric_test") for part, row in made.items()}
+    found |= {f"metric_{part}_val": _result(row).get("metric_val") for part, row in made.items()}
+    found["metric_scratch"] = _result(family.scratch).get("metric_test")
+    marked, suspect = found["metric_marked"], found["metric_suspect"]
+    if marked and suspect is not None:
+        found["relative_drop"] = (marked - suspect) / marked
+    found["covertness_mean_abs_dev"] = _result(family.embed).get("covertness_mean_abs_dev")
+    found["n_tried"] = (_result(family.attack).get("claim") or {}).get("n_tried")
+    verdict = _result(family.own).get("verdict", {})
+    found |= {name: verdict.get(name) for name in _VERDICT_NUMBERS}
+    found["strength"] = None if link is None else link.strength
+    stages = {r["kind"]: seconds(r) for r in (family.embed, family.attack, family.own) if r is not None}
+    found |= {f"seconds_{kind}": value for kind, value in stages.items()}
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def seconds(row: Row) -> float:
+    """Seconds of the computation itself; the attempt's wall seconds where it left no result."""
+    return float(_result(row).get("seconds", row["seconds"]))
+
+
+def _result(row: Row | None) -> Mapping[str, Any]:
+    return {} if row is None or row["state"] != "done" else row["result"] or {}
+
+
+def points(history: list[dict[str, float]]) -> Iterator[Point]:
+    """The points of a ``history.json``, in order, curves gathered under ``training/``."""
+    for record in history:
+        for name, value in record.items():
+            if name != "step":
+                yield f"training/{name}", float(value), int(record["step"])

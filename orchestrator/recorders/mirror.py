@@ -1,0 +1,297 @@
+"""From the journal to a tracker: everything once, in any state of either, behind the run.
+
+What was sent is marked in the journal (``sent``); the mark follows the entry, so before an entry is sent the tracker
+is asked whether a pass that was killed in between has written it. Passes over one store exclude each other. Marks::
+
+    <task id>              a finished train or embed task, or a cell      -> the tracker's run
+    <task id>@<run id>     a failure, once per execution                  -> the tracker's run
+    model:<task id>        the model that an embed or attack task made    -> the tracker's model
+    run:<run id>           an execution                                   -> the tracker's run
+    closed:, report:<run id>    its end, its report                       -> the run, a digest of the files
+"""
+
+import fcntl
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.identity import digest, file_digest
+from orchestrator.journal import Journal
+from orchestrator.recorders.base import Recorder, SyncReport
+from orchestrator.recorders.execution import closing, opening
+from orchestrator.recorders.fields import Entry, Point, Row, describe, parents, points, relatives
+from orchestrator.recorders.plan_file import PLAN_FILE, Link, load_links
+from orchestrator.recorders.summary import RunTask, entry_note
+from orchestrator.recorders.tracker import Delivery, Sent, Tracker, TrackerError
+from orchestrator.store import CorruptArtifact, Store
+from orchestrator.task import TaskId
+
+REPORT_FILES = (PLAN_FILE, "report.html", "report.md", "results.parquet", "results.csv", "figures")
+"""What of a report folder goes to the tracker, and nothing else."""
+
+_MODEL = "model.safetensors"
+_HISTORY = "history.json"
+
+
+@dataclass
+class _Pass:
+    """One look at one execution: what the journal says, and what has been sent."""
+
+    run: Mapping[str, Any]
+    over: bool
+    tasks: list[RunTask]
+    links: Mapping[TaskId, Link]
+    place: str
+    experiment: str
+    marks: dict[TaskId, str]
+    parent: str = ""
+    sent: int = 0
+    failed: int = 0
+    warning: str | None = None
+    rows: dict[TaskId, Row] = field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        return str(self.run["id"])
+
+    def mark(self, task_id: TaskId, state: str | None) -> TaskId:
+        """What a settled task is remembered under."""
+        return TaskId(f"{task_id}@{self.run_id}") if state == "failed" else task_id
+
+    def report(self) -> SyncReport:
+        """The outcome so far."""
+        entries = {self.mark(t, state) for _, t, _, state in self.tasks}
+        return SyncReport(
+            sent=self.sent,
+            present=len(entries & self.marks.keys()) - self.sent,
+            failed=self.failed,
+            warning=self.warning,
+            over=self.over,
+            experiment=self.experiment,
+            parent=self.parent,
+        )
+
+
+class Mirror(Recorder):
+    """Keeps a tracker like the journal.
+
+    Args:
+        store: for training curves, models (by reference) and reports; never for keys.
+        journal: a connection of its own: the driver keeps writing through another.
+    """
+
+    def __init__(self, store: Store, journal: Journal, tracker: Tracker) -> None:
+        self._store = store
+        self._journal = journal
+        self._tracker = tracker
+        self._silent: set[TaskId] = set()
+
+    def sync(self, run_id: str, *, abandoned: bool = False) -> SyncReport:
+        run, superseded = self._run(run_id)
+        # A store runs one plan at a time: where another execution began later, this one's driver is gone.
+        over = abandoned or superseded or run["status"] != "running"
+        tasks = self._journal.run_tasks(run_id)
+        with self._alone():
+            try:
+                current = self._begin(run, over, tasks)
+            except TrackerError as error:
+                waiting = sum(state in ("done", "failed") for *_, state in tasks)
+                return SyncReport(failed=waiting, warning=self._warning(error), over=over)
+            try:
+                self._send_entries(current)
+                if over:
+                    self._close(current)
+            except TrackerError as error:
+                current.warning = self._warning(error)
+            return current.report()
+
+    def attach_report(self, run_id: str, folder: Path) -> str | None:
+        run, _ = self._run(run_id)
+        with self._alone():
+            try:
+                self._attach(self._begin(run, True, self._journal.run_tasks(run_id)), folder)
+            except TrackerError as error:
+                return self._warning(error)
+        return None
+
+    def _run(self, run_id: str) -> tuple[Mapping[str, Any], bool]:
+        """An execution's row, and whether another began later."""
+        runs = self._journal.runs()
+        run = next((r for r in runs if r["id"] == run_id), None)
+        if run is None:
+            known = ", ".join(r["id"] for r in runs[:3]) or "none yet"
+            raise LookupError(f"expected an execution of {self._store.root}, got {run_id!r}; the newest: {known}")
+        return run, runs[0]["id"] != run_id
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other process mirrors this store."""
+        with (self._store.root / "recorder.lock").open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def _warning(self, error: TrackerError) -> str:
+        return f"not everything is recorded at {self._tracker.address}: {error}; nothing is lost, the store has it all"
+
+    def _begin(self, run: Mapping[str, Any], over: bool, tasks: list[RunTask]) -> _Pass:
+        """Open the experiment and the execution's own entry."""
+        experiment = str(run["experiment"])
+        number, place = self._tracker.open(experiment)
+        current = _Pass(
+            run=run,
+            over=over,
+            tasks=tasks,
+            links=load_links(self._store.report_dir(experiment, run["id"])),
+            place=place,
+            experiment=number,
+            marks=self._journal.sent(place, experiment),
+        )
+        mark = TaskId(f"run:{current.run_id}")
+        if mark not in current.marks:
+            found = self._tracker.find_execution(current.run_id)
+            self._remember(current, mark, found or self._tracker.start_execution(opening(run, tasks)))
+        current.parent = current.marks[mark]
+        return current
+
+    def _remember(self, current: _Pass, mark: TaskId, name: str) -> None:
+        current.marks[mark] = name
+        self._journal.mark_sent(current.place, current.run["experiment"], {mark: name})
+
+    # Entries
+
+    def _send_entries(self, current: _Pass) -> None:
+        entries = self._entries(current)
+        with ThreadPoolExecutor(self._tracker.clients) as pool:
+            for wave in _waves(entries, {m.partition(":")[2] for m in current.marks if m.startswith("model:")}):
+                # What is read from the marks is read here: only this thread writes them.
+                deliveries = [self._delivery(current, entry) for entry in wave]
+                for delivery, future in [(d, pool.submit(self._deliver, d)) for d in deliveries]:
+                    try:
+                        sent = future.result()
+                    except TrackerError as error:
+                        current.failed += 1
+                        current.warning = current.warning or self._warning(error)
+                        if error.unreachable:
+                            pool.shutdown(cancel_futures=True)
+                            current.failed = len(entries) - current.sent
+                            raise
+                        continue
+                    if delivery.entry.made is not None and sent.model is not None:
+                        self._remember(current, TaskId(f"model:{delivery.entry.made}"), sent.model)
+                    self._remember(current, delivery.entry.mark, sent.run)
+                    current.sent += 1
+
+    def _entries(self, current: _Pass) -> list[Entry]:
+        """What is settled, has an entry of its own, and is not marked; in planning order."""
+        states = {t: state for _, t, _, state in current.tasks}
+        pending = [
+            t
+            for t, state in states.items()
+            if state in ("done", "failed")
+            and t not in self._silent
+            and current.mark(t, state) not in current.marks
+            and (current.over or _comparable(current.links.get(t), states))
+        ]
+        current.rows = self._lineage(current, pending)
+        out: list[Entry] = []
+        for task_id in pending:
+            row = current.rows.get(task_id)
+            if row is None or row["state"] != states[task_id]:
+                continue  # computed again since, by this execution or a later one, which sends it
+            if row["kind"] == "attack" and row["state"] == "done":
+                self._silent.add(task_id)  # its verifications speak for it
+                continue
+            link, names = current.links.get(task_id), current.run["info"].get("data_sets")
+            out.append(describe(row, current.rows, run_id=current.run_id, link=link, data_sets=names))
+        return out
+
+    def _lineage(self, current: _Pass, ids: Iterable[TaskId]) -> dict[TaskId, Row]:
+        """Rows of ``ids``, of what they are compared with, and of everything that they consumed."""
+        found: dict[TaskId, Row] = {}
+        asked: set[TaskId] = set()
+        todo = set(ids)
+        todo |= {t for i in todo if i in current.links for t in current.links[i].tasks}
+        while todo:
+            asked |= todo
+            new = {row["id"]: row for row in self._journal.task_rows(todo)}
+            found |= new
+            todo = {p for row in new.values() for p in parents(row).values()} - asked
+        return found
+
+    def _delivery(self, current: _Pass, entry: Entry) -> Delivery:
+        row, link = current.rows[entry.task_id], current.links.get(entry.task_id)
+        return Delivery(
+            entry=entry,
+            parent=current.parent,
+            note=entry_note(relatives(row, current.rows, link), link),
+            consumes=current.marks.get(TaskId(f"model:{entry.judged}")),
+            model=current.marks.get(TaskId(f"model:{entry.made}")),
+        )
+
+    def _deliver(self, delivery: Delivery) -> Sent:
+        """Send, unless an earlier pass had; curves are read here, so that few are in memory at once."""
+        entry = delivery.entry
+        found = self._tracker.find(entry, delivery.parent)
+        if found is not None:
+            return found
+        weights = None if entry.made is None else self._file(entry.made, _MODEL)
+        return self._tracker.send(replace(delivery, points=self._curves(entry), weights=weights))
+
+    def _curves(self, entry: Entry) -> list[Point]:
+        path = None if entry.curves_of is None else self._file(entry.curves_of, _HISTORY)
+        return [] if path is None else list(points(json.loads(path.read_text(encoding="utf-8"))))
+
+    def _file(self, task_id: TaskId, name: str) -> Path | None:
+        """A file of an artifact if it is still there and undamaged: results outlive their artifacts."""
+        try:
+            return self._store.path(task_id, name)
+        except CorruptArtifact:
+            return None
+
+    # The end
+
+    def _close(self, current: _Pass) -> None:
+        folder = self._store.report_dir(current.run["experiment"], current.run_id)
+        mark = TaskId(f"closed:{current.run_id}")
+        if mark not in current.marks or current.sent:
+            rows = self._lineage(current, [t for _, t, _, state in current.tasks if state is not None])
+            self._tracker.close_execution(current.parent, closing(current.run, current.tasks, rows, current.links))
+            self._tracker.write_text(current.parent, "spec.yaml", current.run["spec"])
+            if not current.failed:
+                self._remember(current, mark, current.parent)
+        self._attach(current, folder)
+
+    def _attach(self, current: _Pass, folder: Path) -> None:
+        """Send the report unless the very same files are there."""
+        present = [folder / name for name in REPORT_FILES if (folder / name).exists()]
+        files = sorted(f for p in present for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
+        seen = digest("report", [[str(f.relative_to(folder)), file_digest(f)] for f in files])
+        mark = TaskId(f"report:{current.run_id}")
+        if present and current.marks.get(mark) != seen:
+            for path in present:
+                self._tracker.write_file(current.parent, path)
+            self._remember(current, mark, seen)
+
+
+def _comparable(link: Link | None, states: Mapping[TaskId, str | None]) -> bool:
+    """True if nothing that the entry is compared with is still to come in this execution."""
+    return link is None or all(states.get(t, "done") is not None for t in link.tasks)
+
+
+def _waves(entries: Iterable[Entry], models: set[str]) -> list[list[Entry]]:
+    """Entries in three groups, each needing models of those before: independent ones, makers of models, the rest."""
+    known = set(models)
+    waves: list[list[Entry]] = [[], [], []]
+    for entry in entries:
+        if entry.judged is None:
+            waves[0].append(entry)
+        elif entry.made is not None and entry.made not in known:
+            known.add(entry.made)
+            waves[1].append(entry)
+        else:
+            waves[2].append(entry)
+    return waves

@@ -1,0 +1,296 @@
+"""MLflow as a tracker, and the process that keeps it up to date.
+
+One experiment per spec, one parent run per execution, one nested run per entry: some six writes each, in batches within
+MLflow's limits. Models appear as LoggedModels that point into the store, data sets as inputs with a fingerprint: no
+bytes of either are copied. Run ids are explicit throughout; the fluent API and its thread-local state are not used.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sqlite3
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, TypeVar
+
+from orchestrator.journal import Journal
+from orchestrator.recorders import addresses
+from orchestrator.recorders.fields import PREFIX, Entry
+from orchestrator.recorders.mirror import Mirror
+from orchestrator.recorders.process import ENVIRONMENT
+from orchestrator.recorders.tracker import Closing, Delivery, Ending, Execution, Sent, TrackerError
+from orchestrator.store import Store, safe_name
+
+# MLflow reads these while it is imported.
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import (  # noqa: E402
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelInput,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException  # noqa: E402
+
+T = TypeVar("T")
+
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
+"""Errors that speak of one entry, not of the tracker."""
+
+_MAX_KEY, _MAX_PARAMS, _MAX_METRICS = 250, 100, 900
+_MAX_DIGEST = 36
+_SERVER_CLIENTS = 8
+_STATUS: dict[Ending, str] = {"done": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # which of its faces the UI shows
+_CONTEXT = {"train": "training", "embed": "training", "attack": "attack", "verify": "evaluation"}
+
+
+class MlflowTracker:
+    """An MLflow server or database.
+
+    Args:
+        root: the store's folder: home of the default database, and of artifacts where no server keeps them.
+        uri: tracking address; None for ``sqlite:///<root>/mlflow.db``.
+        log_models: copy weights as artifacts of their run, instead of only pointing at them.
+    """
+
+    def __init__(self, root: Path, uri: str | None = None, *, log_models: bool = False) -> None:
+        self.uri = addresses.resolve(uri, root)
+        self._root = root
+        self._log_models = log_models
+        self._opened: dict[str, tuple[str, str]] = {}
+        self._experiment = ""
+        self._client: Any = None
+
+    @property
+    def address(self) -> str:
+        return addresses.shown(self.uri)
+
+    @property
+    def clients(self) -> int:
+        return _SERVER_CLIENTS if addresses.is_remote(self.uri) else 1
+
+    @contextlib.contextmanager
+    def _speaking(self) -> Iterator[Any]:
+        """The client; what goes wrong with it becomes a TrackerError in one line, without passwords."""
+        try:
+            if self._client is None:
+                self._client = self._connect()
+            yield self._client
+        except (MlflowException, OSError, sqlite3.Error) as error:
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            refused = getattr(error, "error_code", None) in _REFUSALS
+            raise TrackerError(addresses.redacted(line, self.uri), unreachable=not refused) from None
+
+    def _connect(self) -> Any:
+        path = addresses.sqlite_file(self.uri)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Kept in the file: a third of the time per run where fsync is slow, and readers never block the writer.
+            with contextlib.closing(sqlite3.connect(path)) as db:
+                db.execute("PRAGMA journal_mode=WAL")
+        return MlflowClient(tracking_uri=self.uri)
+
+    # Executions
+
+    def open(self, experiment: str) -> tuple[str, str]:
+        if experiment not in self._opened:
+            with self._speaking() as client:
+                found = client.get_experiment_by_name(experiment)
+                if found is None:
+                    remote = addresses.is_remote(self.uri)
+                    # Absolute, or it would depend on the working folder of whoever came first.
+                    place = None if remote else (self._root.absolute() / "mlartifacts" / safe_name(experiment)).as_uri()
+                    number = client.create_experiment(experiment, place, tags=_EXPERIMENT_TAGS)
+                    found = client.get_experiment(number)
+            if found.lifecycle_stage != "active":
+                raise TrackerError(
+                    f"expected experiment {experiment!r} to be active, got a deleted one; "
+                    f"`mlflow experiments restore -x {found.experiment_id}`, or give the spec another name",
+                    unreachable=True,
+                )
+            # A database that was thrown away and made anew is another place: it gets everything again.
+            place = f"{self.address}#{found.experiment_id}@{found.creation_time}"
+            self._opened[experiment] = (found.experiment_id, place)
+        self._experiment = self._opened[experiment][0]
+        return self._opened[experiment]
+
+    def find_execution(self, run_id: str) -> str | None:
+        found = self._search({f"{PREFIX}run_id": run_id, f"{PREFIX}kind": "run"})
+        return str(found[0].info.run_id) if found else None
+
+    def start_execution(self, execution: Execution) -> str:
+        tags = {**execution.tags, "mlflow.note.content": execution.note, "mlflow.source.name": "wmarena"}
+        with self._speaking() as client:
+            run = client.create_run(
+                self._experiment, start_time=execution.started_ms, tags=tags, run_name=execution.run_id
+            )
+        return str(run.info.run_id)
+
+    def close_execution(self, parent: str, closing: Closing) -> None:
+        metrics = [Metric(name, value, closing.ended_ms, 0) for name, value in closing.metrics.items()]
+        tags = [RunTag(k, v) for k, v in {**closing.tags, "mlflow.note.content": closing.note}.items()]
+        with self._speaking() as client:
+            client.log_batch(parent, metrics=metrics, tags=tags)
+            client.set_terminated(parent, _STATUS[closing.ending], closing.ended_ms)
+
+    def write_text(self, parent: str, name: str, text: str) -> None:
+        with self._speaking() as client:
+            client.log_text(parent, text, name)
+
+    def write_file(self, parent: str, path: Path) -> None:
+        with self._speaking() as client:
+            client.log_artifact(parent, str(path))
+
+    # Entries
+
+    def find(self, entry: Entry, parent: str) -> Sent | None:
+        tags = {f"{PREFIX}task_id": entry.task_id, f"{PREFIX}status": entry.tags[f"{PREFIX}status"]}
+        whole: Sent | None = None
+        for run in self._search(tags | ({"mlflow.parentRunId": parent} if entry.failed else {})):
+            if run.info.status == "RUNNING":
+                self._remove(run.info.run_id)
+            else:
+                outputs = run.outputs.model_outputs if run.outputs is not None else []
+                whole = Sent(run=run.info.run_id, model=outputs[0].model_id if outputs else None)
+        return whole
+
+    def _search(self, tags: Mapping[str, str]) -> Sequence[Any]:
+        asked = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        with self._speaking() as client:
+            runs: Sequence[Any] = client.search_runs([self._experiment], filter_string=asked, max_results=100)
+        return runs
+
+    def _remove(self, run: str) -> None:
+        """Take back what a killed pass left half-written."""
+        with self._speaking() as client:
+            for model in client.search_logged_models([self._experiment], filter_string=f"source_run_id = '{run}'"):
+                client.delete_logged_model(model.model_id)
+            client.delete_run(run)
+
+    def send(self, delivery: Delivery) -> Sent:
+        entry = delivery.entry
+        tags = {**entry.tags, "mlflow.parentRunId": delivery.parent, "mlflow.note.content": delivery.note}
+        with self._speaking() as client:
+            created = client.create_run(
+                self._experiment,
+                start_time=entry.started_ms,
+                tags=tags | {"mlflow.source.name": "wmarena"},
+                run_name=entry.name,
+            )
+            run: str = created.info.run_id
+            made = None
+            if delivery.weights is not None and delivery.model is None:
+                made = self._introduce(entry, run, delivery.weights)
+            model = made or delivery.model
+            self._log_numbers(delivery, run, (model or delivery.consumes) if entry.about_model else None)
+            consumed = [m for m in (delivery.consumes, delivery.model) if m]
+            client.log_inputs(run, [_data_set(entry)], [LoggedModelInput(m) for m in consumed])
+            if made:
+                client.log_outputs(run, [LoggedModelOutput(made, 0)])
+                client.finalize_logged_model(made, "READY")
+            if self._log_models and delivery.weights is not None:
+                client.log_artifact(run, str(delivery.weights), "model")
+            client.set_terminated(run, "FAILED" if entry.failed else "FINISHED", entry.ended_ms)
+        return Sent(run=run, model=model)
+
+    def _introduce(self, entry: Entry, run: str, weights: Path) -> str:
+        """A LoggedModel that points at the store's file."""
+        kept = ("scheme", "attack", "workload", "seed")
+        kind, _, rest = entry.name.partition("/")
+        made = "marked" if kind == "embed" else "attacked"
+        with self._speaking() as client:
+            model = client.create_logged_model(
+                self._experiment,
+                name=re.sub(r"[/:.%\"']", "_", f"{made}/{rest}"),
+                source_run_id=run,
+                tags={f"{PREFIX}{k}": entry.tags[f"{PREFIX}{k}"] for k in kept}
+                | {f"{PREFIX}task_id": str(entry.made), "artifact_uri": weights.as_uri()},
+                model_type=f"{made} model",
+            )
+        return str(model.model_id)
+
+    def _log_numbers(self, delivery: Delivery, run: str, model: str | None) -> None:
+        entry = delivery.entry
+        found = [Metric(_key(k), v, entry.ended_ms, 0, model_id=model) for k, v in entry.metrics.items()]
+        found += [Metric(_key(name), value, entry.ended_ms, step) for name, value, step in delivery.points]
+        params = [Param(_key(k), v) for k, v in entry.params.items()]
+        with self._speaking() as client:
+            for some_metrics, some_params in zip_longest(
+                _chunks(found, _MAX_METRICS), _chunks(params, _MAX_PARAMS), fillvalue=()
+            ):
+                client.log_batch(run, metrics=some_metrics, params=some_params)
+
+
+def _key(name: str) -> str:
+    """A name that MLflow takes: letters, digits, ``_-./: ``."""
+    return re.sub(r"[^\w\-./: ]", "_", name)[:_MAX_KEY]
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _data_set(entry: Entry) -> Any:
+    source = json.dumps({"data_set": entry.data.name, "fingerprint": entry.data.fingerprint})
+    data = Dataset(entry.data.name, entry.data.fingerprint[:_MAX_DIGEST], source_type="wmarena", source=source)
+    return DatasetInput(data, [InputTag("mlflow.data.context", _CONTEXT[entry.tags[f"{PREFIX}kind"]])])
+
+
+class MlflowRecorder(Mirror):
+    """Mirrors executions of a store into MLflow.
+
+    Args:
+        journal: a connection of its own.
+        tracking_uri: None for the store's own SQLite file.
+        log_models: copy weights into MLflow's artifacts.
+    """
+
+    def __init__(
+        self, store: Store, journal: Journal, tracking_uri: str | None = None, *, log_models: bool = False
+    ) -> None:
+        super().__init__(store, journal, MlflowTracker(store.root, tracking_uri, log_models=log_models))
+
+
+def main() -> int:
+    """Follow one execution until the driver says "drain" or is gone; the request is the first line of stdin.
+
+    The address may hold a password, so nothing is taken from the command line, which others can see.
+    """
+    os.nice(10)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    request = json.loads(sys.stdin.readline())
+    over, words = threading.Event(), list[str]()
+
+    def listen() -> None:
+        words.append(sys.stdin.readline().strip())  # "" when the driver's end of the pipe is closed by its death
+        over.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    store = Store(Path(request["store"]))
+    with Journal(store.journal_path) as journal:
+        recorder = MlflowRecorder(store, journal, request["tracking_uri"], log_models=request["log_models"])
+        followed = recorder.follow(request["run_id"], over)
+        over.wait()  # the report is written after the run has ended
+        last = recorder.sync(request["run_id"], abandoned=words != ["drain"])
+    total = {**asdict(last), "sent": followed.sent + last.sent}
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(json.dumps(total) + "\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

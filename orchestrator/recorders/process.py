@@ -1,0 +1,100 @@
+"""The recorder as a process of its own: the driver starts it, forgets it, and asks at the end how it went.
+
+It holds no lock that a run needs, computes at low priority, outlives a killed driver just long enough to send what the
+journal has, and may itself be killed at any time: the next ``sync`` sends the rest.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from orchestrator.recorders.addresses import resolve
+from orchestrator.recorders.base import SyncReport
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+}
+"""What MLflow is told where the user has not said otherwise: no telemetry, give up early on a server that is away."""
+
+_MODULE = "orchestrator.recorders.mlflow"
+_LOG = "recorder.log"
+
+
+class RecorderProcess:
+    """Mirrors one execution into MLflow while it runs.
+
+    Args:
+        store_root: the store's folder.
+        run_id: an execution that ``Journal.start_run`` has opened.
+        tracking_uri: None for the store's own SQLite file.
+        log_models: copy weights into MLflow's artifacts.
+    """
+
+    def __init__(
+        self, store_root: Path, run_id: str, tracking_uri: str | None = None, *, log_models: bool = False
+    ) -> None:
+        self._root = Path(store_root).absolute()
+        self._request = {
+            "store": str(self._root),
+            "run_id": run_id,
+            "tracking_uri": resolve(tracking_uri, self._root),
+            "log_models": log_models,
+        }
+        self._process: subprocess.Popen[str] | None = None
+        self._asked = False
+
+    def start(self) -> None:
+        """Begin to follow; returns at once."""
+        environment = {**ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        with (self._root / _LOG).open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", _MODULE],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the driver, which will say when to stop
+            )
+        self._say(self._request)
+
+    def _say(self, request: object) -> None:
+        if self._process is None or self._process.stdin is None:
+            raise RuntimeError("expected a started recorder, got one that was not; call start() first")
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+
+    def drain(self, timeout: float) -> SyncReport | None:
+        """Send what is left, the report included, and end.
+
+        Args:
+            timeout: seconds to wait.
+
+        Returns:
+            How it went; None if it is still busy: it then goes on by itself, or call ``drain`` again, or ``kill``.
+        """
+        if self._process is None:
+            raise RuntimeError("expected a started recorder, got one that was not; call start() first")
+        word, self._asked = None if self._asked else "drain\n", True
+        try:
+            out, _ = self._process.communicate(word, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        if self._process.returncode or not out:
+            return SyncReport(
+                warning=f"the recorder ended with status {self._process.returncode}, see {self._root / _LOG}; "
+                "`wmarena report --sync` sends what is missing"
+            )
+        return SyncReport(**json.loads(out))
+
+    def kill(self) -> None:
+        """End it at once; nothing is lost."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,119 @@
+"""The small face of a tracker: what a mirror needs of MLflow, in our own words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from orchestrator.recorders.fields import Entry, Point
+
+Ending = Literal["done", "failed", "killed"]
+
+
+class TrackerError(Exception):
+    """The tracker refused something, or cannot be reached; the message is for people and holds no password.
+
+    Attributes:
+        unreachable: True if whatever is tried next would fail as well.
+    """
+
+    def __init__(self, message: str, *, unreachable: bool) -> None:
+        self.unreachable = unreachable
+        super().__init__(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """An entry as the tracker knows it: the id of its run and of the model that it made or judged, if any."""
+
+    run: str
+    model: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """An entry with all that is sent along.
+
+    Attributes:
+        parent: the tracker's id of the execution.
+        note: Markdown.
+        points: training curves.
+        consumes: the tracker's id of the model that the entry starts from, or None.
+        model: the tracker's id of the entry's own model if another entry has introduced it, or None.
+        weights: file of the entry's own model, or None where it made none or it is gone.
+    """
+
+    entry: Entry
+    parent: str
+    note: str = ""
+    points: Sequence[Point] = ()
+    consumes: str | None = None
+    model: str | None = None
+    weights: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """One run of a plan, as the parent of its entries; ``tags`` include the one that it is found by."""
+
+    run_id: str
+    started_ms: int
+    tags: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closing:
+    """What is known of an execution once it is over."""
+
+    ending: Ending
+    ended_ms: int
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    note: str
+
+
+class Tracker(Protocol):
+    """Every method raises ``TrackerError``, and nothing else, when the tracker refuses or is away."""
+
+    @property
+    def address(self) -> str:
+        """Where it is, for people: no password."""
+        ...
+
+    @property
+    def clients(self) -> int:
+        """How many entries may be sent at once."""
+        ...
+
+    def open(self, experiment: str) -> tuple[str, str]:
+        """Find or create an experiment. Returns its id, and a name of the place that no other place ever has."""
+        ...
+
+    def find_execution(self, run_id: str) -> str | None:
+        """The id of an execution that was started before, or None."""
+        ...
+
+    def start_execution(self, execution: Execution) -> str:
+        """Begin an execution; returns its id."""
+        ...
+
+    def close_execution(self, parent: str, closing: Closing) -> None:
+        """End an execution; may be repeated."""
+        ...
+
+    def find(self, entry: Entry, parent: str) -> Sent | None:
+        """The entry if it was written whole before; what was left half-written is removed."""
+        ...
+
+    def send(self, delivery: Delivery) -> Sent:
+        """Write an entry whole."""
+        ...
+
+    def write_text(self, parent: str, name: str, text: str) -> None:
+        """Put a text file beside an execution."""
+        ...
+
+    def write_file(self, parent: str, path: Path) -> None:
+        """Put a file, or a folder with its files, beside an execution."""
+        ...

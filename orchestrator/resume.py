@@ -1,0 +1,67 @@
+"""What is finished before anything runs, and whether it still fits together."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.evidence import Record
+from orchestrator.journal import Journal
+from orchestrator.plan import Plan
+from orchestrator.store import CorruptArtifact, Store
+from orchestrator.task import State, TaskId
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a store knows of some tasks.
+
+    Attributes:
+        records: of those that are finished.
+        adopted: those of them that only the artifact tells of: the journal lost its row.
+        damaged: artifacts whose manifest cannot be trusted.
+    """
+
+    records: dict[TaskId, Record]
+    adopted: tuple[TaskId, ...] = ()
+    damaged: tuple[TaskId, ...] = ()
+
+
+def find(ids: Iterable[TaskId], store: Store, journal: Journal) -> Found:
+    """Look in the journal, then among the artifacts; changes neither."""
+    wanted = list(ids)
+    records = journal.finished(wanted)
+    adopted: list[TaskId] = []
+    damaged: list[TaskId] = []
+    for task_id in wanted:
+        if task_id in records or not store.has(task_id):
+            continue
+        try:
+            manifest = store.manifest(task_id)
+        except CorruptArtifact:
+            damaged.append(task_id)
+            continue
+        if manifest is not None:
+            records[task_id] = _adopted(task_id, manifest["result"])
+            adopted.append(task_id)
+    return Found(records, tuple(adopted), tuple(damaged))
+
+
+def already_done(plan: Plan, store: Store, journal: Journal) -> dict[TaskId, Record]:
+    """Records of a plan's finished tasks."""
+    return find(plan.tasks, store, journal).records
+
+
+def _adopted(task_id: TaskId, result: Mapping[str, Any]) -> Record:
+    seconds = float(result.get("seconds", 0.0))
+    return Record(task_id, State.DONE, result=result, cached=True, seconds=seconds, attempt=1)
+
+
+def with_changed_parents(plan: Plan, records: Mapping[TaskId, Record]) -> dict[TaskId, Record]:
+    """Adds the caveat ``parent_changed`` where a result consumed other bytes than its parent has now."""
+    made = {i: r.result["made"] for i, r in records.items() if r.result is not None and "made" in r.result}
+    out = dict(records)
+    for task_id, record in records.items() if made else ():
+        consumed = record.result.get("consumed", {}) if record.result is not None else {}
+        if task_id in plan.tasks and any(made.get(TaskId(p), sha) != sha for p, sha in consumed.items()):
+            out[task_id] = replace(record, caveats=(*record.caveats, "parent_changed"))
+    return out

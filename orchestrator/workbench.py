@@ -1,0 +1,140 @@
+"""One device with what stays on it between tasks: data sets, recently used models."""
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from orchestrator.arena import Arena, WorkloadConfig
+from orchestrator.artifacts import CorruptArtifact, StoreError
+from orchestrator.checkpoints import Curves, FolderCheckpoints
+from orchestrator.custody import KeyRoot
+from orchestrator.identity import canonical, digest
+from orchestrator.plugins import build, build_attack, use_workloads
+from orchestrator.resident import Resident
+from orchestrator.store import Store
+from orchestrator.task import Kind, Task, TaskId
+from schemes.keys import Key, KeyFileError
+
+MODEL = "model.safetensors"
+_MOST_ARENAS = 2
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker process needs to make its workbench; holds no secret, only the path of one.
+
+    Attributes:
+        device: "cpu", "cuda" or "auto".
+        threads: CPU threads per task; the same under every executor, since sums depend on it.
+        root_file: file of the key root, None for the published one.
+        workloads: name -> "module:Class" of the built-in workloads.
+        checkpoint_s: least seconds between two checkpoints of one task.
+        resident_bytes: models kept on the device between tasks.
+    """
+
+    store: Path
+    data_root: Path | None = None
+    device: str = "auto"
+    threads: int = 1
+    root_file: Path | None = None
+    workloads: Mapping[str, str] = field(default_factory=dict)
+    checkpoint_s: float = 60.0
+    resident_bytes: int = 512 * 2**20
+
+
+class Workbench:
+    """One device with its data and models; computes one task at a time and decides nothing."""
+
+    def __init__(self, setup: Setup, cancelled: Callable[[], bool] = lambda: False) -> None:
+        use_workloads(setup.workloads)
+        torch.set_num_threads(setup.threads)
+        kind = ("cuda" if torch.cuda.is_available() else "cpu") if setup.device == "auto" else setup.device
+        self.device = torch.device(kind)
+        self.device_name = torch.cuda.get_device_name() if kind == "cuda" else "cpu"
+        self.setup = setup
+        self.store = Store(setup.store)
+        self.root = KeyRoot.from_file(setup.root_file)
+        self.cancelled = cancelled
+        self._arenas: dict[str, Arena] = {}
+        self._models = Resident(setup.resident_bytes)
+
+    def arena(self, config: Mapping[str, Any]) -> Arena:
+        """The workload with its data on the device; two stay resident."""
+        name = canonical(dict(config))
+        if name not in self._arenas:
+            plugin: WorkloadConfig = build("workload", config)  # type: ignore[assignment]
+            while len(self._arenas) >= _MOST_ARENAS:
+                self._arenas.pop(next(iter(self._arenas)))
+            self._arenas[name] = plugin.bind(self.device, self.setup.data_root)
+        return self._arenas[name]
+
+    def model(self, arena: Arena, task_id: TaskId) -> nn.Module:
+        """A resident model of the store, in eval mode: copy it before changing it."""
+
+        def load() -> nn.Module:
+            network = arena.task.network(0)
+            network.load_state_dict(self.store.load_tensors(task_id, MODEL))
+            return network.eval()
+
+        # By content too: what was computed again may be another model.
+        return self._models.get(f"{task_id}/{self.store.sha256(task_id, MODEL)}", load)
+
+    def checkpoints(self, task: Task, curves: Curves) -> FolderCheckpoints:
+        """Where ``task`` leaves its state together with its training curves."""
+        folder = self.store.checkpoint_dir(trajectory_id(task))
+        return FolderCheckpoints(folder, every_s=self.setup.checkpoint_s, cancelled=self.cancelled, curves=curves)
+
+    def save_key(self, task_id: TaskId, key: Key) -> None:
+        """Put the key that ``task_id`` completed where keys belong.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        try:
+            key.save(self.store.key_dir(task_id))
+        except OSError as error:
+            raise StoreError(f"expected to write the key of {task_id[:12]}, got: {error}") from error
+
+    def load_key(self, task_id: TaskId) -> Key:
+        """The key that ``task_id`` completed.
+
+        Raises:
+            CorruptArtifact: it is missing or damaged; its task has to run again.
+        """
+        try:
+            return Key.load(self.store.key_dir(task_id))
+        except KeyFileError as error:
+            raise CorruptArtifact(task_id, str(error)) from None
+
+    def release(self) -> None:
+        """Let go of all resident models: for the next task's sake, after memory ran out."""
+        self._models.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def environment(self) -> dict[str, str]:
+        """What results may depend on in the last bit; not part of identities, but noted."""
+        return {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "device_kind": self.device.type,
+        }
+
+
+def trajectory_id(task: Task) -> str:
+    """Name of the checkpoint folder: the task's own id, or one shared by all strengths of an incremental attack."""
+    if task.kind is not Kind.ATTACK:
+        return task.id
+    attack = build_attack(task.config["attack"])
+    if not attack.incremental:
+        return task.id
+    identity = task.identity()
+    identity["config"] = {**identity["config"], "attack": attack.trajectory()}
+    return digest("trajectory", identity)

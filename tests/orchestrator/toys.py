@@ -1,0 +1,219 @@
+"""Toy tasks, plans and executors: everything that schedules can be tested without training anything."""
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.evidence import Record
+from orchestrator.executors.base import Completion, Executor
+from orchestrator.journal import Journal
+from orchestrator.ledger import Ledger
+from orchestrator.plan import Plan
+from orchestrator.session import Request, execute
+from orchestrator.store import Store
+from orchestrator.task import Failure, FailureKind, Kind, State, Task, TaskId
+from orchestrator.workbench import Workbench
+
+Outcome = Mapping[str, Any] | Failure
+
+
+def task(label: str, *parents: Task, kind: Kind = Kind.TRAIN, after: Iterable[Task] = (), **rest: Any) -> Task:
+    """A task that is its label: parents get the roles p0, p1, ..."""
+    roles = tuple((f"p{i}", p.id) for i, p in enumerate(parents))
+    config = {"label": label, **rest.pop("config", {})}
+    return Task(kind, config, 0, roles, "data", "code", label=label, after=tuple(a.id for a in after), **rest)
+
+
+def diamond() -> Plan:
+    """root -> (left, right) -> bottom, and a leaf beside it."""
+    root = task("root")
+    left, right = task("left", root), task("right", root)
+    return Plan([root, left, right, task("bottom", left, right, kind=Kind.VERIFY), task("leaf", root)])
+
+
+def named(plan: Plan, label: str) -> Task:
+    """The task of that label."""
+    return next(t for t in plan if t.label == label)
+
+
+def states(plan: Plan, records: Mapping[TaskId, Record]) -> dict[str, str]:
+    """Label -> state."""
+    return {t.label: records[t.id].state.value for t in plan}
+
+
+def failure(kind: FailureKind, damaged: Task | None = None) -> Failure:
+    """A failure of that kind."""
+    return Failure(kind, f"made to fail: {kind.value}", damaged=damaged.id if damaged is not None else None)
+
+
+def done(item: Task, **result: Any) -> Record:
+    """The record of a finished task."""
+    return Record(item.id, State.DONE, result=result or {"label": item.label}, cached=True, seconds=1.0, attempt=1)
+
+
+def ledger(plan: Plan, finished: Iterable[Task] = (), **rest: Any) -> Ledger:
+    """A ledger where every artifact is present and a task takes what its cost says."""
+    options: dict[str, Any] = {"present": lambda i: True, "seconds": lambda t: t.cost, **rest}
+    return Ledger(plan, {t.id: done(t) for t in finished}, **options)
+
+
+class Scripted(Executor):
+    """Workers in name only: what a call ends with stands in a script, label by label, attempt by attempt.
+
+    Args:
+        script: label -> outcomes of its attempts; a callable is called, None hangs, an exhausted or absent entry is
+            a success.
+        store: where a success leaves its artifact.
+        n_workers: how many calls may be under way.
+        seconds: what a worker says a task took.
+    """
+
+    name = "scripted"
+
+    def __init__(
+        self,
+        script: Mapping[str, Sequence[Outcome | Callable[[], Outcome] | None]] | None = None,
+        *,
+        store: Store | None = None,
+        n_workers: int = 1,
+        seconds: float = 1.0,
+    ) -> None:
+        self.script = {label: deque(outcomes) for label, outcomes in (script or {}).items()}
+        self.store = store
+        self.seconds = seconds
+        self.calls: list[list[str]] = []
+        self.started = self.stopped = 0
+        self.replaced: list[str] = []
+        self._names = [f"w{i}" for i in range(n_workers)]
+        self._under_way: dict[str, tuple[Task, ...]] = {}
+
+    @property
+    def workers(self) -> Sequence[str]:
+        return tuple(self._names)
+
+    def start(self) -> None:
+        self.started += 1
+
+    def idle(self) -> Sequence[str]:
+        return [n for n in self._names if n not in self._under_way]
+
+    def submit(self, worker: str, tasks: Sequence[Task]) -> None:
+        self.calls.append([t.label for t in tasks])
+        self._under_way[worker] = tuple(tasks)
+
+    def wait(self, timeout: float) -> list[Completion]:
+        out: list[Completion] = []
+        for worker, tasks in list(self._under_way.items()):
+            outcomes = [self._next(t) for t in tasks]
+            if None in outcomes:
+                continue
+            del self._under_way[worker]
+            for item, outcome in zip(tasks, outcomes, strict=True):
+                out.append(Completion(item.id, worker, self._kept(item, outcome), self.seconds, len(tasks) == 1))
+        return out
+
+    def _next(self, item: Task) -> Outcome | None:
+        planned = self.script.get(item.label)
+        if not planned:
+            return {"label": item.label}
+        if planned[0] is None:
+            return None
+        outcome = planned.popleft()
+        return outcome() if callable(outcome) else outcome
+
+    def _kept(self, item: Task, outcome: Outcome | None) -> Outcome:
+        assert outcome is not None
+        if self.store is None or isinstance(outcome, Failure):
+            return outcome
+        result: dict[str, Any] = self.store.commit(item.id, item.identity(), outcome, {"file": item.label.encode()})[
+            "result"
+        ]
+        return result
+
+    def replace(self, worker: str) -> None:
+        self.replaced.append(worker)
+        for item in self._under_way.pop(worker):
+            self.script[item.label].popleft()
+        self._names[self._names.index(worker)] = f"{worker}'"
+
+    def cancel(self, patience_s: float) -> list[Completion]:
+        return []
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+class World:
+    """A store with its journal, and runs in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root / "store").open()
+        self.runs = 0
+
+    def run(self, plan: Plan, executor: Executor | None = None, **options: Any) -> dict[TaskId, Record]:
+        """Execute ``plan`` as the next run; ``limits`` and ``policy`` belong to the request."""
+        self.runs += 1
+        asked = {k: options.pop(k) for k in ("limits", "policy") if k in options}
+        request = Request(f"run-{self.runs}", "toys", "", {}, **asked)
+        executor = executor if executor is not None else Scripted(store=self.store)
+        with self.journal() as journal:
+            return execute(plan, request, store=self.store, journal=journal, executor=executor, **options)
+
+    def journal(self) -> Journal:
+        """A connection of its own."""
+        return Journal(self.store.journal_path)
+
+    def damage(self, item: Task, name: str = "file") -> None:
+        """Change one byte of an artifact's file."""
+        path = self.store.folder(item.id) / name
+        path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+
+
+# What workers perform: pure functions of the task and of files beside the store, also in other processes.
+
+
+def echo(bench: Workbench, item: Task) -> Outcome:
+    """Reads what its parents left, checked, and leaves its own label and theirs; notes every execution."""
+    read = [bench.store.read(parent, "file").decode() for parent in item.parent_ids]
+    with (bench.store.root / "executions.txt").open("a") as log:
+        log.write(f"{item.label}\n")
+    content = f"{item.label}({','.join(read)})"
+    result: dict[str, Any] = bench.store.commit(
+        item.id, item.identity(), {"content": content, "pid_is_mine": True}, {"file": content.encode()}
+    )["result"]
+    return result
+
+
+def executions(store: Store) -> list[str]:
+    """Labels of everything that ``echo`` has executed, sorted."""
+    return sorted((store.root / "executions.txt").read_text().split())
+
+
+def mortal(bench: Workbench, item: Task) -> Outcome:
+    """``echo``; tasks whose label starts with "kill" take their process along, once."""
+    mark = bench.store.root / f"{item.label}.killed"
+    if item.label.startswith("kill") and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return echo(bench, item)
+
+
+def placed(bench: Workbench, item: Task) -> Outcome:
+    """Says which GPUs this process may see."""
+    return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": os.environ.get("OMP_NUM_THREADS")}
+
+
+def patient(bench: Workbench, item: Task) -> Outcome:
+    """Works until it is told to stop, at most a minute; leaves a mark when it was told."""
+    (bench.store.root / "working").touch()
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline:
+        if bench.cancelled():
+            (bench.store.root / "told").touch()
+            return failure(FailureKind.CANCELLED)
+        time.sleep(0.02)
+    return {"content": "never told"}
