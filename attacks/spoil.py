@@ -5,22 +5,28 @@
 
 S is what the scheme's hooks offer:
 
-    triggers     cross-entropy of the triggers with wrong labels
+    triggers     task loss of the triggers with wrong labels
     mark_loss    the mark's own loss over random labels; its head and matrices stay as they are
     carriers     no loss: the scalars that carry the mark are replaced by draws from N(mean, sd) of their own tensor
                  (sequential spoiling prefers this over ``mark_loss``: it is what naming the scalars invites)
 
-With ``labels: flip`` the mark is turned round instead of erased: triggers take the next class; a mark's loss, whose
-own labels no hook gives away, is raised to four times its value at chance. An inverted mark is as conspicuous to a
-two-sided test as an intact one.
+    labels       triggers get                                   a mark's loss gets
+    runner_up    the network's own second choice: the least     labels drawn at random
+                 change that makes them wrong
+    random       any wrong class                                labels drawn at random
+    flip         the next class                                 its own labels, raised to four times its value at chance
+                                                                (no hook gives the labels themselves away)
+
+A flipped mark is as conspicuous to a two-sided test as an intact one.
 
 Every ``check_every`` steps the owner's own test is run. Joint spoiling uses its whole budget and returns the most
 accurate of the checkpoints that fail the test (validation accuracy; ties, frequent with the adversary's few samples,
 go to the lower validation loss); sequential spoiling stops at the first such checkpoint. What it recovers afterwards
 is returned as it is, and there the mark tends to come back. Batch norm and dropout stay in eval mode while spoiling.
 
-Source: Li et al. 2022 (appendix B: sequential). Differs from the paper: the joint form, which is stronger; its weight
-grows because marks differ by orders of magnitude in how hard they hold on, and the adversary can see that they do.
+Source: Li et al. 2022 (appendix B: sequential, random labels). Differs from the paper: the joint form, which is
+stronger; its weight grows because marks differ by orders of magnitude in how hard they hold on, and the adversary can
+see that they do.
 """
 
 from collections.abc import Callable, Iterator
@@ -61,11 +67,11 @@ class Spoil(Attack):
         stage="attack",
         choices=("joint", "sequential"),
     )
-    labels: Literal["random", "flip"] = param(
-        "random",
-        doc="random: the mark says nothing; flip: it says the opposite",
+    labels: Literal["runner_up", "random", "flip"] = param(
+        "runner_up",
+        doc="what the mark is taught: triggers' second choice (else random), random labels, or the opposite",
         stage="attack",
-        choices=("random", "flip"),
+        choices=("runner_up", "random", "flip"),
     )
     w: float = param(0.3, doc="weight of the spoiling loss at the start (joint)", stage="attack", low=0, low_open=True)
     w_growth: float = param(
@@ -110,7 +116,8 @@ class Spoil(Attack):
         triggers = scheme.triggers(key)
         if triggers is not None:
             raw, right = triggers
-            inputs, wrong = task.to_inputs(raw), self._wrong(right, task.info.num_classes, view).to(task.device)
+            inputs = task.to_inputs(raw)
+            wrong = self._wrong(model, inputs, right.to(task.device), view)
             return lambda m: task.loss(m, inputs, wrong)
         redraw = self.mode == "sequential" and bool(scheme.carriers(model, key))
         if redraw or not _offers(scheme, "mark_loss"):
@@ -122,12 +129,22 @@ class Spoil(Attack):
         drawn = torch.randint(round(1 / q), (n,), generator=self._generator(view)).to(task.device)
         return lambda m: mark_loss(m, view, drawn)
 
-    def _wrong(self, labels: Tensor, num_classes: int, view: AttackView) -> Tensor:
-        """Labels (n,) none of which is right: each the next class, or any other one."""
+    def _wrong(self, model: nn.Module, inputs: Tensor, right: Tensor, view: AttackView) -> Tensor:
+        """(n,) labels for the triggers ``inputs``, none of which is ``right`` (n,)."""
+        num_classes = view.task.info.num_classes
         if self.labels == "flip":
-            return (labels + 1) % num_classes
-        shift = 1 + torch.randint(num_classes - 1, labels.shape, generator=self._generator(view))
-        return (labels + shift.to(labels.device)) % num_classes
+            return (right + 1) % num_classes
+        if self.labels == "random":
+            shift = 1 + torch.randint(num_classes - 1, right.shape, generator=self._generator(view))
+            return (right + shift.to(right.device)) % num_classes
+        with torch.no_grad():
+            scores = model(inputs)
+        if scores.shape != (len(right), num_classes):
+            raise ValueError(
+                f"expected a classifier with scores of shape {(len(right), num_classes)}, got {tuple(scores.shape)}; "
+                "use labels: random"
+            )
+        return torch.as_tensor(scores.scatter(1, right[:, None], -torch.inf).argmax(dim=1))
 
     @staticmethod
     def _generator(view: AttackView) -> torch.Generator:

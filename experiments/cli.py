@@ -89,12 +89,24 @@ def _add_judging(command: AddCommand) -> None:
 
 
 def _add_store(command: AddCommand) -> None:
-    store = command("store", "storing:store", "list, check or clear out artifacts")
-    store.add_argument("action", choices=("ls", "verify", "gc"))
-    store.add_argument(
-        "specs", nargs="*", metavar="SPEC", help="gc: keep what these specs reach; default: the newest run of each name"
+    store = command("store", "storing:ls", "list, check or clear out artifacts")
+    actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (
+        ("ls", "list artifacts and keys"),
+        ("verify", "check every file against its manifest; exit status 1 if any is damaged"),
+        ("gc", "remove what no spec reaches; counts only, unless --apply"),
+    ):
+        action = actions.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")
+        _add_global(action, with_defaults=False)
+        action.set_defaults(target=f"storing:{name}")
+    action.add_argument("--apply", action="store_true", help="remove, where otherwise only counts are shown")
+    action.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="keep what this spec reaches; may be repeated; default: the newest run of every experiment",
     )
-    store.add_argument("--apply", action="store_true", help="gc: remove; without it gc only counts")
 
 
 def _add_global(parser: argparse.ArgumentParser, *, with_defaults: bool) -> None:

@@ -193,6 +193,9 @@ def normal_form(source: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = _without_docstring(node.body)
+        elif isinstance(node, ast.JoinedStr):
+            # Python 3.12 adds empty pieces to f-strings.
+            node.values = [v for v in node.values if not (isinstance(v, ast.Constant) and v.value == "")]
     return _written(tree)
 
 

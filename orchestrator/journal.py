@@ -219,6 +219,16 @@ class Journal(Database):
         rows = self._db.execute(f"SELECT {','.join(_RUN_COLUMNS)} FROM run {where} ORDER BY started DESC", values)
         return [{**dict(zip(_RUN_COLUMNS, row, strict=True)), "info": json.loads(row[-1])} for row in rows]
 
+    def run(self, run: str) -> dict[str, Any] | None:
+        """One execution with the fields of ``runs``, or None."""
+        row = self._db.execute(f"SELECT {','.join(_RUN_COLUMNS)} FROM run WHERE id=?", (run,)).fetchone()
+        return None if row is None else {**dict(zip(_RUN_COLUMNS, row, strict=True)), "info": json.loads(row[-1])}
+
+    def run_going(self, run: str) -> bool:
+        """True while an execution is open and none began later: cheap to ask often, whatever its spec and info hold."""
+        newest = self._db.execute("SELECT id, status FROM run ORDER BY started DESC LIMIT 1").fetchone()
+        return bool(newest == (run, "running"))
+
     def run_tasks(self, run: str, after: int = -1) -> list[tuple[int, TaskId, bool, str | None]]:
         """(position, task, cached, state) of a run's tasks with position > ``after``."""
         rows = self._db.execute(

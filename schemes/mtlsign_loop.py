@@ -36,7 +36,7 @@ class EmbedFields(Configurable):
     alpha: float = param(1.0, doc="weight of the primary loss; 0 is the paper's printed formula", stage="embed", low=0)
     reg_scale: float = param(1.0, doc="factor on lambda1/N, which alone hardly acts", stage="embed", low=0)
     lr: float = param(3e-4, doc="Adam learning rate of the network", stage="embed", low=0, low_open=True)
-    steps: int = param(700, doc="optimiser steps", stage="embed", low=1)
+    steps: int = param(500, doc="optimiser steps", stage="embed", low=1)
     batch_size: int = param(100, doc="primary samples per step", stage="embed", low=1)
     mark_batch: int = param(100, doc="trigger inputs per step", stage="embed", low=2)
     refresh: int = param(250, doc="K: steps between two perturbations of R_DA", stage="embed", low=1)

@@ -10,7 +10,9 @@ from experiments.execution import Pool, RunSummary
 from experiments.execution import run as run_spec
 from experiments.problems import Problem, SpecError
 from experiments.progress import duration, lines, live
+from experiments.report.terminal import summary_lines, summary_table
 from experiments.reporting import choose_run, rebuild
+from experiments.results import read_results
 from experiments.spec import ExperimentSpec
 from orchestrator.journal import Journal
 from orchestrator.recorders.addresses import resolve, shown
@@ -45,6 +47,10 @@ def run(terminal: Terminal, args: Namespace) -> int:
 
 
 def _show(terminal: Terminal, summary: RunSummary) -> None:
+    rows = read_results(Path(summary.results))
+    terminal.out.print(summary_table(rows, Store(terminal.store)))
+    for line in summary_lines(rows):
+        terminal.out.print(line, markup=False)
     counts = [f"{getattr(summary, name)} {name}" for name in ("executed", "cached", "failed", "skipped")]
     terminal.text(f"{summary.run_id}: {', '.join(counts)} in {duration(summary.seconds)}")
     terminal.text(f"report   {summary.report}")

@@ -11,32 +11,30 @@ from experiments.problems import Problem, SpecError
 from experiments.spec import ExperimentSpec
 from orchestrator.journal import Journal
 from orchestrator.store import Store
-from orchestrator.task import TaskId
+from orchestrator.task import Task, TaskId
+from orchestrator.workbench import trajectory_id
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
 
 
-def store(terminal: Terminal, args: Namespace) -> int:
-    """ls: 0; verify: 1 if anything is damaged; gc: counts, or removes with --apply."""
+def _opened(terminal: Terminal) -> Store:
     home = Store(terminal.store)
     if not (home.root / "artifacts").is_dir():
-        raise SpecError([Problem(f"expected a store, got {home.root} where none is; pass --store DIR")])
-    if args.action == "gc":
-        return _gc(terminal, home, args)
-    if args.specs or args.apply:
-        raise SpecError([Problem(f"expected no SPEC and no --apply with `store {args.action}`; both belong to gc")])
-    return _ls(terminal, home) if args.action == "ls" else _verify(terminal, home)
+        raise SpecError([Problem(f"expected a store, got {home.root}, where none is; pass --store DIR")])
+    return home
 
 
-def _ls(terminal: Terminal, home: Store) -> int:
+def ls(terminal: Terminal, args: Namespace) -> int:
+    """Every artifact."""
+    home = _opened(terminal)
     rows = home.ls()
     if terminal.json:
         terminal.document(rows)
         return 0
     table = Table(box=None, padding=(0, 2), header_style="dim")
     for column in ("task", "kind", "workload", "scheme", "attack", "seed"):
-        table.add_column(column)
-    table.add_column("size", justify="right")
+        table.add_column(column, no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
     for row in rows:
         names = [row.get(c) for c in ("kind", "workload", "scheme", "attack", "seed")]
         shown = ["" if name is None else str(name) for name in names]
@@ -48,8 +46,9 @@ def _ls(terminal: Terminal, home: Store) -> int:
     return 0
 
 
-def _verify(terminal: Terminal, home: Store) -> int:
-    found = home.verify()
+def verify(terminal: Terminal, args: Namespace) -> int:
+    """Check all hashes; 1 if anything is damaged."""
+    found = _opened(terminal).verify()
     if terminal.json:
         terminal.document(found)
     else:
@@ -60,9 +59,15 @@ def _verify(terminal: Terminal, home: Store) -> int:
     return 1 if found["damaged"] else 0
 
 
-def _gc(terminal: Terminal, home: Store, args: Namespace) -> int:
-    keep = _reached(terminal, args.specs) if args.specs else _newest(home)
-    found = home.gc(keep, apply=args.apply)
+def gc(terminal: Terminal, args: Namespace) -> int:
+    """Count what nothing reaches, or remove it with --apply."""
+    home = _opened(terminal)
+    if args.keep:
+        tasks = _reached(terminal, args.keep)
+        keep, trajectories = {task.id for task in tasks}, {trajectory_id(task) for task in tasks}
+    else:
+        keep, trajectories = _newest(home), set()
+    found = home.gc(keep, apply=args.apply, trajectories=trajectories)
     if terminal.json:
         terminal.document(found)
         return 0
@@ -73,16 +78,16 @@ def _gc(terminal: Terminal, home: Store, args: Namespace) -> int:
     return 0
 
 
-def _reached(terminal: Terminal, specs: list[str]) -> set[TaskId]:
+def _reached(terminal: Terminal, specs: list[str]) -> list[Task]:
     """Everything that the plans of ``specs`` hold."""
     loaded = [ExperimentSpec.load(spec, data_root=terminal.data_root) for spec in specs]
-    return {task.id for spec in loaded for task in expand(spec, data_root=terminal.data_root).plan}
+    return [task for spec in loaded for task in expand(spec, data_root=terminal.data_root).plan]
 
 
 def _newest(home: Store) -> set[TaskId]:
     """Everything that the newest execution of each experiment holds."""
     if not home.journal_path.is_file():
-        raise SpecError([Problem(f"expected a journal in {home.root}, got none; name the specs whose results to keep")])
+        raise SpecError([Problem(f"expected a journal in {home.root}, got none; say what to keep with --keep SPEC")])
     newest: dict[str, dict[str, Any]] = {}
     with Journal(home.journal_path) as journal:
         for run in journal.runs():

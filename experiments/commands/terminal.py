@@ -13,6 +13,10 @@ NO_RECORDS = "none"
 """Tracking URI that leaves MLflow out."""
 
 
+_PIPE_WIDTH = 160
+"""Columns where nobody looks directly, so that tables keep their lines."""
+
+
 @dataclass(frozen=True)
 class Terminal:
     """Global options, and the two streams.
@@ -38,7 +42,7 @@ class Terminal:
             tracking_uri=args.tracking_uri or None,
             data_root=Path(args.data_root).expanduser() if args.data_root else None,
             json=args.json,
-            out=Console(file=sys.stdout, highlight=False, soft_wrap=False),
+            out=Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH),
             err=Console(file=sys.stderr, highlight=False),
         )
 

@@ -1,5 +1,6 @@
 """The report as Markdown: for pull requests, chats, and readers without a browser."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
@@ -32,6 +33,9 @@ def markdown_page(page: Page) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+_BREAKS = re.compile(r"[^\S\u202f]+")
+"""White space without the narrow no-break space that stands before units."""
+
 _MATRIX_NOTE = (
     "Margin of the owner's evidence, mean and range over seeds (1: perfect match, 0: threshold), and the seeds on "
     "which the mark survived. A removal counts only within the accuracy budget and if it beats training from scratch."
@@ -58,7 +62,7 @@ def summary_table(found: Sequence[Summary]) -> str:
 
 def text(value: object) -> str:
     """A name or message that stays what it is: no markup, one line."""
-    out = " ".join(str(value).split())
+    out = " ".join(_BREAKS.split(str(value)))
     for character in "\\`*[]|":
         out = out.replace(character, "\\" + character)
     return out.replace("<", "&lt;")

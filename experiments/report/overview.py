@@ -121,11 +121,10 @@ def _about_controls(found: Sequence[Summary]) -> list[str]:
     if not judged:
         return []
     if not fired:
-        return [
-            "The one negative control stayed silent."
-            if judged == 1
-            else f"All {judged} negative controls stayed silent."
-        ]
+        who = {1: "The one negative control", 2: "Both negative controls"}.get(
+            judged, f"All {judged} negative controls"
+        )
+        return [f"{who} stayed silent."]
     names = listed(list(dict.fromkeys(f"{c.victim} on {c.victim.workload}" for c in checks if c.fired)))
     return [f"{fired} of {counted(judged, 'negative control')} fired ({names}): those verdicts are ambiguous."]
 

@@ -111,6 +111,8 @@ class ImageWorkload(Configurable, ABC):
 
     def task(self, device: torch.device) -> ImageTask:
         """The task without its data: enough to judge a model."""
+        if device.type == "cuda":
+            _reproducible_cuda()
         pixels = Pixels(mean=self.mean, std=self.std, device=device, pad=self.pad, crop=self.crop, flip=self.flip)
         return ImageTask(
             name=self.name,
@@ -124,8 +126,6 @@ class ImageWorkload(Configurable, ABC):
 
     def bind(self, device: torch.device, data_root: Path | None) -> Arena:
         """Load the data onto ``device``. Raises MissingData naming every place tried."""
-        if device.type == "cuda":
-            _reproducible_cuda()
         dataset = self.source.load(data_root)
         task = self.task(device)
         parts = split(

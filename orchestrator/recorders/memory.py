@@ -49,7 +49,7 @@ class MemoryRecorder(Recorder):
         return None
 
     def _run(self, run_id: str) -> Mapping[str, Any]:
-        run = next((r for r in self._journal.runs() if r["id"] == run_id), None)
+        run = self._journal.run(run_id)
         if run is None:
             raise LookupError(f"expected an execution of this store, got {run_id!r}")
         return run

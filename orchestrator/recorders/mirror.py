@@ -89,11 +89,12 @@ class Mirror(Recorder):
         self._journal = journal
         self._tracker = tracker
         self._silent: set[TaskId] = set()
+        self._runs: dict[str, Mapping[str, Any]] = {}
 
     def sync(self, run_id: str, *, abandoned: bool = False) -> SyncReport:
-        run, superseded = self._run(run_id)
         # A store runs one plan at a time: where another execution began later, this one's driver is gone.
-        over = abandoned or superseded or run["status"] != "running"
+        over = abandoned or not self._journal.run_going(run_id)
+        run = self._run(run_id, fresh=over)
         tasks = self._journal.run_tasks(run_id)
         with self._alone():
             try:
@@ -110,7 +111,7 @@ class Mirror(Recorder):
             return current.report()
 
     def attach_report(self, run_id: str, folder: Path) -> str | None:
-        run, _ = self._run(run_id)
+        run = self._run(run_id, fresh=True)
         with self._alone():
             try:
                 self._attach(self._begin(run, True, self._journal.run_tasks(run_id)), folder)
@@ -118,14 +119,15 @@ class Mirror(Recorder):
                 return self._warning(error)
         return None
 
-    def _run(self, run_id: str) -> tuple[Mapping[str, Any], bool]:
-        """An execution's row, and whether another began later."""
-        runs = self._journal.runs()
-        run = next((r for r in runs if r["id"] == run_id), None)
-        if run is None:
-            known = ", ".join(r["id"] for r in runs[:3]) or "none yet"
-            raise LookupError(f"expected an execution of {self._store.root}, got {run_id!r}; the newest: {known}")
-        return run, runs[0]["id"] != run_id
+    def _run(self, run_id: str, *, fresh: bool) -> Mapping[str, Any]:
+        """An execution's row; its spec and info are large, and read once while it goes on."""
+        if fresh or run_id not in self._runs:
+            run = self._journal.run(run_id)
+            if run is None:
+                known = ", ".join(r["id"] for r in self._journal.runs()[:3]) or "none yet"
+                raise LookupError(f"expected an execution of {self._store.root}, got {run_id!r}; the newest: {known}")
+            self._runs[run_id] = run
+        return self._runs[run_id]
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

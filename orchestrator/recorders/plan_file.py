@@ -8,8 +8,9 @@ import dataclasses
 import json
 import os
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +74,25 @@ def save_plan(plan: Plan, folder: Path, cached: Collection[TaskId] = ()) -> Path
     return path
 
 
-def load_links(folder: Path) -> dict[TaskId, Link]:
+def load_links(folder: Path) -> Mapping[TaskId, Link]:
     """Verify or embed task -> what it is compared with; {} where no plan was saved.
 
     Raises:
         ValueError: the file is not what ``save_plan`` writes.
     """
+    path = folder / PLAN_FILE
     try:
-        cells = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))["cells"]
+        return _read_links(path, path.stat().st_mtime_ns)
     except FileNotFoundError:
         return {}
-    except KeyError:
-        raise ValueError(f"expected a plan with cells, got {folder / PLAN_FILE}; delete it to do without") from None
-    names = [f.name for f in dataclasses.fields(Link)]
+
+
+@lru_cache(maxsize=4)
+def _read_links(path: Path, changed_ns: int) -> Mapping[TaskId, Link]:
+    """The file's links; a recorder asks every second, and parses again only when the file has changed."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if "cells" not in document:
+        raise ValueError(f"expected a plan with cells, got {path}; delete it to do without")
+    cells, names = document["cells"], [f.name for f in dataclasses.fields(Link)]
     links = {TaskId(cell["embed"]): Link(clean=cell["clean"]) for cell in cells}
     return links | {TaskId(cell["verify"]): Link(**{name: cell[name] for name in names}) for cell in cells}

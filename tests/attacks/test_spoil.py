@@ -52,10 +52,14 @@ class TestFlippingSpoil(AttackContract):
         return Spoil(labels="flip", steps=60)
 
 
-@pytest.mark.parametrize("scheme", [BACKDOOR, SIDE_TASK, FIXED_HEAD, WEIGHTS], ids=lambda s: s.name)
-def test_joint_spoiling_removes_every_kind_of_mark(scheme: Scheme) -> None:
+@pytest.mark.parametrize(
+    ("workload", "scheme"),
+    [("digits_cnn", BACKDOOR), ("digits_cnn", SIDE_TASK), ("digits_mlp", FIXED_HEAD), ("digits_cnn", WEIGHTS)],
+    ids=["adi", "mtlsign", "mtlsign_fixed", "uchida"],
+)
+def test_joint_spoiling_removes_every_kind_of_mark(workload: str, scheme: Scheme) -> None:
     """With default settings: verdict 1 before, 0 after, at a loss of at most five points of test accuracy."""
-    victim = marked("digits_cnn", scheme)
+    victim = marked(workload, scheme)
     attack = Spoil()
 
     suspect = attack(victim.model, granted_view(attack, victim))
@@ -87,7 +91,7 @@ def test_after_sequential_spoiling_the_mark_comes_back() -> None:
 def test_weight_grows_until_the_mark_is_lost() -> None:
     """A deeply anchored mark survives a constant weight and falls to a growing one in the same number of steps."""
     victim = marked("digits_cnn", WEIGHTS)
-    constant, growing = Spoil(w_growth=1.0, steps=120), Spoil(steps=120)
+    constant, growing = Spoil(w_growth=1.0, steps=150), Spoil(steps=150)
 
     verdicts = [victim.judge(a(victim.model, granted_view(a, victim))).verdict for a in (constant, growing)]
 
@@ -136,6 +140,34 @@ def test_carriers_take_their_tensors_own_distribution() -> None:
     assert torch.equal(new, again)
     assert torch.equal(old[3:], new[3:])
     assert bool((new[:3].abs() < 10 * old.std()).all())
+
+
+def test_runner_up_labels_cost_less_than_random_ones() -> None:
+    """The network's own second choice for each trigger is the cheapest wrong answer to teach."""
+    victim = marked("digits_cnn", BACKDOOR)
+    loss = []
+    for labels in ("runner_up", "random"):
+        attack = Spoil(labels=labels, steps=60)
+        suspect = attack(victim.model, granted_view(attack, victim))
+        assert not victim.judge(suspect).verdict
+        loss.append(victim.accuracy(victim.model) - victim.accuracy(suspect))
+
+    assert loss[0] < loss[1]
+
+
+@pytest.mark.parametrize("labels", ["runner_up", "random", "flip"])
+def test_wrong_labels_are_wrong(labels: str) -> None:
+    """Whatever the choice, no trigger keeps its own label."""
+    victim = marked("digits_mlp", Adi(n_triggers=30, lr=2e-3))
+    attack = Spoil(labels=labels)
+    view = granted_view(attack, victim)
+    raw, right = victim.scheme.triggers(victim.key) or pytest.fail("a backdoor has triggers")
+
+    wrong = attack._wrong(victim.model, view.task.to_inputs(raw), right, view)
+
+    assert wrong.shape == right.shape
+    assert not bool((wrong == right).any())
+    assert 0 <= int(wrong.min()) <= int(wrong.max()) < 10
 
 
 def test_schemes_without_hooks_are_named() -> None:

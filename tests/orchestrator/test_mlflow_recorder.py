@@ -274,6 +274,19 @@ def test_an_abandoned_execution_is_closed(world: World, client: Any) -> None:
     assert parent.data.metrics["n_open"] == 7
 
 
+def test_an_execution_followed_by_another_is_over(world: World, client: Any) -> None:
+    """A store runs one plan at a time: what a dead driver left open is closed once a later execution has begun."""
+    world.start("r1")
+    world.finish("r1", world.clean)
+    before = recorder_of(world).sync("r1").over
+    world.start("r2", cached=[world.clean])
+
+    after = recorder_of(world).sync("r1").over
+
+    assert (before, after) == (False, True)
+    assert executions(client)["r1"].info.status == "KILLED"
+
+
 def test_a_place_that_was_lost_is_filled_again(world: World, client: Any) -> None:
     """The mirror can be thrown away at any time: marks speak of one experiment of one database, not of its name."""
     world.whole_run("r1")

@@ -163,6 +163,8 @@ def test_the_plan_file_gives_back_what_rows_are_compared_with(world: World, tmp_
     assert links[world.cells[5].id] == Link(clean=world.twin.id, strength_name="epochs", strength=5.0)
     assert links[world.embed.id] == Link(clean=world.twin.id)
     assert load_links(tmp_path) == {}
+    save_plan(world.plan([world.clean, world.twin, world.embed]), tmp_path / "plan")
+    assert load_links(tmp_path / "plan") == {}
     assert [p.name for p in (tmp_path / "plan").iterdir()] == ["plan.json"]
 
 

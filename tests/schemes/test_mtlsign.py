@@ -24,8 +24,9 @@ from schemes.prf import Prf
 from schemes.statistics import binomial_band, binomial_threshold, log10_binomial_tail
 
 SECRET = Prf(b"the owner of these tests")
-SMALL = MTLSign(n=100, steps=80, lr=1e-3, head_lr=1e-4, refresh=30, tuning_steps=5, check_every=40)
-SMALL_FIXED = MTLSignFixed(n=100, steps=80, lr=1e-3, refresh=30, tuning_steps=5, check_every=40)
+_FEW = {"n": 100, "steps": 48, "lr": 2e-3, "batch_size": 50, "mark_batch": 50, "refresh": 16, "tuning_steps": 5}
+SMALL = MTLSign(**_FEW, check_every=24, hidden=64)
+SMALL_FIXED = MTLSignFixed(**_FEW, check_every=24, hidden=64)
 VARIANTS = [SMALL, SMALL_FIXED]
 Variant = MTLSign | MTLSignFixed
 
@@ -89,7 +90,7 @@ def clean() -> nn.Module:
     return model.eval()
 
 
-def owner(checkpoints: Checkpoints | None = None, train: Samples | None = None, log: Curves | None = None) -> Owner:
+def owner(checkpoints: Checkpoints | None = None, *, train: Samples | None = None, log: Curves | None = None) -> Owner:
     """An owner of the digits."""
     return Owner(
         task=arena().task,
@@ -200,12 +201,13 @@ def test_mark_lives_in_the_network(scheme: Variant) -> None:
 def test_gamma_moves_the_papers_verdict_alone() -> None:
     """gamma = 1 refuses what 0.7 accepts; everything else of the evidence is the same."""
     model, key = marked(SMALL)
-    damaged = copy.deepcopy(model)
+    faded = copy.deepcopy(model)
     with torch.no_grad():
-        damaged.stage3[0].weight.mul_(torch.linspace(0, 2, 64).view(-1, 1, 1, 1))
-    lax, strict = (judge(replace(SMALL, gamma=g), damaged, key) for g in (0.5, 1.0))
+        for parameter, unmarked in zip(faded.parameters(), clean().parameters(), strict=True):
+            parameter.lerp_(unmarked, 0.6)
+    lax, strict = (judge(replace(SMALL, gamma=g), faded, key) for g in (0.7, 1.0))
 
-    assert 0.5 <= lax.statistic < 1
+    assert 0.7 <= lax.statistic < 1
     assert (lax.verdict_paper, strict.verdict_paper) == (True, False)
     same = {"verdict_paper": None, "details": {}}
     assert replace(lax, **same) == replace(strict, **same)
@@ -322,15 +324,15 @@ def test_shifted_loss_has_the_gradient_of_the_shifted_network() -> None:
     torch.testing.assert_close(found, gradient(mark.loss(there), dict(trainable(there))))
     assert not torch.allclose(found, gradient(mark.loss(model), parameters), rtol=0.01)
 
-    direction = found / found.norm()
+    direction, sizes = found / found.norm(), [p.numel() for p in model.parameters()]
     with torch.no_grad():
         values = []
-        for step in (-1e-2, 1e-2):
-            moved = torch.nn.utils.parameters_to_vector(model.parameters()) + step * direction
+        for step in (-1e-3, 1e-3):
             probe = copy.deepcopy(model)
-            torch.nn.utils.vector_to_parameters(moved, probe.parameters())
+            for parameter, part in zip(probe.parameters(), direction.split(sizes), strict=True):
+                parameter.add_(step * part.view(parameter.shape))
             values.append(float(mark.loss(probe, state=shift.applied(trainable(probe)))))
-    assert (values[1] - values[0]) / 2e-2 == pytest.approx(float(found.norm()), rel=0.05)
+    assert (values[1] - values[0]) / 2e-3 == pytest.approx(float(found.norm()), rel=0.05)
 
 
 def test_first_order_points_where_the_exact_gradient_does() -> None:
@@ -388,7 +390,7 @@ def test_shifts_survive_a_checkpoint() -> None:
 
 def test_nothing_moves_under_a_prohibitive_covertness_term() -> None:
     """lambda2 = alpha = 0 and lambda1 towards infinity: weights stay within a step or two of W0, statistics exactly."""
-    free = replace(SMALL_FIXED, alpha=0.0, lambda2=0.0, steps=60)
+    free = replace(SMALL_FIXED, alpha=0.0, lambda2=0.0)
     bound, _ = embed(replace(free, lambda1=1e9))
     loose, _ = embed(free)
 
@@ -415,8 +417,11 @@ def test_without_robustness_term_nothing_is_tuned() -> None:
         embed(SMALL, owner(train=Unshared(arena().train)))
 
 
-@pytest.mark.parametrize("stop", [1, 30, 31, 47, 80])
-@pytest.mark.parametrize("scheme", VARIANTS, ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    ("scheme", "stop"),
+    [(SMALL, 16), (SMALL, 29), (SMALL, 48), (SMALL_FIXED, 29)],
+    ids=["refresh", "between", "end", "fixed"],
+)
 def test_resumed_embedding_is_bit_equal(scheme: Variant, stop: int) -> None:
     """Stopped around refreshes, checks and the end, an embedding continues to the same network and key."""
     expected, expected_key = marked(scheme)
@@ -446,7 +451,7 @@ def test_better_snapshots_are_faithful_then_accurate_then_robust_then_late() -> 
 def test_early_stop_ends_at_the_first_good_check() -> None:
     """With ``early_stop`` the loop ends when the mark is perfect, and curves say where."""
     log = Curves()
-    scheme = replace(SMALL_FIXED, early_stop=True, check_every=10, steps=400, lambda2=0.0)
+    scheme = replace(SMALL_FIXED, early_stop=True, check_every=10, steps=400, lambda2=0.0, max_drop=1.0)
     embed(scheme, owner(log=log))
     last = max(log.rows)
 
@@ -466,6 +471,6 @@ def test_twin_is_the_same_training_without_the_mark() -> None:
     recipe = SMALL.twin_recipe(arena().task, 1150)
     other = replace(SMALL, n=50, lambda1=0.0, lambda2=0.7, gamma=0.9, hidden=8, refresh=7)
 
-    assert recipe == Recipe(optimiser="adam", lr=1e-3, batch_size=100, steps=80)
+    assert recipe == Recipe(optimiser="adam", lr=2e-3, batch_size=50, steps=48)
     assert other.twin_recipe(arena().task, 1150) == recipe
     assert replace(SMALL, alpha=0.0).twin_recipe(arena().task, 1150) is None

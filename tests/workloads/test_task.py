@@ -154,14 +154,21 @@ def test_inputs_of_another_type_or_shape_are_refused(arena: Arena) -> None:
             arena.task.to_inputs(raw)
 
 
-def test_lenet_is_caffe_s(data_root: Path) -> None:
+def test_a_task_without_data_is_the_arena_s_task(arena: Arena) -> None:
+    """Judging needs no data set: same networks, same inputs, same predictions."""
+    alone = DIGITS[arena.task.name.removeprefix("digits_")].task(CPU)
+    raw = alone.encode_integers(range(9))
+
+    assert alone.recipe == arena.task.recipe
+    assert torch.equal(alone.to_inputs(raw), arena.task.to_inputs(raw))
+    assert torch.equal(alone.predict(alone.network(4), raw), arena.task.predict(arena.task.network(4), raw))
+
+
+def test_lenet_is_caffe_s() -> None:
     """431,080 parameters; taps after both pools and after the rectified dense layer."""
-    if not FashionLeNet5.available(data_root):
-        pytest.skip("needs Fashion-MNIST under the data root")
-    arena = FashionLeNet5(train_size=10, test_size=10).bind(CPU, data_root)
-    model = arena.task.network(0)
-    raw = arena.task.encode_integers([1, 2])
-    taps = arena.task.stages(model, arena.task.to_inputs(raw))
+    task = FashionLeNet5().task(CPU)
+    model = task.network(0)
+    taps = task.stages(model, task.to_inputs(task.encode_integers([1, 2])))
 
     assert sum(p.numel() for p in model.parameters()) == 431_080
     assert [tuple(tap.shape[1:]) for tap in taps] == [(20, 12, 12), (50, 4, 4), (500,)]
