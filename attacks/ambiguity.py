@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 from torch import nn
 
 from attacks.base import Attack, AttackView, Claim, Family, Knowledge
-from schemes.base import Scheme, Suspect, Verdict
+from schemes.base import Scheme, Suspect
 from schemes.keys import Key
-from schemes.params import ConfigError, param
+from schemes.params import ConfigError, Json, param
 from schemes.statistics import clopper_pearson
 
 DEFAULT_KEYS = {0: 200, 1: 2000, 2: 1}
@@ -73,32 +74,38 @@ class Ambiguity(Attack):
         return Claim(forged)
 
     def _drawn(self, model: nn.Module, view: AttackView) -> Claim:
+        """The best of ``n_tried`` keys, each a function of its number alone."""
         suspect = Suspect(model, view.task)
-        best: tuple[Key, Verdict] | None = None
-        verdicts: list[Verdict] = []
-        for i in range(self.n_tried):
-            key = view.scheme.keygen(view.task, view.prf.child(f"ambiguity/{i}"))
-            verdict = view.scheme.judge(suspect, key)
-            verdicts.append(verdict)
-            if best is None or _evidence(verdict) > _evidence(best[1]):
-                best = key, verdict
-        assert best is not None  # n_tried >= 1
-        statistics = np.array([v.statistic for v in verdicts])
-        n_passing = sum(v.verdict for v in verdicts)
-        low, high = clopper_pearson(n_passing, len(verdicts))
-        return Claim(
-            best[0],
-            n_tried=len(verdicts),
-            details={
-                "mean": float(statistics.mean()),
-                "sd": float(statistics.std()),
-                "max": float(statistics.max()),
-                "n_passing": n_passing,
-                "false_positive_low": low,
-                "false_positive_high": high,
-            },
-        )
+        rows: list[_Row] = []
+        found = view.checkpoints.latest(self.n_tried)
+        if found is not None:
+            rows = [(log10_p, statistic, bool(passed)) for log10_p, statistic, passed in found[1]["rows"].tolist()]
+        for number in range(len(rows), self.n_tried):
+            verdict = view.scheme.judge(suspect, _key(view, number))
+            rows.append((verdict.log10_p, verdict.statistic, verdict.verdict))
+            view.checkpoints.offer(len(rows), lambda: {"rows": torch.tensor(rows, dtype=torch.float64)})
+        best = max(range(len(rows)), key=lambda number: (-rows[number][0], rows[number][1]))
+        return Claim(_key(view, best), n_tried=len(rows), details=_summary(rows))
 
 
-def _evidence(verdict: Verdict) -> tuple[float, float]:
-    return -verdict.log10_p, verdict.statistic
+_Row = tuple[float, float, bool]
+"""(log10 p, statistic, verdict) of one key."""
+
+
+def _key(view: AttackView, number: int) -> Key:
+    return view.scheme.keygen(view.task, view.prf.child(f"ambiguity/{number}"))
+
+
+def _summary(rows: list[_Row]) -> dict[str, Json]:
+    """How the statistics of all keys scatter, and how many pass, with a 95 % interval of that rate."""
+    statistics = np.array([statistic for _, statistic, _ in rows])
+    n_passing = sum(passed for _, _, passed in rows)
+    low, high = clopper_pearson(n_passing, len(rows))
+    return {
+        "mean": float(statistics.mean()),
+        "sd": float(statistics.std()),
+        "max": float(statistics.max()),
+        "n_passing": n_passing,
+        "false_positive_low": low,
+        "false_positive_high": high,
+    }

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from experiments.expand import Expansion, expand
+from experiments.problems import Problem, SpecError
 from experiments.reporting import Pages, find_run, publish
 from experiments.spec import ExperimentSpec
 from experiments.workloads import WORKLOADS
 from orchestrator.events import Event, Listener
 from orchestrator.evidence import Record
-from orchestrator.executors.base import Executor
+from orchestrator.executors.base import Executor, NoWorkers
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.journal import Journal
 from orchestrator.loop import Limits, expected_seconds
@@ -121,8 +122,8 @@ def run(
         watch: shows progress.
 
     Raises:
-        SpecError, MissingData, StoreError: bad input; nothing has run, nothing was written.
-        NoWorkers: the workers cannot be had.
+        SpecError, MissingData, StoreError: bad input, or workers that cannot be had; nothing has run.
+        NoWorkers: all workers were lost on the way; the same call resumes.
         Interrupted: stopped; the same call resumes.
     """
     started = time.monotonic()
@@ -138,15 +139,18 @@ def run(
         # A finished plan never asks, so its run need not read every duration there is.
         seconds = expected_seconds(journal.durations() if len(cached) < len(plan) else {})
         save_plan(plan, home.report_dir(spec.name, run_id), cached)
+        executor = make_executor(pool, spec, home, data_root)
         with watch(plan, cached, seconds) as shown:
-            records = execute(
-                plan,
-                request,
-                store=home,
-                journal=journal,
-                executor=make_executor(pool, spec, home, data_root),
-                listeners=[listener for listener in (recording, shown) if listener is not None],
-            )
+            listeners = [listener for listener in (recording, shown) if listener is not None]
+            begun = Begun()
+            try:
+                records = execute(
+                    plan, request, store=home, journal=journal, executor=executor, listeners=[begun, *listeners]
+                )
+            except NoWorkers as error:
+                if begun.anything:
+                    raise
+                raise SpecError([Problem(str(error), ("executor",))]) from error
         pages = publish(home.report_dir(spec.name, run_id), plan, records, find_run(journal, run_id), home)
     if recording is not None:
         recording.finish()
@@ -174,6 +178,15 @@ def make_executor(pool: Pool, spec: ExperimentSpec, store: Store, data_root: Pat
         gpus_per_worker=pool.gpus_per_worker if pool.gpus_per_worker is not None or gpus == "auto" else gpus,
         address=pool.address,
     )
+
+
+class Begun:
+    """Knows whether anything has begun to run."""
+
+    anything = False
+
+    def __call__(self, event: Event) -> None:
+        self.anything = True
 
 
 class Recording:

@@ -97,13 +97,13 @@ def _attacks(raw: Any, info: ValidationInfo) -> tuple[AttackEntry, ...]:
         for i, entry in enumerate(_listed(raw, info))
         for attack in reader.attacks(entry, ("attacks", i), adversary)
     ]
-    # What a row's own reading adds (max_drop) makes no second row.
     configs = [({"attack": a.attack.config(), "adversary": a.budget.config(until="attack")}, w) for a, w in found]
-    _raise([*reader.problems, *_repeated(configs)])
+    hint = "; max_drop decides how a row is read and makes no second one"
+    _raise([*reader.problems, *_repeated(configs, hint if len({a.budget.max_drop for a, _ in found}) > 1 else "")])
     return tuple(attack for attack, _ in found)
 
 
-def _repeated(found: Iterable[tuple[Mapping[str, Any], Place]]) -> Iterator[Problem]:
+def _repeated(found: Iterable[tuple[Mapping[str, Any], Place]], hint: str = "") -> Iterator[Problem]:
     """Entries that mean the same: a table would show one result twice, or hide that a grid was mistyped."""
     first: dict[str, Place] = {}
     for config, where in found:
@@ -111,9 +111,9 @@ def _repeated(found: Iterable[tuple[Mapping[str, Any], Place]]) -> Iterator[Prob
         if text not in first:
             first[text] = where
         elif first[text] == where:
-            yield Problem("expected distinct configurations, got one twice in this entry's own grid", where)
+            yield Problem(f"expected distinct configurations, got one twice in this entry's own grid{hint}", where)
         else:
-            message = f"expected distinct entries, got the same configuration as {dotted(first[text])}"
+            message = f"expected distinct entries, got the same configuration as {dotted(first[text])}{hint}"
             yield Problem(message, where, also=first[text])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from experiments.problems import Path, Problem, unknown
+from experiments.problems import Path, Problem, dotted, unknown
 from experiments.yaml_lines import Document
 
 _EXPECTED = {
@@ -33,8 +33,10 @@ def problems_of(error: ValidationError, document: Document, model: type[BaseMode
     for details in error.errors(include_url=False):
         path: Path = details["loc"]
         also = details.get("ctx", {}).get("also")
-        place = "" if also is None else f" ({document.place(also)})"
-        found.append(Problem(message(details, model) + place, path, document.place(path)))
+        text = message(details, model)
+        if also is not None:
+            text = text.replace(dotted(also), f"{dotted(also)} ({document.place(also)})", 1)
+        found.append(Problem(text, path, document.place(path)))
     return sorted(found, key=lambda p: _line(p.place))
 
 

@@ -74,7 +74,9 @@ class Database:
             yield
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            raise StoreError(f"expected to write the journal {self._path}, got: {error}; free space there") from error
+            raise StoreError(
+                f"expected to write the journal {self._path}, got: {error}; see that there is room and that it is ours"
+            ) from error
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")

@@ -120,7 +120,8 @@ class Journal(Database):
     def _tick(self, now: float) -> None:
         if not self._oldest:
             self._oldest = now
-        if len(self._tasks) >= _FLUSH_ROWS or now - self._oldest >= FLUSH_S:
+        # A clock that was set back must not keep rows waiting.
+        if len(self._tasks) >= _FLUSH_ROWS or not 0 <= now - self._oldest < FLUSH_S:
             self.flush()
 
     @property

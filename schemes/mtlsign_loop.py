@@ -239,7 +239,7 @@ class MarkTraining:
         extra = unpack(state, self.model, self.optimiser)
         self._load_head(extra)
         device = self.mark.labels.device
-        self.shifts = shifts_from_state(extra, "shift.", device)
+        self.shifts = shifts_from_state(extra, "shift.", self.parameters)
         if "latest" in extra:
             self.latest = _as_score(extra["latest"])
             snapshot = {n[5:]: t.to(device) for n, t in extra.items() if n.startswith(("best.model.", "best.head."))}

@@ -44,16 +44,22 @@ class Shift:
         return deltas | {f"{head}.buffer.{n}": t for n, t in self.buffers.items()}
 
 
-def shifts_from_state(state: Mapping[str, Tensor], prefix: str, device: torch.device) -> list[Shift]:
-    """The shifts that were saved as ``prefix<index>.``, in order."""
-    found: dict[int, tuple[str, dict[str, dict[str, Tensor]]]] = {}
+def shifts_from_state(state: Mapping[str, Tensor], prefix: str, parameters: Mapping[str, Tensor]) -> list[Shift]:
+    """The shifts that were saved as ``prefix<index>.``, in order, laid out and placed as ``parameters`` are.
+
+    The layout matters: kernels add up in an order that depends on it, and a resumed embedding is to be bit-equal.
+    """
+    device = next(iter(parameters.values())).device
+    found: dict[int, tuple[str, dict[str, Tensor], dict[str, Tensor]]] = {}
     for full, tensor in state.items():
         if full.startswith(prefix):
             index, kind, part, name = full.removeprefix(prefix).split(".", 3)
-            parts = found.setdefault(int(index), (kind, {"delta": {}, "buffer": {}}))[1]
-            parts[part][name] = tensor.to(device)
-    ordered = [found[i] for i in sorted(found)]
-    return [Shift(tuned=kind == "tuned", delta=p["delta"], buffers=p["buffer"]) for kind, p in ordered]
+            _, delta, buffers = found.setdefault(int(index), (kind, {}, {}))
+            if part == "delta":
+                delta[name] = torch.empty_like(parameters[name]).copy_(tensor)
+            else:
+                buffers[name] = tensor.to(device)
+    return [Shift(tuned=kind == "tuned", delta=d, buffers=b) for _, (kind, d, b) in sorted(found.items())]
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -57,7 +57,7 @@ class Param:
             return f"expected one of {', '.join(self.choices)}, got {value!r}"
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return f"expected a finite number, got {value!r}"
         low_bad = self.low is not None and (value <= self.low if self.low_open else value < self.low)
         high_bad = self.high is not None and (value >= self.high if self.high_open else value > self.high)
@@ -114,7 +114,10 @@ def coerce(annotation: Any, value: object) -> Any:
             return tuple(coerce(item, v) for v in value)
         raise TypeError(f"expected a list, got {_shown(value)}")
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise TypeError("expected a number below 2**1024, got a longer integer") from None
     if annotation is Any:
         return value
     wrong_bool = isinstance(value, bool) and annotation is not bool

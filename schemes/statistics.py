@@ -6,6 +6,8 @@ Tails are never computed as 1 - cdf; log10 p is stored, not p: 600 matching bits
 import math
 from functools import cache
 
+import numpy as np
+from scipy.special import logsumexp
 from scipy.stats import binom, binomtest
 
 LEVEL = 1e-6
@@ -14,15 +16,21 @@ LEVEL = 1e-6
 GRINDING_KEYS_LOG10 = 64 * math.log10(2)
 """log10 of the 2^64 keys that a claimant might have tried before showing one."""
 
+_LOG_TINY = -600.0
+"""Natural logarithm below which a float64 tail loses digits (1e-261; the smallest normal number is 2e-308)."""
+
 
 def log10_binomial_tail(k: int, n: int, q: float) -> float:
-    """log10 P[X >= k], X ~ Binomial(n, q): scipy's exact tail."""
+    """log10 P[X >= k], X ~ Binomial(n, q): scipy's exact tail; finite however small P is."""
     if not 0 <= k <= n:
         raise ValueError(f"expected 0 <= k <= n, got k={k}, n={n}")
     if k == 0:
         return 0.0
-    tail = float(binom.logsf(k - 1, n, q)) / math.log(10)
-    return min(0.0, tail)
+    tail = float(binom.logsf(k - 1, n, q))
+    if tail < _LOG_TINY:
+        # scipy takes the logarithm of the tail itself, which is 0 for 1,100 matching bits: sum in the log domain.
+        tail = float(logsumexp(binom.logpmf(np.arange(k, n + 1), n, q)))
+    return min(0.0, tail / math.log(10))
 
 
 @cache

@@ -58,7 +58,7 @@ class Uchida(Scheme):
     layer: str | None = param(
         None, doc="weight that carries the bits; none: the first convolution (else linear layer) with room", stage="key"
     )
-    lambda1: float = param(0.1, doc="weight of E_R, a sum over bits", stage="embed", low=0)
+    lambda1: float = param(0.03, doc="weight of E_R, a sum over bits", stage="embed", low=0)
     epochs: int | None = param(
         None, doc="passes over the training data; none: one, and at least 200 steps", stage="embed", low=1
     )

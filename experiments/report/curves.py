@@ -13,7 +13,7 @@ from experiments.report.words import number, points, signed
 from experiments.rows import max_drop
 
 FURTHEST_PP = 20.0
-"""Drops beyond this are drawn on the edge, hollow: nobody steals a model that lost 20 points."""
+"""Drops beyond this are drawn on the edge, hollow, unless most are: nobody steals a model that lost 20 points."""
 
 LOWEST = -1.0
 """Margins below this are drawn on the edge, hollow."""
@@ -65,8 +65,11 @@ class Frame:
     @classmethod
     def around(cls, found: Sequence[Point], budget_pp: float) -> "Frame":
         """Axes that hold the points, the threshold and the budget, within what is worth showing."""
-        reach = min(max([1.35 * budget_pp, *(p.drop_pp for p in found)]), max(FURTHEST_PP, 1.35 * budget_pp))
-        left = max(min([0.0, *(p.drop_pp for p in found)]), -0.25 * reach)
+        drops = sorted(p.drop_pp for p in found)
+        reach = max([1.35 * budget_pp, *drops])
+        if drops and drops[len(drops) // 2] <= FURTHEST_PP:
+            reach = min(reach, max(FURTHEST_PP, 1.35 * budget_pp))
+        left = max(min([0.0, *drops]), -0.25 * reach)
         lowest = max(min([-0.3, *(p.margin for p in found)]), LOWEST)
         x = Scale(left - 0.03 * reach, 1.03 * reach, _LEFT, _WIDTH - _RIGHT)
         return cls(x, Scale(lowest - 0.06, 1.08, _HEIGHT - _BOTTOM, _TOP), budget_pp)
@@ -79,12 +82,19 @@ def curve_panel(assault: Assault, duels: Sequence[Duel], order: Sequence[Victim]
     budget_pp = 100 * max(max_drop(row) for d in part for row in d.rows)
     frame = Frame.around([p for _, found in curves.values() for p in found], budget_pp)
     lines = [
-        polyline([(frame.x(a), frame.y(b)) for a, b in mean_curve(found)], f"line s{i % HUES}")
+        polyline([(frame.x.at(a), frame.y.at(b)) for a, b in mean_curve(found)], f"line s{i % HUES}")
         for i, (_, found) in curves.items()
     ]
     dots = [_dot(i, duel, point, frame) for i, (duel, found) in curves.items() for point in found]
     label = f"Margin against accuracy drop under {assault}: a line per scheme, a point per seed and strength"
-    return picture(_WIDTH, _HEIGHT, label, [*_furniture(frame), *lines, *dots], class_="panel")
+    return picture(_WIDTH, _HEIGHT, label, [*_furniture(frame), _clipped(frame, lines), *dots], class_="panel")
+
+
+def _clipped(frame: Frame, lines: Sequence[Markup]) -> Markup:
+    """Lines as far as they run inside the frame."""
+    x, y, width, height = frame.x.start, frame.y.end, frame.x.end - frame.x.start, frame.y.start - frame.y.end
+    box = f"{x:g} {y:g} {width:g} {height:g}"
+    return tag("svg", *lines, x=x, y=y, width=width, height=height, viewBox=box, class_="plot")
 
 
 def _dot(index: int, duel: Duel, point: Point, frame: Frame) -> Markup:
@@ -100,6 +110,7 @@ def _furniture(frame: Frame) -> list[Markup]:
     """Grid, axes' numbers and titles, the threshold, the budget, the corner where a mark counts as removed."""
     x, y = frame.x, frame.y
     zero, budget, bottom = y(0.0), x(frame.budget_pp), y.start
+    roomy = budget - x.start > 50
     out = [tag("rect", x=x.start, y=zero, width=budget - x.start, height=bottom - zero, class_="zone")]
     for tick in nice_ticks(y.low, y.high):
         out.append(tag("line", x1=x.start, x2=x.end, y1=y(tick), y2=y(tick), class_="grid"))
@@ -114,7 +125,7 @@ def _furniture(frame: Frame) -> list[Markup]:
         tag("line", x1=x.start, x2=x.end, y1=zero, y2=zero, class_="threshold"),
         tag("line", x1=budget, x2=budget, y1=y.end, y2=bottom, class_="budget"),
         tag("text", f"budget {frame.budget_pp:g} pp", x=budget + 4, y=bottom - 6, class_="note"),
-        tag("text", "removed", x=x.start + 5, y=bottom - 6, class_="note zone-name"),
+        *([tag("text", "removed", x=x.start + 5, y=bottom - 6, class_="note zone-name")] if roomy else []),
         tag("text", "threshold", x=x.end - 2, y=zero - 4, class_="note end"),
         tag("text", "accuracy drop, pp", x=x.end, y=_HEIGHT - 4, class_="tick end"),
         tag("text", "margin", x=0, y=9, class_="tick"),

@@ -97,6 +97,8 @@ def _matrix_cell(axes: Axes, x: int, y: int, duel: Duel | None) -> None:
     mean = fmean(duel.margins)
     lost = {"removed": 0.34, "mixed": 0.17}.get(duel.standing)
     colour, alpha = (_LOST, lost) if lost else (_KEPT, 0.05 + 0.22 * min(1.0, max(0.0, mean)))
+    if duel.standing == "worthless":
+        colour, alpha = _SOFT, 0.09
     axes.fill_between([x - 0.48, x + 0.48], y - 0.46, y + 0.46, color=colour, alpha=alpha, linewidth=0)
     axes.text(x, y - 0.14, signed(mean), ha="center", va="center", weight="bold")
     below = "  ".join(part for part in (span(duel.margins), tally(duel)) if part)
@@ -123,17 +125,19 @@ def curves_figure(arena: Arena) -> Figure:
 
 
 def _curve_panel(axes: Axes, arena: Arena, assault: Assault) -> None:
-    part = [d for d in arena.duels if d.assault == assault]
-    budget = 100 * max(max_drop(row) for d in part for row in d.rows)
-    curves = {arena.victims.index(d.victim): curve(d) for d in part}
+    attacked = [d for d in arena.duels if d.assault == assault]
+    budget = 100 * max(max_drop(row) for d in attacked for row in d.rows)
+    curves = {arena.victims.index(d.victim): curve(d) for d in attacked}
     frame = Frame.around([p for found in curves.values() for p in found], budget)
     for index, found in curves.items():
         means, colour = mean_curve(found), _colour(index)
         axes.plot([drop for drop, _ in means], [margin for _, margin in means], color=colour, linewidth=1.3)
+        inside = [p for p in found if frame.x.holds(p.drop_pp) and frame.y.holds(p.margin)]
+        axes.plot([p.drop_pp for p in inside], [p.margin for p in inside], _marker(index), color=colour, ms=3)
         for p in found:
-            inside = frame.x.holds(p.drop_pp) and frame.y.holds(p.margin)
-            place = frame.x.clamp(p.drop_pp), frame.y.clamp(p.margin)
-            axes.plot(*place, _marker(index), color=colour, ms=3, mfc=colour if inside else "white", clip_on=inside)
+            if p not in inside:
+                edge = frame.x.clamp(p.drop_pp), frame.y.clamp(p.margin)
+                axes.plot(*edge, _marker(index), color=colour, ms=3, mfc="white", clip_on=False)
     axes.set_xlim(frame.x.low, frame.x.high)
     axes.set_ylim(frame.y.low, frame.y.high)
     axes.axhline(0, color=_INK, linewidth=0.9)

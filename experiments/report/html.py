@@ -20,6 +20,7 @@ from experiments.report.phrases import (
     cost_text,
     mcnemar_words,
     tally,
+    tasks_words,
     worst_words,
 )
 from experiments.report.survival import Duel
@@ -65,8 +66,16 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    formats = (words.percent, words.points, words.signed, words.span, words.seconds, words.mean_percent)
-    phrased = (mcnemar_words, by_seed, worst_words, control_words, cost_text, bracket_text)
+    formats = (
+        words.percent,
+        words.points,
+        words.signed,
+        words.span,
+        words.seconds,
+        words.seconds_span,
+        words.mean_percent,
+    )
+    phrased = (mcnemar_words, by_seed, worst_words, control_words, cost_text, bracket_text, tasks_words)
     own = (known, plain, breakable, words.power_of_ten)
     env.filters |= {f.__name__: f for f in (*formats, *phrased, *own)}
     env.globals |= {
@@ -94,7 +103,7 @@ def breakable(name: object) -> Markup:
 
 
 _STANDING = {
-    "worthless": "the mark fell only on models that are not worth stealing",
+    "worthless": "the mark fell, but only on models that are not worth stealing",
     "undecided": "undecided: nothing to compare the suspect with",
     "unmarked": "the mark was not there before the attack",
 }
@@ -111,7 +120,7 @@ def matrix_cell(duel: Duel | None) -> Markup:
     if spread := span(duel.margins):
         lines.append(tag("small", spread))
     lines.append(tag("small", tally(duel)))
-    level = f" t{min(4, max(0, int(5 * mean)))}" if duel.standing in ("kept", "worthless") else ""
+    level = f" t{min(4, max(0, int(5 * mean)))}" if duel.standing == "kept" else ""
     return tag("td", *lines, class_=f"{duel.standing}{level}", title=_cell_title(duel))
 
 

@@ -26,14 +26,15 @@ class Name:
 
 @dataclass(frozen=True)
 class Victim:
-    """A configured scheme on a workload: one line of every table."""
+    """A configured scheme on a workload: one line of every table, which says so where its controls fired."""
 
     workload: str
     scheme: Name
     params: str
+    ambiguous: bool = False
 
     def __str__(self) -> str:
-        return str(self.scheme)
+        return f"{self.scheme} (ambiguous)" if self.ambiguous else str(self.scheme)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class Labels:
     def victim(self, row: Mapping[str, Any]) -> Victim:
         """The row's scheme on its workload."""
         detail = _detail(flat(json.loads(row["scheme_params"])), self._schemes[row["scheme"]])
-        return Victim(self.workload(row), Name(row["scheme"], detail), row["scheme_params"])
+        return Victim(
+            self.workload(row), Name(row["scheme"], detail), row["scheme_params"], "ambiguous" in row["caveats"]
+        )
 
     def assault(self, row: Mapping[str, Any]) -> Assault:
         """The row's attack without its strength."""

@@ -8,7 +8,7 @@ from experiments.report.fidelity import TensorStore, paired_fidelity
 from experiments.report.labels import Labels
 from experiments.report.overview import Summary, summaries
 from experiments.report.page import Arena, Page
-from experiments.report.phrases import SUMMARY_HEAD, by_seed, cost_text, summary_cells, tally
+from experiments.report.phrases import SUMMARY_HEAD, by_seed, cost_text, summary_cells, tally, tasks_words
 from experiments.report.survival import Duel
 from experiments.report.words import ELLIPSIS, NONE, counted, number, points, power_of_ten, seconds, signed, span
 from experiments.rows import Row
@@ -82,12 +82,8 @@ def _per_arena(page: Page, write: Callable[[Arena], str]) -> str:
 
 
 def _about(page: Page) -> str:
-    c = page.counts
     level = f" A mark counts as found at p ≤ {page.levels}." if page.levels else ""
-    return (
-        f"{c['tasks']} tasks: {c['executed']} computed, {c['cached']} found finished, {c['failed']} failed, "
-        f"{c['skipped']} skipped; {counted(len(page.seeds), 'seed')}.{level}"
-    )
+    return f"{tasks_words(page.counts)}; {counted(len(page.seeds), 'seed')}.{level}"
 
 
 def _matrix(arena: Arena) -> str:

@@ -51,11 +51,6 @@ class Summary:
         return self.unattacked is not None and self.unattacked.standing == "unmarked"
 
     @property
-    def ambiguous(self) -> bool:
-        """True if a control fired or a random key passed."""
-        return any("ambiguous" in row["caveats"] for row in self.rows)
-
-    @property
     def seconds_embed(self) -> list[float]:
         """Seconds of each embedding, by seed."""
         found = {row["seed"]: row["seconds_embed"] for row in self.rows if row["seconds_embed"] is not None}
@@ -125,7 +120,7 @@ def _about_controls(found: Sequence[Summary]) -> list[str]:
             judged, f"All {judged} negative controls"
         )
         return [f"{who} stayed silent."]
-    names = listed(list(dict.fromkeys(f"{c.victim} on {c.victim.workload}" for c in checks if c.fired)))
+    names = listed(list(dict.fromkeys(f"{c.victim.scheme} on {c.victim.workload}" for c in checks if c.fired)))
     return [f"{fired} of {counted(judged, 'negative control')} fired ({names}): those verdicts are ambiguous."]
 
 

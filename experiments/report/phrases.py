@@ -1,6 +1,6 @@
 """Short phrases about summaries and duels that the page, the Markdown page and the terminal share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from experiments.report.controls import Control
@@ -80,6 +80,13 @@ def _bracket(bracket: Bracket) -> str:
     return f"seed {bracket.seed}: {low}, {high}"
 
 
+def tasks_words(counts: Mapping[str, int]) -> str:
+    """``134 tasks: 130 computed, 4 failed``."""
+    words = {"executed": "computed", "cached": "found finished", "failed": "failed", "skipped": "skipped"}
+    parts = [f"{counts[key]} {word}" for key, word in words.items() if counts[key]]
+    return f"{counted(counts['tasks'], 'task')}{': ' if parts else ''}{', '.join(parts)}"
+
+
 SUMMARY_HEAD = (
     *("Scheme", "Clean", "Marked", "Paired difference", "Attacks survived"),
     *("Worst attack", "Controls", "Embedding"),
@@ -100,7 +107,7 @@ def summary_cells(summary: Summary) -> tuple[str, ...]:
         difference.strip(),
         f"{summary.survived} of {len(summary.judged)}",
         f"{worst.assault}: {worst_words(worst)}" if worst else NONE,
-        "ambiguous" if summary.ambiguous else control_words(summary.controls),
+        control_words(summary.controls),
         seconds(fmean(embed)) if embed else NONE,
     )
 

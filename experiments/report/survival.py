@@ -16,8 +16,8 @@ from experiments.report.labels import Assault, Labels, Victim
 from experiments.rows import Row, budget_drop, is_claim, is_unattacked, max_drop
 
 Outcome = Literal["kept", "worthless", "removed", "unmarked", "undecided"]
-"""Of one seed: the verdict stands; it fell only on models not worth stealing; the mark was removed; it was never
-there; not known."""
+"""Of one seed: the verdict stands on all that the adversary can afford; it fell, but only on models not worth stealing;
+the mark was removed; it was never there; not known."""
 
 Standing = Literal["kept", "worthless", "mixed", "removed", "unmarked", "undecided", "missing"]
 """Of all seeds together: "mixed" where they disagree on removal, "missing" where none has a verdict."""
@@ -128,10 +128,13 @@ class Duel:
         return [_bracket(s.seed, [r for r in self.done if r["seed"] == s.seed]) for s in self.seeds]
 
     @property
-    def severity(self) -> tuple[float, float]:
-        """Order of attacks from the owner's worst: share of seeds lost, then smallest mean margin."""
+    def severity(self) -> tuple[float, bool, float]:
+        """Order of attacks from the owner's worst: seeds lost, then what the adversary can afford, then the margin."""
         seeds = self.seeds
-        return (-self.removed / len(seeds), fmean(self.margins)) if seeds else (1.0, math.inf)
+        if not seeds:
+            return 1.0, True, math.inf
+        overpriced = all(_cost(s.row) > max_drop(s.row) for s in seeds)
+        return -self.removed / len(seeds), overpriced, fmean(self.margins)
 
 
 def duels(rows: Iterable[Row], labels: Labels) -> list[Duel]:
@@ -160,8 +163,7 @@ def _seed_result(seed: int, rows: Sequence[Row], unmarked: bool) -> SeedResult:
         return SeedResult(seed=seed, outcome="undecided", row=min(open_rows, key=_cost))
     affordable = [row for row in rows if _cost(row) <= max_drop(row)]
     decisive = min(affordable, key=lambda row: row["margin"]) if affordable else min(rows, key=_cost)
-    fell = any(not row["verdict"] for row in rows)
-    return SeedResult(seed=seed, outcome="worthless" if fell else "kept", row=decisive)
+    return SeedResult(seed=seed, outcome="kept" if decisive["verdict"] else "worthless", row=decisive)
 
 
 def _cost(row: Mapping[str, Any]) -> float:

@@ -55,7 +55,7 @@ def legend_key(index: int) -> Markup:
 
 @dataclass(frozen=True)
 class Scale:
-    """A linear map from data to pixels; values outside the domain are put on its edge."""
+    """A linear map from data to pixels; called, it puts values outside the domain on its edge."""
 
     low: float
     high: float
@@ -64,7 +64,11 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """Pixel of ``value``."""
-        return self.start + (self.clamp(value) - self.low) / (self.high - self.low) * (self.end - self.start)
+        return self.at(self.clamp(value))
+
+    def at(self, value: float) -> float:
+        """Pixel of ``value``, also beyond the edge."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def clamp(self, value: float) -> float:
         """``value``, or the nearest edge of the domain."""

@@ -30,7 +30,7 @@ def summary_lines(page: Page) -> list[Line]:
     return [
         {
             "workload": s.victim.workload,
-            "scheme": str(s.victim),
+            "scheme": str(s.victim.scheme),
             "seeds": len({row["seed"] for row in s.rows}),
             "clean_mean": _mean([pair.clean for pair in s.fidelity.pairs]) if s.fidelity else None,
             "marked_mean": _mean([pair.marked for pair in s.fidelity.pairs]) if s.fidelity else None,
@@ -39,7 +39,7 @@ def summary_lines(page: Page) -> list[Line]:
             "worst_attack": str(s.weakest.assault) if s.weakest else None,
             "controls_fired": sum(c.fired for c in s.controls),
             "controls_judged": sum(c.n for c in s.controls),
-            "ambiguous": s.ambiguous,
+            "ambiguous": s.victim.ambiguous,
             "seconds_embed_mean": _mean(s.seconds_embed),
         }
         for s in page.summaries
@@ -55,7 +55,8 @@ def _duel_line(duel: Duel) -> Line:
     margins, drops, cost = duel.margins, duel.drops, median_cost(duel.brackets)
     return {
         "workload": duel.victim.workload,
-        "scheme": str(duel.victim),
+        "scheme": str(duel.victim.scheme),
+        "ambiguous": duel.victim.ambiguous,
         "attack": str(duel.assault),
         "standing": duel.standing,
         "seeds": len(duel.seeds),
@@ -76,7 +77,7 @@ def fidelity_lines(page: Page) -> list[Line]:
     return [
         {
             "workload": f.victim.workload,
-            "scheme": str(f.victim),
+            "scheme": str(f.victim.scheme),
             "seed": pair.seed,
             "clean": pair.clean,
             "marked": pair.marked,
@@ -96,7 +97,7 @@ def control_lines(page: Page) -> list[Line]:
     return [
         {
             "workload": s.victim.workload,
-            "scheme": str(s.victim),
+            "scheme": str(s.victim.scheme),
             "control": c.control,
             "judged": c.n,
             "fired": c.fired,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -21,14 +22,16 @@ def summary_table(rows: Sequence[Row], store: TensorStore | None = None) -> Tabl
     """One line per scheme and workload; names are shown as they are, never read as markup."""
     found = _found(rows, store)
     workloads = list(dict.fromkeys(s.victim.workload for s in found))
-    table = Table(title=Text(", ".join(workloads)) if len(workloads) == 1 else None, title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, title=Text(", ".join(workloads)) if len(workloads) == 1 else None, title_justify="left"
+    )
     heads = SUMMARY_HEAD if len(workloads) == 1 else ("Workload", *SUMMARY_HEAD)
     for i, head in enumerate(heads):
         table.add_column(head, justify="left" if i == 0 or head in ("Scheme", "Worst attack") else "right")
     for summary in found:
         cells = summary_cells(summary)
         shown = cells if len(workloads) == 1 else (summary.victim.workload, *cells)
-        table.add_row(*(Text(cell, style="bold red" if cell == "ambiguous" else "") for cell in shown))
+        table.add_row(*(Text(cell, style="bold red" if summary.victim.ambiguous else "") for cell in shown))
     return table
 
 

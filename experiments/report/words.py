@@ -76,6 +76,11 @@ def seconds(value: float | None) -> str:
     return f"{value / 60:.1f}{THIN}min" if value < 5400 else f"{value / 3600:.1f}{THIN}h"
 
 
+def seconds_span(values: Sequence[float]) -> str:
+    """Shortest and longest duration; '' for fewer than two."""
+    return f"{seconds(min(values))}{ELLIPSIS}{seconds(max(values))}" if len(values) > 1 else ""
+
+
 def counted(n: int, noun: str, plural: str | None = None) -> str:
     """``1 seed``, ``3 seeds``."""
     return f"{n} {noun if n == 1 else plural or noun + 's'}"

@@ -146,7 +146,8 @@ def describe(
         params=flat(merged_config(family)) | {"seed": str(row["seed"])},
         metrics=metrics(family, link),
         curves_of=None if failed or maker is None else maker["id"],
-        made=maker["id"] if makes and maker is not None and _result(maker).get("made") else None,
+        # A model is scored once, when it is made; a mere claim has no score.
+        made=maker["id"] if makes and maker is not None and "metric_test" in _result(maker) else None,
         judged=_judged(family),
         about_model=makes and not any(config.get(name) for name in ("control", "claim")) and not _head(config),
     )

@@ -43,7 +43,7 @@ class TestChainWithTwoLoopsAPart(AttackContract):
 
     @pytest.fixture
     def attack(self) -> Attack:
-        part = Spoil(mode="sequential", recovery=2, recovery_lr=1e-2)
+        part = Spoil(mode="sequential", recovery=3, recovery_lr=5e-2)
         return Chain(attacks=(part, part, FineTune(epochs=1)))
 
 

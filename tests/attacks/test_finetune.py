@@ -40,7 +40,7 @@ class TestRetrainAllLayers(AttackContract):
 
     @pytest.fixture
     def attack(self) -> Attack:
-        return FineTune(variant="rtal", epochs=3, lr=1e-2)
+        return FineTune(variant="rtal", epochs=8, lr=5e-2)
 
 
 class TestRetrainLastLayer(AttackContract):

@@ -79,18 +79,18 @@ class TestPruneNeurons(AttackContract):
     """On the network with batch norm."""
 
     workload = "digits_cnn"
-    min_accuracy = 0.3
+    min_accuracy = 0.7
 
     @pytest.fixture
     def attack(self) -> Attack:
-        return PruneNeurons(fraction=0.25)
+        return PruneNeurons(fraction=0.1)
 
     def test_share_of_every_hidden_layer_is_dead(self, attack: Attack, victim: Victim) -> None:
-        """A quarter of each layer's channels, batch norm's scale and shift included; statistics and head are kept."""
+        """A tenth of each layer's channels, batch norm's scale and shift included; statistics and head are kept."""
         suspect = attack(victim.model, granted_view(attack, victim))
 
         assert dead_channels(victim, victim.model) == [0, 0, 0]
-        assert dead_channels(victim, suspect) == [4, 8, 16]
+        assert dead_channels(victim, suspect) == [1, 3, 6]
         assert buffers_equal(victim.model, suspect)
         assert torch.equal(victim.model.head.weight, suspect.head.weight)
 

@@ -73,15 +73,17 @@ def test_after_sequential_spoiling_the_mark_comes_back() -> None:
     """Recovery heals task and mark alike, while a jointly spoilt mark stays dead at higher accuracy."""
     victim = marked("digits_cnn", BACKDOOR)
     attacks = {
-        "spoilt": Spoil(mode="sequential", recovery=0),
-        "recovered": Spoil(mode="sequential"),
-        "joint": Spoil(steps=50),
+        "spoilt": Spoil(mode="sequential", labels="random", recovery=0),
+        "recovered": Spoil(mode="sequential", labels="random"),
+        "joint": Spoil(labels="random", steps=50),
     }
 
     suspects = {name: a(victim.model, granted_view(a, victim)) for name, a in attacks.items()}
-    mark = {name: victim.judge(suspect).statistic for name, suspect in suspects.items()}
+    verdicts = {name: victim.judge(suspect) for name, suspect in suspects.items()}
+    mark = {name: verdict.statistic for name, verdict in verdicts.items()}
     task = {name: victim.accuracy(suspect) for name, suspect in suspects.items()}
 
+    assert {name: v.verdict for name, v in verdicts.items()} == {"spoilt": False, "recovered": True, "joint": False}
     assert task["spoilt"] < task["recovered"] - 0.1
     assert mark["spoilt"] < mark["recovered"] - 0.1
     assert mark["joint"] < mark["recovered"] - 0.1

@@ -1,9 +1,14 @@
 """Specs as text for tests, small enough to run in seconds."""
 
+import dataclasses
+import re
 import textwrap
+
+import pytest
 
 from experiments.problems import SpecError
 from experiments.spec import ExperimentSpec
+from experiments.workloads.base import ImageWorkload
 
 TINY = """\
 name: tiny
@@ -18,18 +23,22 @@ seeds: [0]
 """A whole spec; runs in a few seconds on one thread."""
 
 
-def with_lines(**blocks: str) -> str:
+def blocks(text: str) -> dict[str, str]:
+    """The top-level blocks of a spec by name."""
+    found = re.findall(r"^\S.*(?:\n .*)*", text, re.MULTILINE)
+    return {block.partition(":")[0]: block for block in found}
+
+
+def with_lines(**replaced: str) -> str:
     """``TINY`` with some of its top-level blocks replaced: ``with_lines(seeds="seeds: [1]")``."""
-    parts: dict[str, str] = {}
-    for line in TINY.splitlines():
-        if not line.startswith(" "):
-            key = line.partition(":")[0]
-            parts[key] = line
-        else:
-            parts[key] += "\n" + line
-    for name, block in blocks.items():
-        parts[name] = textwrap.dedent(block).strip("\n")
+    parts = blocks(TINY) | {name: textwrap.dedent(block).strip("\n") for name, block in replaced.items()}
     return "\n".join(part for part in parts.values() if part) + "\n"
+
+
+def without_data(monkeypatch: pytest.MonkeyPatch, workload: type[ImageWorkload]) -> None:
+    """Let the data of ``workload`` be nowhere: neither on this machine nor to be downloaded."""
+    nowhere = dataclasses.replace(workload.source, in_root=lambda root: (), in_system=(), download=None)
+    monkeypatch.setattr(workload, "source", nowhere)
 
 
 def problems(text: str, *overrides: str) -> list[str]:

@@ -178,6 +178,20 @@ def test_the_verdict_in_words(bench: Bench) -> None:
     )
 
 
+def test_the_worst_attack_is_one_that_pays(bench: Bench) -> None:
+    """What ruins the model is not the worst attack; a removal is, before any thin margin."""
+    owner = bench.embed("adi", 0)
+    bench.attacked(owner, "prune", {}, 0.2, verdict(5))
+    bench.attacked(owner, "finetune", {}, 0.89, verdict(60))
+    rows = rows_of(bench)
+    (mild,) = summaries(rows, Labels(rows))
+    bench.attacked(owner, "spoil", {}, 0.89, verdict(20))
+    rows = rows_of(bench)
+    (hard,) = summaries(rows, Labels(rows))
+
+    assert [str(s.weakest.assault) if s.weakest else None for s in (mild, hard)] == ["finetune", "spoil"]
+
+
 def test_doubts_and_gaps_in_words(bench: Bench) -> None:
     """Firing controls, missing marks and missing rows are said in the opening paragraph."""
     owner = bench.embed("adi", 0)
@@ -189,7 +203,7 @@ def test_doubts_and_gaps_in_words(bench: Bench) -> None:
     del bench.records[bench.plan.cells[4].verify]
 
     assert sentences(bench) == (
-        "On digits_mlp, adi has no detectable mark even before an attack. 1 of 1 negative control fired (adi on "
+        "On digits_mlp, adi (ambiguous) has no detectable mark even before an attack. 1 of 1 negative control fired (adi on "
         "digits_mlp): those verdicts are ambiguous. 1 of 5 rows has no number because a task failed. "
         "1 of 5 rows was not reached. 1 of 5 rows was left out by a gate."
     )

@@ -36,53 +36,53 @@ def test_a_name_means_every_entry_of_that_name() -> None:
     """schemes.adi.n=7 reaches both adi entries, and replaces a grid."""
     schemes = changed("schemes.adi.n=7")["schemes"]
 
-    assert ["mtlsign", {"name": "adi", "n": 7}, {"name": "adi", "mode": "scratch", "n": 7}] == schemes
+    assert schemes == ["mtlsign", {"name": "adi", "n": 7}, {"name": "adi", "mode": "scratch", "n": 7}]
 
 
 def test_an_entry_that_was_only_a_name_gets_fields() -> None:
     """schemes.mtlsign.n=7 turns the word into an entry."""
-    assert {"name": "mtlsign", "n": 7} == changed("schemes.mtlsign.n=7")["schemes"][0]
+    assert changed("schemes.mtlsign.n=7")["schemes"][0] == {"name": "mtlsign", "n": 7}
 
 
 def test_an_index_means_one_entry() -> None:
     """Elements of lists, also of grids and chains, are reached by number."""
     value = changed("schemes[1].n[0]=9", "attacks[0].chain[0].sparsity=0.9")
 
-    assert [9, 2] == value["schemes"][1]["n"]
-    assert 0.9 == value["attacks"][0]["chain"][0]["sparsity"]
+    assert value["schemes"][1]["n"] == [9, 2]
+    assert value["attacks"][0]["chain"][0]["sparsity"] == 0.9
 
 
 def test_choices_of_first_available_are_reached_by_name() -> None:
     """A choice's fields can be set although nobody knows yet whether it will be taken."""
     choices = changed("workloads.small.epochs=1")["workloads"][0]["first_available"]
 
-    assert [{"name": "big"}, {"name": "small", "epochs": 1}] == choices
+    assert choices == [{"name": "big"}, {"name": "small", "epochs": 1}]
 
 
 def test_missing_blocks_are_made() -> None:
     """executor.workers=2 works without an executor block."""
-    assert {"workers": 2} == changed("executor.workers=2")["executor"]
+    assert changed("executor.workers=2")["executor"] == {"workers": 2}
 
 
 def test_a_profile_comes_before_single_values() -> None:
     """--set seeds=[5] wins over the profile's seeds, whatever the order of the two."""
     value = changed("seeds=[5]", "profile=paper")
 
-    assert [5] == value["seeds"]
-    assert {"name": "mtlsign", "n": 600} == value["schemes"][0]
+    assert value["seeds"] == [5]
+    assert value["schemes"][0] == {"name": "mtlsign", "n": 600}
 
 
 def test_the_last_override_wins() -> None:
     """Repeating a path replaces."""
-    assert [2] == changed("seeds=[1]", "seeds=[2]")["seeds"]
+    assert changed("seeds=[1]", "seeds=[2]")["seeds"] == [2]
 
 
 def test_an_override_is_the_place_of_its_value() -> None:
     """What is wrong with an override is reported at the override, not at the line that it replaced."""
     document = apply(read(TEXT), ["schemes.adi.n=7"])
 
-    assert "--set schemes.adi.n=7" == document.place(("schemes", 1, "n"))
-    assert "--set schemes.adi.n=7" == document.place(("schemes", 1, "n", 0))
+    assert document.place(("schemes", 1, "n")) == "--set schemes.adi.n=7"
+    assert document.place(("schemes", 1, "n", 0)) == "--set schemes.adi.n=7"
 
 
 def test_the_original_is_left_as_it_was() -> None:

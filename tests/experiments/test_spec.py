@@ -48,7 +48,7 @@ def test_grids_multiply() -> None:
     """Two lists in one entry give every pair, the last field fastest."""
     found = [a.attack for a in attacks("attacks: [{name: finetune, variant: [ftll, ftal], epochs: [1, 5]}]")]
 
-    assert [("ftll", 1), ("ftll", 5), ("ftal", 1), ("ftal", 5)] == [(a.variant, a.epochs) for a in found]  # type: ignore[attr-defined]
+    assert [(a.variant, a.epochs) for a in found] == [("ftll", 1), ("ftll", 5), ("ftal", 1), ("ftal", 5)]
 
 
 def test_grids_inside_chains_multiply() -> None:
@@ -56,9 +56,7 @@ def test_grids_inside_chains_multiply() -> None:
     block = "attacks: [{chain: [{name: prune_weights, sparsity: [0.2, 0.5]}, {name: finetune, epochs: [1, 2]}]}]"
     found = [a.attack for a in attacks(block)]
 
-    assert [
-        Chain(attacks=(PruneWeights(sparsity=s), FineTune(epochs=e))) for s in (0.2, 0.5) for e in (1, 2)
-    ] == found
+    assert [Chain(attacks=(PruneWeights(sparsity=s), FineTune(epochs=e))) for s in (0.2, 0.5) for e in (1, 2)] == found
 
 
 def test_a_scheme_inside_an_attack_is_an_entry_with_grids() -> None:
@@ -85,16 +83,16 @@ def shapes(**fields: object) -> list[Shapes]:
     """The configurations that fields mean; fails on problems."""
     reader = EntryReader()
     found = reader.configured(Shapes, fields, ("x",))
-    assert [] == reader.problems
+    assert reader.problems == []
     return found
 
 
 def test_for_a_list_typed_field_a_list_of_lists_is_the_grid() -> None:
     """A flat list is one value; so is an empty one."""
-    assert [(20, 40)] == [s.milestones for s in shapes(milestones=[20, 40])]
-    assert [()] == [s.milestones for s in shapes(milestones=[])]
-    assert [(20,), (20, 40)] == [s.milestones for s in shapes(milestones=[[20], [20, 40]])]
-    assert [None, (1,)] == [s.maybe for s in shapes(maybe=[None, [1]])]
+    assert [s.milestones for s in shapes(milestones=[20, 40])] == [(20, 40)]
+    assert [s.milestones for s in shapes(milestones=[])] == [()]
+    assert [s.milestones for s in shapes(milestones=[[20], [20, 40]])] == [(20,), (20, 40)]
+    assert [s.maybe for s in shapes(maybe=[None, [1]])] == [None, (1,)]
 
 
 def test_the_adversary_is_a_default_that_attacks_override() -> None:
@@ -120,8 +118,8 @@ def test_an_attacks_own_field_wins_over_the_adversarys_of_the_same_name() -> Non
     """``fine_prune`` has a ``max_drop`` of its own: beside its name it means that one."""
     (found,) = attacks("attacks: [{name: fine_prune, max_drop: 0.02, adversary: {max_drop: 0.2}}]")
 
-    assert 0.02 == found.attack.max_drop  # type: ignore[attr-defined]
-    assert 0.2 == found.budget.max_drop
+    assert found.attack.max_drop == 0.02
+    assert found.budget.max_drop == 0.2
 
 
 def test_the_first_workload_with_data_is_taken(tmp_path: Path) -> None:
@@ -131,26 +129,26 @@ def test_the_first_workload_with_data_is_taken(tmp_path: Path) -> None:
     spec = ExperimentSpec.parse(text, data_root=tmp_path)
 
     assert [DigitsMlp(epochs=2)] == list(spec.workloads)
-    assert ("workload digits_mlp: no data for cifar10_resnet18 here",) == spec.notes
+    assert spec.notes == ("workload digits_mlp: no data for cifar10_resnet18 here",)
 
 
 def test_plugins_can_be_given_as_objects() -> None:
     """The Python API takes configured plugins, mappings and names alike."""
     spec = ExperimentSpec(
         name="api",
-        workloads=[DigitsMlp(epochs=2)],  # type: ignore[arg-type]
-        schemes=[Uchida(bits=24), {"name": "uchida", "bits": 32}],  # type: ignore[arg-type, list-item]
-        attacks=[FineTune(epochs=3), "spoil"],  # type: ignore[arg-type, list-item]
+        workloads=[DigitsMlp(epochs=2)],
+        schemes=[Uchida(bits=24), {"name": "uchida", "bits": 32}],
+        attacks=[FineTune(epochs=3), "spoil"],
         seeds=(1, 2),
     )
 
-    assert ["uchida", "uchida"] == [s.name for s in spec.schemes]
-    assert ["finetune", "spoil"] == [a.attack.name for a in spec.attacks]
+    assert [s.name for s in spec.schemes] == ["uchida", "uchida"]
+    assert [a.attack.name for a in spec.attacks] == ["finetune", "spoil"]
 
 
 def test_a_spec_made_in_python_is_reproducible_as_text() -> None:
     """``spec.text`` is YAML that means the same."""
-    spec = ExperimentSpec(name="api", workloads=["digits_mlp"], schemes=["uchida"], attacks=["overwrite"], seeds=(3,))  # type: ignore[arg-type]
+    spec = ExperimentSpec(name="api", workloads=["digits_mlp"], schemes=["uchida"], attacks=["overwrite"], seeds=(3,))
 
     assert spec.digest == ExperimentSpec.parse(spec.text).digest
 
@@ -161,7 +159,7 @@ def test_the_text_is_what_was_read() -> None:
 
     assert commented == ExperimentSpec.parse(commented).text
     changed = ExperimentSpec.parse(commented, overrides=["seeds=[7]"])
-    assert (7,) == ExperimentSpec.parse(changed.text).seeds
+    assert ExperimentSpec.parse(changed.text).seeds == (7,)
 
 
 def test_the_order_of_fields_means_nothing() -> None:
@@ -190,7 +188,7 @@ def test_shipped_specs_are_valid(name: str) -> None:
 
 def test_three_specs_are_shipped() -> None:
     """quickstart, and one core spec for each scale."""
-    assert ["cifar10_core", "fashion_core", "quickstart"] == shipped()
+    assert shipped() == ["cifar10_core", "fashion_core", "quickstart"]
 
 
 def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +196,7 @@ def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "quickstart").write_text(TINY)
     monkeypatch.chdir(tmp_path)
 
-    assert "tiny" == ExperimentSpec.load(find("quickstart")).name
+    assert ExperimentSpec.load(find("quickstart")).name == "tiny"
 
 
 # What is wrong
@@ -234,7 +232,10 @@ def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.Mon
         ({"schemes": "schemes: [{name: uchida, bits: [24, 3]}]"}, "schemes[0].bits[1]: expected a value in [20, inf)"),
         ({"schemes": "schemes: [{name: uchida, bits: []}]"}, "schemes[0].bits: expected at least one value, got an em"),
         ({"schemes": "schemes: [{name: uchida, bits: [24, 24]}]"}, "got one twice in this entry's own grid"),
-        ({"schemes": "schemes:\n  - uchida\n  - {name: uchida, bits: 128}"}, "same configuration as schemes[0] (line 5"),
+        (
+            {"schemes": "schemes:\n  - uchida\n  - {name: uchida, bits: 128}"},
+            "same configuration as schemes[0] (line 5)",
+        ),
         ({"attacks": "attacks: [{name: spoil, max_drop: [0.1, 0.2]}]"}, "max_drop"),
         ({"attacks": "attacks: [{chain: [finetune]}]"}, "expected two attacks or more, got 1"),
         ({"attacks": "attacks: [{chain: []}]"}, "expected two attacks or more, got 0"),
@@ -291,7 +292,7 @@ seeds: [0, -1]
 """
     lines = [line.split(":")[0] for line in problems(text)]
 
-    assert ["line 2", "line 3", "line 5", "line 7", "line 8", "line 9"] == lines
+    assert lines == ["line 2", "line 3", "line 5", "line 7", "line 8", "line 9"]
 
 
 def test_an_overrides_mistake_is_reported_at_the_override() -> None:
@@ -306,7 +307,7 @@ def test_a_huge_grid_is_refused_without_being_built() -> None:
     ones = ", ".join(str(0.001 * i) for i in range(1, 200))
     found = problems(with_lines(schemes=f"schemes: [{{name: uchida, lambda1: [{ones}], lr: [{ones}]}}]"))
 
-    assert ["line 5: schemes[0]: expected at most 10000 configurations in one entry, got a grid of 39601"] == found
+    assert found == ["line 4: schemes[0]: expected at most 10000 configurations in one entry, got a grid of 39601"]
 
 
 @pytest.mark.parametrize("text", ["", "3", "[a, b]", "just words"])
@@ -335,10 +336,12 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_the_python_api_reports_all_problems_too() -> None:
     """Wrong objects raise pydantic's error with one entry for each problem, at its path."""
     with pytest.raises(ValidationError) as caught:
-        ExperimentSpec(name="x", workloads=["digits_mlp"], schemes=[{"name": "uchida", "bits": [3, 4]}], seeds=())  # type: ignore[arg-type, list-item]
+        ExperimentSpec(name="x", workloads=["digits_mlp"], schemes=[{"name": "uchida", "bits": [3, 4]}], seeds=())
 
-    assert [("schemes", 0, "bits", 0), ("schemes", 0, "bits", 1), ("seeds",)] == [
-        e["loc"] for e in caught.value.errors()
+    assert [e["loc"] for e in caught.value.errors()] == [
+        ("schemes", 0, "bits", 0),
+        ("schemes", 0, "bits", 1),
+        ("seeds",),
     ]
 
 
@@ -350,4 +353,4 @@ def test_importing_the_package_loads_no_plugin() -> None:
     code = "import sys, experiments; print([m for m in ('torch', 'pydantic', 'yaml', 'ray') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert "[]" == done.stdout.strip()
+    assert done.stdout.strip() == "[]"

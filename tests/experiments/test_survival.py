@@ -106,7 +106,9 @@ def test_the_owners_head_is_another_line(bench: Bench) -> None:
         ([(0.89, 95), (0.88, 70)], "kept", 2.0),  # smallest margin within the budget
         ([(0.89, 95), (0.70, 50)], "kept", 1.0),  # a weaker mark on an overpriced model does not decide
         ([(0.89, 95), (0.88, 15), (0.86, 11)], "removed", 2.0),  # the cheapest removal
-        ([(0.89, 95), (0.70, 12)], "worthless", 1.0),  # lost only where nobody would steal
+        ([(0.89, 95), (0.70, 12)], "kept", 1.0),  # nor does a mark that it loses
+        ([(0.75, 12), (0.70, 11)], "worthless", 1.0),  # lost, but only where nobody would steal
+        ([(0.59, 95), (0.86, 12)], "removed", 2.0),  # a removal decides, wherever the other rows are
         ([(0.80, 95), (0.70, 90)], "kept", 1.0),  # nothing within the budget: the gentlest
     ],
 )
@@ -147,6 +149,15 @@ def test_no_scratch_model_leaves_a_removal_open(bench: Bench) -> None:
     sweep(bench, bench.embed("adi", 0), [(0.89, 12)], scratch=None)
 
     assert duel_of(bench).standing == "undecided"
+
+
+def test_a_suspect_no_better_than_scratch_is_worthless(bench: Bench) -> None:
+    """A cheap removal on a model that the adversary could have trained alone counts as survived, and says why."""
+    sweep(bench, bench.embed("adi", 0), [(0.88, 12)], scratch=bench.scratch(0, 0.88).id)
+
+    duel = duel_of(bench)
+
+    assert (duel.standing, duel.survived) == ("worthless", 1)
 
 
 def test_failed_rows_are_counted_not_judged(bench: Bench) -> None:

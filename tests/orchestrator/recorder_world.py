@@ -147,7 +147,7 @@ class World:
             return {"verdict": {**asdict(verdict), "caveats": list(verdict.caveats)}, **common}
         scores = {self.clean.id: 0.96, self.twin.id: 0.97, self.embed.id: 0.95}
         score = scores.get(task.id, 0.95 - 0.001 * len(task.label))
-        out = {"metric": "accuracy", "metric_test": score, "metric_val": score - 0.01, "made": "0" * 64, **common}
+        out = {"metric": "accuracy", "metric_test": score, "metric_val": score - 0.01, **common}
         extra = {"commitment": "ab" * 32, "covertness_mean_abs_dev": 0.004}
         return out | (extra if task.kind is Kind.EMBED else {})
 

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from orchestrator.journal import Journal
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan
 from orchestrator.session import Request, execute
-from orchestrator.store import Store
+from orchestrator.store import CorruptArtifact, Store
 from orchestrator.task import Failure, FailureKind, Kind, State, Task, TaskId
 from orchestrator.workbench import Workbench
 
@@ -70,6 +70,7 @@ class Scripted(Executor):
         store: where a success leaves its artifact.
         n_workers: how many calls may be under way.
         seconds: what a worker says a task took.
+        fatal: labels of tasks that kill the worker, and with it the whole call.
     """
 
     name = "scripted"
@@ -81,15 +82,22 @@ class Scripted(Executor):
         store: Store | None = None,
         n_workers: int = 1,
         seconds: float = 1.0,
+        fatal: Collection[str] = (),
     ) -> None:
         self.script = {label: deque(outcomes) for label, outcomes in (script or {}).items()}
         self.store = store
         self.seconds = seconds
+        self.fatal = fatal
         self.calls: list[list[str]] = []
         self.started = self.stopped = 0
         self.replaced: list[str] = []
         self._names = [f"w{i}" for i in range(n_workers)]
         self._under_way: dict[str, tuple[Task, ...]] = {}
+
+    @property
+    def ran(self) -> list[str]:
+        """Labels of all attempts, in order."""
+        return [label for call in self.calls for label in call]
 
     @property
     def workers(self) -> Sequence[str]:
@@ -108,7 +116,8 @@ class Scripted(Executor):
     def wait(self, timeout: float) -> list[Completion]:
         out: list[Completion] = []
         for worker, tasks in list(self._under_way.items()):
-            outcomes = [self._next(t) for t in tasks]
+            dies = any(t.label in self.fatal for t in tasks)
+            outcomes = [failure(FailureKind.WORKER_DIED) if dies else self._next(t) for t in tasks]
             if None in outcomes:
                 continue
             del self._under_way[worker]
@@ -152,13 +161,13 @@ class World:
 
     def __init__(self, root: Path) -> None:
         self.store = Store(root / "store").open()
-        self.runs = 0
 
     def run(self, plan: Plan, executor: Executor | None = None, **options: Any) -> dict[TaskId, Record]:
-        """Execute ``plan`` as the next run; ``limits`` and ``policy`` belong to the request."""
-        self.runs += 1
+        """Execute ``plan`` as one more run; ``limits`` and ``policy`` belong to the request."""
         asked = {k: options.pop(k) for k in ("limits", "policy") if k in options}
-        request = Request(f"run-{self.runs}", "toys", "", {}, **asked)
+        with self.journal() as journal:
+            run = f"run-{1 + len(journal.runs())}"
+        request = Request(run, "toys", "", {}, **asked)
         executor = executor if executor is not None else Scripted(store=self.store)
         with self.journal() as journal:
             return execute(plan, request, store=self.store, journal=journal, executor=executor, **options)
@@ -178,12 +187,15 @@ class World:
 
 def echo(bench: Workbench, item: Task) -> Outcome:
     """Reads what its parents left, checked, and leaves its own label and theirs; notes every execution."""
-    read = [bench.store.read(parent, "file").decode() for parent in item.parent_ids]
+    try:
+        read = [bench.store.read(parent, "file").decode() for parent in item.parent_ids]
+    except CorruptArtifact as error:
+        return Failure(FailureKind.CORRUPT, str(error), damaged=error.task_id)
     with (bench.store.root / "executions.txt").open("a") as log:
         log.write(f"{item.label}\n")
     content = f"{item.label}({','.join(read)})"
     result: dict[str, Any] = bench.store.commit(
-        item.id, item.identity(), {"content": content, "pid_is_mine": True}, {"file": content.encode()}
+        item.id, item.identity(), {"content": content}, {"file": content.encode()}
     )["result"]
     return result
 

@@ -1,5 +1,7 @@
 """Every scheme honours the contract."""
 
+from typing import Any
+
 import pytest
 
 from schemes.adi import Adi
@@ -7,6 +9,18 @@ from schemes.base import Scheme
 from schemes.mtlsign import MTLSign, MTLSignFixed
 from schemes.uchida import Uchida
 from tests.contracts import SchemeContract
+
+QUICK: dict[str, Any] = {
+    "n": 100,
+    "steps": 96,
+    "lr": 2e-3,
+    "lambda2": 0.0,
+    "batch_size": 50,
+    "mark_batch": 50,
+    "check_every": 32,
+    "hidden": 64,
+}
+"""Settings that embed MTLSign within seconds."""
 
 
 class TestAdiPretrained(SchemeContract):
@@ -34,7 +48,7 @@ class TestMTLSign(SchemeContract):
 
     @pytest.fixture
     def scheme(self) -> Scheme:
-        return MTLSign(n=60, steps=120, lr=1e-3, head_lr=3e-3, lambda2=0.0, check_every=40)
+        return MTLSign(**QUICK)
 
 
 class TestMTLSignFixed(SchemeContract):
@@ -42,4 +56,4 @@ class TestMTLSignFixed(SchemeContract):
 
     @pytest.fixture
     def scheme(self) -> Scheme:
-        return MTLSignFixed(n=60, steps=120, lr=1e-3, lambda2=0.0, check_every=40)
+        return MTLSignFixed(**QUICK)

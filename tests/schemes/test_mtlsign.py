@@ -371,18 +371,20 @@ def test_pruning_zeroes_whole_channels_with_their_norm() -> None:
 
 
 def test_shifts_survive_a_checkpoint() -> None:
-    """Saved and read again, perturbations are the same, in the same order."""
+    """Saved and read again, perturbations are the same, in the same order and memory layout."""
+    weight = torch.zeros(2, 3, 2, 2).to(memory_format=torch.channels_last)
     shifts = [
-        Shift(tuned=True, delta={"a.b": torch.ones(2)}, buffers={"a.mean": torch.zeros(3)}),
-        Shift(tuned=False, delta={"a.b": torch.full((2,), 5.0)}),
+        Shift(tuned=True, delta={"a.weight": torch.rand_like(weight)}, buffers={"a.mean": torch.zeros(3)}),
+        Shift(tuned=False, delta={"a.weight": torch.ones_like(weight)}),
     ]
-    state = {k: v for i, s in enumerate(shifts) for k, v in s.to_state(f"shift.{i}.").items()}
-    again = shifts_from_state({**state, "other.tensor": torch.ones(1)}, "shift.", torch.device("cpu"))
+    state = {k: v.contiguous() for i, s in enumerate(shifts) for k, v in s.to_state(f"shift.{i}.").items()}
+    again = shifts_from_state({**state, "other.tensor": torch.ones(1)}, "shift.", {"a.weight": weight})
 
     assert [s.tuned for s in again] == [True, False]
-    assert torch.equal(again[1].delta["a.b"], shifts[1].delta["a.b"])
-    assert list(again[0].buffers) == ["a.mean"]
-    assert not again[1].buffers
+    for old, new in zip(shifts, again, strict=True):
+        assert torch.equal(old.delta["a.weight"], new.delta["a.weight"])
+        assert new.delta["a.weight"].is_contiguous(memory_format=torch.channels_last)
+    assert [list(s.buffers) for s in again] == [["a.mean"], []]
 
 
 # The loop.

@@ -1,0 +1,130 @@
+"""A real workbench on scikit-learn's digits, with the tasks of one small experiment."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from attacks.base import Attack
+from experiments.workloads import WORKLOADS
+from orchestrator.checkpoints import Curves
+from orchestrator.custody import KeyRoot
+from orchestrator.evidence import Record
+from orchestrator.executors.inline import InlineExecutor
+from orchestrator.granted import Job
+from orchestrator.journal import Journal
+from orchestrator.perform import attempt_task
+from orchestrator.plan import Plan
+from orchestrator.plugins import build, build_attack, build_scheme, use_workloads
+from orchestrator.session import Request, execute
+from orchestrator.store import Store
+from orchestrator.task import Failure, Kind, Task, TaskId
+from orchestrator.workbench import Setup, Workbench
+from schemes.base import Scheme
+from schemes.keys import Key
+
+ADVERSARY = {"data_fraction": 0.2, "disjoint": False}
+QUICK: dict[str, dict[str, Any]] = {
+    "uchida": {"bits": 32, "epochs": 2},
+    "adi": {"n_triggers": 20, "epochs": 2},
+    "mtlsign": {"n": 40, "steps": 6, "tuning_steps": 2, "pool": 1, "mark_batch": 20, "check_every": 3, "hidden": 16},
+}
+"""Fields that make a scheme quick on digits."""
+
+
+class Bench:
+    """A store, a workbench on it, and the tasks: train -> embed -> attacks -> verify.
+
+    Args:
+        cancelled: what running tasks are told when they ask.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        workload: str = "digits_mlp",
+        root_file: Path | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+        checkpoint_s: float = 3600.0,
+    ) -> None:
+        use_workloads(WORKLOADS)
+        self.setup = Setup(
+            store=root, device="cpu", root_file=root_file, workloads=WORKLOADS, checkpoint_s=checkpoint_s
+        )
+        self.store = Store(root).open()
+        self.bench = Workbench(self.setup, cancelled)
+        self.root = KeyRoot.from_file(root_file)
+        self.workload = build("workload", {"name": workload, "epochs": 2}).config()
+        self.train = self.task(Kind.TRAIN, {"recipe": None, "adversary": None})
+        self.embed = self.train
+
+    def task(self, kind: Kind, config: dict[str, Any], *parents: tuple[str, Task], **rest: Any) -> Task:
+        """A task on the workload, seed 0."""
+        full = {"workload": self.workload, **config}
+        roles = tuple((role, parent.id) for role, parent in parents)
+        return Task(kind, full, 0, roles, "data", "code", label=f"{kind.value}-{len(parents)}", **rest)
+
+    def defended(self, name: str) -> list[Task]:
+        """train -> embed -> finetune -> verify, with a quick form of the scheme."""
+        scheme = build_scheme({"name": name, **QUICK[name]})
+        self.embed = self.task(
+            Kind.EMBED, {"scheme": scheme.config(until="embed"), "root": self.root.commitment}, ("clean", self.train)
+        )
+        attack = self.attack_task(build_attack({"name": "finetune", "epochs": 1}))
+        return [self.train, self.embed, attack, self.verify_task(scheme, attack)]
+
+    def attack_task(self, attack: Attack, **rest: Any) -> Task:
+        """``attack`` on the marked model."""
+        config = {"scheme": self.embed.config["scheme"], "attack": attack.config(until="attack")}
+        return self.task(
+            Kind.ATTACK,
+            config | {"adversary": ADVERSARY, "root": self.root.commitment},
+            ("victim", self.embed),
+            **rest,
+        )
+
+    def verify_task(
+        self, scheme: Scheme, suspect: Task, *, control: str | None = None, claim: Task | None = None
+    ) -> Task:
+        """The owner's key on a suspect; with ``claim`` the adversary's."""
+        config = {"scheme": scheme.config(), "control": control, "head": "deployed", "claim": claim is not None}
+        owner = ("owner", self.embed) if claim is None else ("claim", claim)
+        return self.task(Kind.VERIFY, config, ("suspect", suspect), owner)
+
+    def run(self, tasks: Iterable[Task]) -> dict[TaskId, Record]:
+        """Execute tasks in this process, with a journal."""
+        with Journal(self.store.journal_path) as journal:
+            request = Request(f"run-{len(journal.runs())}", "digits", "")
+            executor = InlineExecutor(self.setup)
+            return execute(Plan(tasks), request, store=self.store, journal=journal, executor=executor)
+
+    def attempt(self, task: Task) -> dict[str, Any] | Failure:
+        """One attempt on this workbench."""
+        return attempt_task(self.bench, task)
+
+    def job(self, task: Task) -> Job:
+        """A task as the verbs see it."""
+        curves = Curves()
+        return Job(self.bench, self.bench.arena(self.workload), task, curves, self.bench.checkpoints(task, curves))
+
+    def key(self) -> Key:
+        """The owner's key."""
+        return Key.load(self.store.key_dir(self.embed.id))
+
+    def result(self, task: Task) -> dict[str, Any]:
+        """What a task has left."""
+        manifest = self.store.manifest(task.id)
+        assert manifest is not None
+        found: dict[str, Any] = manifest["result"]
+        return found
+
+    def files(self, task: Task) -> dict[str, str]:
+        """File name -> hash."""
+        manifest = self.store.manifest(task.id)
+        assert manifest is not None
+        return {name: entry["sha256"] for name, entry in manifest["files"].items()}
+
+    def journal_rows(self) -> int:
+        """How many tasks the journal knows as finished."""
+        with Journal(self.store.journal_path) as journal:
+            return len(journal.finished(self.store.task_ids()))
