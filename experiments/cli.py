@@ -119,7 +119,7 @@ def _add_global(parser: argparse.ArgumentParser, *, with_defaults: bool) -> None
     group.add_argument(
         "--store",
         metavar="DIR",
-        default=default(os.environ.get("WMARENA_STORE", "wmarena-store")),
+        default=default(os.environ.get("WMARENA_STORE") or "wmarena-store"),
         help="default: $WMARENA_STORE, else ./wmarena-store",
     )
     group.add_argument(

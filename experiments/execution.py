@@ -128,6 +128,7 @@ def run(
     """
     started = time.monotonic()
     pool = pool or Pool()
+    data_root = data_root.absolute() if data_root is not None else None  # workers have working folders of their own
     expansion = expand(spec, data_root=data_root)
     home = Store(Path(store)).open()
     plan, run_id = expansion.plan, new_run_id()

@@ -129,6 +129,8 @@ def _adversary(raw: Any) -> Mapping[str, Any]:
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if not seeds:
+        raise ValueError("expected at least one seed, got an empty list")
     repeated = sorted({s for s in seeds if seeds.count(s) > 1})
     if repeated:
         raise ValueError(f"expected each seed once, got {', '.join(map(str, repeated))} again")
@@ -148,7 +150,8 @@ def _auto_or(kind: type, low: float, what: str) -> PlainValidator:
 def _root_file(value: Any, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError(f"expected the path of a secret file, got {value!r}")
-    return (_context(info, "folder") or Path()) / Path(value).expanduser()
+    # Absolute: workers have working folders of their own.
+    return ((_context(info, "folder") or Path()) / Path(value).expanduser()).absolute()
 
 
 class _Block(BaseModel):
@@ -179,9 +182,7 @@ class ExperimentSpec(_Block):
     workloads: Annotated[tuple[SkipValidation[WorkloadConfig], ...], BeforeValidator(_plugins("workload"))]
     schemes: Annotated[tuple[SkipValidation[Scheme], ...], BeforeValidator(_plugins("scheme"))]
     attacks: Annotated[tuple[SkipValidation[AttackEntry], ...], BeforeValidator(_attacks)] = ()
-    seeds: Annotated[
-        tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...], Field(min_length=1), AfterValidator(_distinct)
-    ]
+    seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...], AfterValidator(_distinct)]
     executor: ExecutorSpec = Field(default_factory=ExecutorSpec)
     keys: KeysSpec | None = None
     profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)

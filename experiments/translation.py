@@ -47,8 +47,6 @@ def message(details: ErrorDetails, model: type[BaseModel]) -> str:
         return "expected a value, got nothing"
     if kind == "extra_forbidden":
         return unknown(details["loc"][-1], _fields(model, details["loc"][:-1]))
-    if kind == "too_short":
-        return f"expected at least one of {details['loc'][-1]}, got an empty list"
     if kind in _EXPECTED:
         return f"expected {_EXPECTED[kind].format(**ctx)}, got {got!r}"
     if kind == "value_error":

@@ -4,6 +4,7 @@ No scheduling, no retries. ``attempt_task`` is the one place where an exception 
 """
 
 import copy
+import hashlib
 import time
 import traceback
 from dataclasses import asdict, replace
@@ -81,6 +82,8 @@ def _compute(bench: Workbench, task: Task) -> dict[str, Any]:
         "environment": bench.environment(),
         "consumed": consumed,
     }
+    if MODEL in files:
+        result["made"] = hashlib.sha256(files[MODEL]).hexdigest()
     manifest = bench.store.commit(task.id, task.identity(), result, files)
     # Only now: until the artifact is there, the last checkpoint is all there is.
     job.checkpoints.clear()

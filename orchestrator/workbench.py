@@ -23,6 +23,7 @@ from schemes.keys import Key, KeyFileError
 
 MODEL = "model.safetensors"
 _MOST_ARENAS = 2
+_MOST_KEYS = 8
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Workbench:
         self.cancelled = cancelled
         self._arenas: dict[str, Arena] = {}
         self._models = Resident(setup.resident_bytes)
+        self._keys: dict[TaskId, Key] = {}
 
     def arena(self, config: Mapping[str, Any]) -> Arena:
         """The workload with its data on the device; two stay resident."""
@@ -96,21 +98,27 @@ class Workbench:
         Raises:
             StoreError: it cannot be written.
         """
+        self._keys.pop(task_id, None)
         try:
             key.save(self.store.key_dir(task_id))
         except OSError as error:
             raise StoreError(f"expected to write the key of {task_id[:12]}, got: {error}") from error
 
     def load_key(self, task_id: TaskId) -> Key:
-        """The key that ``task_id`` completed.
+        """The key that ``task_id`` completed; a few stay, with what is costly to draw from them.
 
         Raises:
             CorruptArtifact: it is missing or damaged; its task has to run again.
         """
-        try:
-            return Key.load(self.store.key_dir(task_id))
-        except KeyFileError as error:
-            raise CorruptArtifact(task_id, str(error)) from None
+        if task_id not in self._keys:
+            try:
+                loaded = Key.load(self.store.key_dir(task_id))
+            except KeyFileError as error:
+                raise CorruptArtifact(task_id, str(error)) from None
+            while len(self._keys) >= _MOST_KEYS:
+                self._keys.pop(next(iter(self._keys)))
+            self._keys[task_id] = loaded
+        return self._keys[task_id]
 
     def release(self) -> None:
         """Let go of all resident models: for the next task's sake, after memory ran out."""

@@ -7,10 +7,10 @@ On disk a key is a directory (0700) of three files (0600): ``key.json`` (public 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,8 @@ from torch import Tensor
 from schemes.commitment import commit, merkle_root, opens, tensor_digest
 from schemes.params import Json
 from schemes.prf import Prf
+
+T = TypeVar("T")
 
 KEY_FORMAT = 1
 _FILES = ("key.json", "secret.safetensors")
@@ -44,6 +46,17 @@ class Key:
     seed: bytes = field(repr=False)
     public: Mapping[str, Json] = field(default_factory=dict)
     secret: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    _kept: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def kept(self, name: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returns, made once per key object: expensive things drawn from the key live and die with it.
+
+        Never in a cache of a module: an attack could reach that without having been given the key.
+        """
+        if name not in self._kept:
+            self._kept[name] = make()
+        value: T = self._kept[name]
+        return value
 
     @property
     def prf(self) -> Prf:

@@ -165,7 +165,7 @@ class _MTLSign(EmbedFields, Scheme, ABC):
     def _mark(self, task: Workload, model: nn.Module, key: Key) -> Mark:
         """The key's data and head; a key that was never embedded has the head that its seed gives."""
         drawn = self._drawn(key)
-        inputs, labels = trigger_data(task, key.seed, drawn.n)
+        inputs, labels = trigger_data(task, key, drawn.n)
         stored = {n.removeprefix("head."): t for n, t in key.secret.items()} if self.trained_head else {}
         with torch.no_grad(), evaluating(model):
             head = stored or drawn.new_head(key, pooled_features(task, model, inputs[:1]).shape[1])
@@ -197,7 +197,7 @@ class MTLSign(_MTLSign):
         return self.head_lr
 
     def new_head(self, key: Key, d: int) -> Head:
-        return random_head(key.seed, d, self.hidden, 1.0)
+        return random_head(key, d, self.hidden, 1.0)
 
     def randomise_key(self, key: Key, prf: Prf) -> Key:
         """Fresh triggers and labels, with the owner's head."""
@@ -233,7 +233,7 @@ class MTLSignFixed(_MTLSign):
     head_scale: float = param(1.0, doc="standard deviation of the head's logits", stage="key", low=0, low_open=True)
 
     def new_head(self, key: Key, d: int) -> Head:
-        return random_head(key.seed, d, self.hidden, self.head_scale)
+        return random_head(key, d, self.hidden, self.head_scale)
 
     def randomise_key(self, key: Key, prf: Prf) -> Key:
         """Fresh triggers, labels and head."""

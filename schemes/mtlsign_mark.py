@@ -13,7 +13,6 @@ most. Mean and deviation come from the suspect itself, N inputs in verification 
 is read, so p stays exact, and nothing is stored that a forger could choose.
 """
 
-import functools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from schemes.base import Workload
+from schemes.keys import Key
 from schemes.prf import Prf, as_tensor
 
 Head = Mapping[str, Tensor]
@@ -54,30 +54,27 @@ def secret_labels(prf: Prf, n: int) -> Tensor:
     return as_tensor(prf.bits("labels", n))
 
 
-def trigger_data(task: Workload, seed: bytes, n: int) -> tuple[Tensor, Tensor]:
-    """D_WM on the device: normalised inputs (n, *input_shape) and labels (n,) int64."""
-    # Workloads hash, by value or by identity; a protocol cannot say so.
-    inputs = _encoded(task, seed, n)  # type: ignore[arg-type]
-    return inputs, secret_labels(Prf(seed), n).to(task.device)
+def trigger_data(task: Workload, key: Key, n: int) -> tuple[Tensor, Tensor]:
+    """D_WM on the device: normalised inputs (n, *input_shape), never changed in place, and labels (n,) int64."""
+
+    def drawn() -> tuple[Tensor, Tensor]:
+        inputs = task.to_inputs(task.encode_integers(secret_integers(key.prf, n)))
+        return inputs, secret_labels(key.prf, n).to(task.device)
+
+    return key.kept(("triggers", task.name, str(task.device), n), drawn)
 
 
-@functools.lru_cache(maxsize=4)
-def _encoded(task: Workload, seed: bytes, n: int) -> Tensor:
-    """Inputs of a key, kept, as spoiling asks for them at every step; never changed in place."""
-    return task.to_inputs(task.encode_integers(secret_integers(Prf(seed), n)))
+def random_head(key: Key, d: int, hidden: int, scale: float) -> Head:
+    """c_WM as a seed gives it: Gaussian, such that standardised features give logits of deviation about ``scale``."""
 
+    def drawn() -> Head:
+        prf = key.prf
+        first = prf.normal("head.0.weight", (hidden, d)) * math.sqrt(2 / d)
+        second = prf.normal("head.2.weight", (2, hidden)) * scale / math.sqrt(hidden)
+        zeros = {"0.bias": torch.zeros(hidden), "2.bias": torch.zeros(2)}
+        return {"0.weight": as_tensor(first), "2.weight": as_tensor(second), **zeros}
 
-@functools.lru_cache(maxsize=4)
-def random_head(seed: bytes, d: int, hidden: int, scale: float) -> Head:
-    """c_WM as a seed gives it: Gaussian, such that standardised features give logits of deviation about ``scale``.
-
-    Cached: never changed in place.
-    """
-    prf = Prf(seed)
-    first = prf.normal("head.0.weight", (hidden, d)) * math.sqrt(2 / d)
-    second = prf.normal("head.2.weight", (2, hidden)) * scale / math.sqrt(hidden)
-    zeros = {"0.bias": torch.zeros(hidden), "2.bias": torch.zeros(2)}
-    return {"0.weight": as_tensor(first), "2.weight": as_tensor(second), **zeros}
+    return key.kept(("head", d, hidden, scale), drawn)
 
 
 @contextmanager

@@ -16,8 +16,9 @@ from attacks.pruning import PruneWeights, smallest
 from attacks.spoil import Spoil
 from schemes.params import ConfigError
 from schemes.uchida import Uchida
-from tests.attack_contract import AttackContract, Victim, granted_view, marked
+from tests.attack_contract import AttackContract, granted_view
 from tests.attacks.test_pruning import weights
+from tests.victims import Victim, marked
 
 
 class TestChain(AttackContract):

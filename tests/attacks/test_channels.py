@@ -12,7 +12,7 @@ from experiments.workloads.networks.base import Network
 from experiments.workloads.networks.lenet import LeNet5
 from experiments.workloads.networks.resnet import ResNet18
 from schemes.base import Batch
-from tests.attack_contract import arena, clean_model
+from tests.victims import arena, clean_model
 
 TASK = arena("digits_cnn").task
 

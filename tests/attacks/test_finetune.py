@@ -10,7 +10,8 @@ from attacks.base import Attack
 from attacks.finetune import FineTune, reinitialise
 from schemes.base import Scheme
 from schemes.mtlsign import MTLSign
-from tests.attack_contract import AttackContract, Victim, clean_model, granted_view, marked
+from tests.attack_contract import AttackContract, granted_view
+from tests.victims import Victim, clean_model, marked
 
 MARKED_TASK = MTLSign(n=60, steps=150, lr=1e-3, head_lr=3e-3, lambda2=0.0, check_every=50)
 

@@ -5,7 +5,8 @@ import pytest
 from attacks.base import Attack
 from attacks.none import Nothing
 from schemes.commitment import model_digest
-from tests.attack_contract import AttackContract, Victim, granted_view
+from tests.attack_contract import AttackContract, granted_view
+from tests.victims import Victim
 
 
 class TestNothing(AttackContract):

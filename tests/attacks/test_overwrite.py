@@ -9,7 +9,8 @@ from schemes.base import Scheme
 from schemes.mtlsign import MTLSign
 from schemes.params import ConfigError
 from schemes.uchida import Uchida
-from tests.attack_contract import AttackContract, Victim, granted_view
+from tests.attack_contract import AttackContract, granted_view
+from tests.victims import Victim
 
 OWN = Uchida(bits=32)
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from attacks.phases import LOOP_SPAN, PART_SPAN, Phase
-from tests.attack_contract import NewestOnly
+from tests.victims import NewestOnly
 
 
 def state(value: float) -> dict[str, Tensor]:

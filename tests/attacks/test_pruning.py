@@ -8,7 +8,8 @@ from attacks.base import Attack
 from attacks.channels import WEIGHTED, prunable_layers
 from attacks.pruning import FinePrune, PruneNeurons, PruneWeights, share, smallest
 from experiments.workloads.networks.base import Network
-from tests.attack_contract import AttackContract, Victim, arena, clean_model, granted_view, make_view
+from tests.attack_contract import AttackContract, granted_view, make_view
+from tests.victims import Victim, arena, clean_model
 
 
 def weights(model: nn.Module) -> list[torch.Tensor]:

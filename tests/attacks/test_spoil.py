@@ -11,7 +11,8 @@ from schemes.adi import Adi
 from schemes.base import Carrier, Scheme
 from schemes.mtlsign import MTLSign, MTLSignFixed
 from schemes.uchida import Uchida
-from tests.attack_contract import AttackContract, NewestOnly, Victim, granted_view, marked
+from tests.attack_contract import AttackContract, granted_view
+from tests.victims import NewestOnly, Victim, marked
 
 BACKDOOR = Adi(n_triggers=50, lr=3e-3)
 SIDE_TASK = MTLSign(n=60, steps=150, lr=1e-3, head_lr=3e-3, lambda2=0.0, check_every=50)

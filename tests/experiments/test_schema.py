@@ -38,9 +38,8 @@ def test_shipped_specs_fit(validator: Draft202012Validator, name: str) -> None:
     [
         {"schemes": "schemes: [uchida]"},
         {"schemes": "schemes: [{name: uchida, bits: [24, 32]}]"},
-        {
-            "workloads": "workloads: [{first_available: [fashion_lenet5, {name: digits_mlp, schedule: step, milestones: [[1], [2]]}]}]"
-        },
+        {"workloads": "workloads: [{first_available: [fashion_lenet5, {name: digits_mlp, epochs: 2}]}]"},
+        {"workloads": "workloads: [{name: digits_mlp, schedule: step, milestones: [[1], [2]]}]"},
         {"attacks": "attacks: [{chain: [finetune, {name: prune_weights, sparsity: 0.5}], data_fraction: 0.2}]"},
         {"attacks": "attacks: [{name: overwrite, scheme: {name: uchida}, adversary: {max_drop: 0.1}}]"},
         {"executor": "executor: {workers: auto, gpus_per_worker: 0.5, task_timeout_s: 10, max_retries: 0}"},

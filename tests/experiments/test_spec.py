@@ -209,7 +209,7 @@ def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.Mon
         ({"name": "nam: x"}, "did you mean 'name'"),
         ({"name": ""}, "name: expected a value, got nothing"),
         ({"seeds": ""}, "seeds: expected a value, got nothing"),
-        ({"seeds": "seeds: []"}, "seeds: expected at least one of seeds, got an empty list"),
+        ({"seeds": "seeds: []"}, "seeds: expected at least one seed, got an empty list"),
         ({"seeds": "seeds: [0, 1, 0]"}, "expected each seed once, got 0 again"),
         ({"seeds": "seeds: [-1]"}, "seeds[0]: expected a value of 0 or more, got -1"),
         ({"seeds": "seeds: [true]"}, "seeds[0]: expected an integer, got True"),

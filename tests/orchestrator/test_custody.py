@@ -5,12 +5,12 @@ import types
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from torch import Tensor
 
+from attacks.base import AttackView
 from orchestrator.custody import PUBLISHED_ROOT, KeyRoot, Role
 from orchestrator.granted import attack_view
 from orchestrator.plugins import build_attack, build_scheme
@@ -143,35 +143,40 @@ def test_a_stored_key_belongs_to_its_mark(marked: Bench) -> None:
 
 
 def reachable(start: object) -> Iterator[object]:
-    """Everything that can be reached from an object, without code: modules, functions' globals, classes."""
-    code = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type, types.FrameType, types.CodeType)
-    seen: set[int] = set()
+    """Everything that an object holds, closures included; not what code reaches by name (modules, globals)."""
+    code = (types.ModuleType, types.BuiltinFunctionType, type, types.FrameType, types.CodeType)
+    seen: dict[int, object] = {}
     todo = [start]
     while todo:
         found = todo.pop()
         if id(found) in seen or isinstance(found, code):
             continue
-        seen.add(id(found))
+        seen[id(found)] = found
         yield found
-        todo += gc.get_referents(found)
-        if isinstance(found, torch.nn.Module):
-            todo += [*found.state_dict().values()]
+        if isinstance(found, types.FunctionType):
+            todo += [*(found.__closure__ or ()), *(found.__defaults__ or ())]
+        else:
+            todo += gc.get_referents(found)
 
 
-def leaked(view: object, secret: list[bytes]) -> list[str]:
+def content(thing: object) -> bytes:
+    """The bytes of a leaf: text, bytes, numbers of an array or a tensor."""
+    if isinstance(thing, Tensor):
+        return tensor_bytes(thing)
+    if isinstance(thing, np.ndarray):
+        return thing.tobytes()
+    return thing.encode() if isinstance(thing, str) else bytes(thing) if isinstance(thing, bytes | bytearray) else b""
+
+
+def leaked(view: AttackView, secret: list[bytes]) -> list[str]:
     """What in a view's object graph holds a secret."""
-    found = []
-    for thing in reachable(view):
-        raw = tensor_bytes(thing) if isinstance(thing, Tensor) else thing
-        text = raw.encode() if isinstance(raw, str) else bytes(raw) if isinstance(raw, bytes | bytearray) else b""
-        if any(form in text for s in secret for form in forms(s)):
-            found.append(type(thing).__name__)
-    return found
+    wanted = [form for s in secret for form in forms(s)]
+    return [type(thing).__name__ for thing in reachable(view) if any(w in content(thing) for w in wanted)]
 
 
-def view_of(bench: Bench, name: str, **fields: Any) -> object:
+def view_of(bench: Bench, name: str) -> AttackView:
     """What an attack would see of the marked model."""
-    attack = build_attack({"name": name, **fields})
+    attack = build_attack({"name": name})
     job = bench.job(bench.attack_task(attack))
     return attack_view(job, attack, build_scheme(bench.embed.config["scheme"]))
 
@@ -179,21 +184,25 @@ def view_of(bench: Bench, name: str, **fields: Any) -> object:
 @pytest.mark.parametrize("name", ["finetune", "prune_weights", "overwrite", "ambiguity"])
 def test_an_attack_without_the_key_cannot_reach_it(marked: Bench, name: str) -> None:
     """Walking from the view over every object it holds: no seed, no secret tensor, no root."""
-    assert leaked(view_of(marked, name), secrets(marked)) == []
+    view = view_of(marked, name)
+
+    assert any(thing is view.data for thing in reachable(view))
+    assert any(isinstance(thing, Tensor) for thing in reachable(view))
+    assert leaked(view, secrets(marked)) == []
 
 
 def test_the_walk_finds_a_key_that_is_there(marked: Bench) -> None:
     """An attack that declares the key gets it, and the search above would have noticed."""
     view = view_of(marked, "spoil")
 
-    assert isinstance(view.key, Key)  # type: ignore[attr-defined]
+    assert isinstance(view.key, Key)
     assert leaked(view, secrets(marked)) != []
 
 
 def test_the_adversarys_keys_are_not_the_owners(marked: Bench) -> None:
     """Another domain of the root: knowing one tells nothing of the other; each attack has its own."""
     views = [view_of(marked, name) for name in ("overwrite", "ambiguity")]
-    seeds = [view.prf.stream("seed", 32) for view in views]  # type: ignore[attr-defined]
+    seeds = [view.prf.stream("seed", 32) for view in views]
 
     assert marked.key().seed not in seeds
     assert seeds[0] != seeds[1]

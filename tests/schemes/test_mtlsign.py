@@ -120,9 +120,10 @@ def judge(scheme: Variant, model: nn.Module, key: Key) -> Verdict:
 
 def some_mark(n: int = 40) -> Mark:
     """A key's data with a fixed head, for the digits' network."""
-    inputs, labels = trigger_data(arena().task, bytes(32), n)
+    key = Key("mtlsign", bytes(32))
+    inputs, labels = trigger_data(arena().task, key, n)
     d = sum((16, 32, 64))
-    return Mark(task=arena().task, inputs=inputs, labels=labels, head=random_head(bytes(32), d, 32, 1.0))
+    return Mark(task=arena().task, inputs=inputs, labels=labels, head=random_head(key, d, 32, 1.0))
 
 
 def distance(one: nn.Module, other: nn.Module) -> float:

@@ -113,12 +113,12 @@ def test_normal_takes_an_odd_number_of_values() -> None:
 def test_global_generators_play_no_part() -> None:
     """Values do not depend on torch's or numpy's global state, and leave it alone."""
     torch.manual_seed(1)
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     before = torch.get_rng_state()
     first = Prf(SEED).normal("x", (4,)).tolist()
     torch_untouched = torch.equal(before, torch.get_rng_state())
     torch.manual_seed(2)
-    np.random.seed(2)  # noqa: NPY002
+    np.random.seed(2)
 
     assert torch_untouched
     assert Prf(SEED).normal("x", (4,)).tolist() == first

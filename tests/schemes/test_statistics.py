@@ -1,5 +1,6 @@
 """Evidence is exact: tails, thresholds, intervals, also where a probability is smaller than any float."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -85,7 +86,7 @@ def test_tail_falls_without_a_step(n: int, q: float) -> None:
     tails = [log10_binomial_tail(k, n, q) for k in range(n - 600, n + 1, 37)]
 
     assert all(math.isfinite(t) for t in tails)
-    assert all(after < before or after == before == 0.0 for before, after in zip(tails, tails[1:], strict=False))
+    assert all(after < before or after == before == 0.0 for before, after in itertools.pairwise(tails))
 
 
 @pytest.mark.parametrize(("k", "n", "q", "log10_p"), [(420, 600, 0.5, -22.65), (600, 600, 0.5, -180.6)])

@@ -1,0 +1,398 @@
+"""What tasks compute, on real digits: repeatable to the last bit, resumable, and every failure a result."""
+
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from safetensors.torch import load
+from torch import nn
+
+from attacks.base import Attack, AttackView, Family, Knowledge
+from orchestrator import plugins
+from orchestrator.granted import adversary_data, scratch_recipe
+from orchestrator.perform import HISTORY, MODEL, PREDICTIONS
+from orchestrator.plugins import build_attack, build_scheme
+from orchestrator.resident import Resident
+from orchestrator.store import StoreError
+from orchestrator.task import Failure, FailureKind, Kind, Task
+from orchestrator.workbench import trajectory_id
+from schemes.base import Recipe
+from tests.orchestrator.digits import ADVERSARY, QUICK, Bench
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Uchida's mark on digits, fine-tuned for an epoch and verified."""
+    bench = Bench(tmp_path_factory.mktemp("perform") / "store")
+    bench.run(bench.defended("uchida"))
+    return bench
+
+
+def copy_of(bench: Bench, folder: Path, **options: Any) -> Bench:
+    """Another workbench on a new store that has the clean and the marked model already."""
+    other = Bench(folder / "store", **options)
+    other.embed = bench.embed
+    for task in (bench.train, bench.embed):
+        manifest = bench.store.manifest(task.id)
+        assert manifest is not None
+        files = {name: bench.store.read(task.id, name) for name in manifest["files"]}
+        other.store.commit(task.id, task.identity(), manifest["result"], files)
+    bench.key().save(other.store.key_dir(bench.embed.id))
+    return other
+
+
+def finetune(bench: Bench, epochs: int, **fields: Any) -> Task:
+    """Fine-tuning of the marked model."""
+    return bench.attack_task(build_attack({"name": "finetune", "epochs": epochs, **fields}))
+
+
+def failed(outcome: object) -> Failure:
+    """The failure that an attempt must have ended with."""
+    assert isinstance(outcome, Failure), outcome
+    return outcome
+
+
+# The whole way
+
+
+@pytest.mark.parametrize("scheme", QUICK)
+def test_a_mark_is_embedded_attacked_and_verified(scheme: str, tmp_path: Path) -> None:
+    """train -> embed -> finetune -> verify, with everything that tables need; again in another store: bit-equal."""
+    runs = []
+    for name in ("one", "other"):
+        bench = Bench(tmp_path / name, workload="digits_cnn" if scheme == "mtlsign" else "digits_mlp")
+        tasks = bench.defended(scheme)
+        records = bench.run(tasks)
+        assert [records[t.id].error for t in tasks] == [None] * 4
+        runs.append((bench, tasks))
+    (one, tasks), (other, _) = runs
+    train, embed, attack, verify = (one.result(t) for t in tasks)
+
+    assert [one.files(t) for t in tasks] == [other.files(t) for t in tasks]
+    assert verify["verdict"] == other.result(tasks[3])["verdict"]
+    assert embed["commitment"] == other.result(tasks[1])["commitment"]
+    for made in (train, embed, attack):
+        assert 0 <= made["metric_test"] <= 1
+        assert 0 <= made["metric_val"] <= 1
+    assert embed["covertness_mean_abs_dev"] > 0
+    assert attack["consumed"] == {one.embed.id: embed["made"]}
+    assert embed["made"] == one.files(tasks[1])[MODEL]
+    assert verify["verdict"]["n"] > 0
+    assert verify["verdict"]["log10_p"] <= 0
+
+
+def test_what_was_stored_is_what_was_scored(marked: Bench) -> None:
+    """The answers beside a model give its accuracy; the history has one point an epoch."""
+    result = marked.result(marked.train)
+    answers = marked.store.load_tensors(marked.train.id, PREDICTIONS)
+    history = json.loads(marked.store.read(marked.train.id, HISTORY))
+
+    for split in ("test", "val"):
+        assert float((answers[split] == answers[f"{split}_labels"]).double().mean()) == result[f"metric_{split}"]
+    assert [p["step"] for p in history] == [1, 2]
+
+
+def test_a_mark_is_found_only_where_it_is(marked: Bench) -> None:
+    """The owner's key finds it on the marked model, not on the clean one; a stranger's key does not find it."""
+    scheme = build_scheme({"name": "uchida", **QUICK["uchida"]})
+    tasks = {
+        "marked": marked.verify_task(scheme, marked.embed),
+        "clean": marked.verify_task(scheme, marked.train, control="clean"),
+        "stranger": marked.verify_task(scheme, marked.embed, control="stranger_key"),
+    }
+    marked.run([marked.train, marked.embed, *tasks.values()])
+    verdicts = {name: marked.result(t)["verdict"]["verdict"] for name, t in tasks.items()}
+
+    assert verdicts == {"marked": True, "clean": False, "stranger": False}
+
+
+def test_nothing_depends_on_what_the_process_did_before(marked: Bench, tmp_path: Path) -> None:
+    """The global generator may be in any state, other tasks may have run: the same bytes."""
+    bench = copy_of(marked, tmp_path)
+    torch.manual_seed(999)
+    torch.rand(17)
+    state = torch.get_rng_state()
+    attack = finetune(bench, 1)
+    bench.attempt(attack)
+
+    assert bench.files(attack) == marked.files(finetune(marked, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# Trajectories and interruptions
+
+
+def test_a_longer_strength_continues_the_shorter_ones_trajectory(marked: Bench, tmp_path: Path) -> None:
+    """Two epochs after one: the same id and the same bytes, curves included, as two epochs alone."""
+    after, alone = (copy_of(marked, tmp_path / name) for name in ("after", "alone"))
+    one, two = finetune(after, 1), finetune(after, 2)
+    after.attempt(one)
+    shared = after.store.checkpoint_dir(trajectory_id(two))
+    assert [p.name[:13] for p in shared.iterdir()] == ["00000001-keep"]
+    after.attempt(two)
+    alone.attempt(two)
+
+    assert trajectory_id(one) == trajectory_id(two) != one.id
+    assert after.files(two) == alone.files(two)
+    assert after.files(one)[MODEL] != after.files(two)[MODEL]
+    assert len(json.loads(after.store.read(two.id, HISTORY))) == 2
+
+
+def test_other_attacks_share_no_trajectory(marked: Bench) -> None:
+    """Any other field makes it another one; attacks that do not continue have their own."""
+    attacks = [finetune(marked, 1), finetune(marked, 1, variant="rtal"), finetune(marked, 1, lr=0.5)]
+    prune = marked.attack_task(build_attack({"name": "prune_weights"}))
+
+    assert len({trajectory_id(t) for t in attacks}) == 3
+    assert trajectory_id(prune) == prune.id
+    assert trajectory_id(marked.embed) == marked.embed.id
+
+
+@pytest.mark.parametrize("kind", ["train", "embed", "attack"])
+def test_a_cancelled_task_resumes_where_it_stood(marked: Bench, tmp_path: Path, kind: str) -> None:
+    """Stopped after each offer, again and again: bit-equal to an undisturbed one, no epoch twice, no hole."""
+    asked: list[int] = []
+
+    def at_every_offer() -> bool:
+        asked.append(1)
+        return True
+
+    stopping = copy_of(marked, tmp_path, cancelled=at_every_offer)
+    task = {"train": stopping.train, "embed": stopping.embed, "attack": finetune(stopping, 2)}[kind]
+    undisturbed = copy_of(marked, tmp_path / "undisturbed")
+    undisturbed.attempt(task)
+    stopping.store.set_aside(task.id)
+    outcomes = []
+    for _ in range(9):
+        outcomes.append(stopping.attempt(task))
+        if not isinstance(outcomes[-1], Failure):
+            break
+
+    assert {failed(o).kind for o in outcomes[:-1]} == {FailureKind.CANCELLED}
+    assert len(outcomes) == 1 + len(asked)
+    assert len(outcomes) > 2
+    assert stopping.files(task) == undisturbed.files(task)
+    assert not any((stopping.store.root / "checkpoints").rglob("*temp*"))
+
+
+def test_a_checkpoint_outlives_a_failed_commit(marked: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when the artifact is written: the last checkpoint is still there for the next attempt."""
+    bench = copy_of(marked, tmp_path, checkpoint_s=0.0)
+    task = finetune(bench, 2)
+
+    def full(*arguments: Any) -> None:
+        raise StoreError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.bench.store, "commit", full)
+        assert failed(bench.attempt(task)).kind is FailureKind.STORE
+    kept = list(bench.store.checkpoint_dir(trajectory_id(task)).iterdir())
+    bench.attempt(task)
+
+    assert kept != []
+    assert bench.store.has(task.id)
+
+
+# Failures are results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misbehaving(Attack):
+    """Ends as its variant says."""
+
+    name: ClassVar[str] = "misbehaving"
+    family: ClassVar[Family] = "none"
+    knows: ClassVar[frozenset[Knowledge]] = frozenset()
+    paper: ClassVar[str] = ""
+    how: ClassVar[str] = ""
+
+    def run(self, model: nn.Module, view: AttackView) -> nn.Module:
+        if self.how == "nan":
+            with torch.no_grad():
+                next(model.parameters()).mul_(float("nan"))
+            return model
+        if self.how == "ungranted":
+            return view.scheme  # type: ignore[return-value]
+        raise ENDINGS[self.how][0]
+
+
+ENDINGS: dict[str, tuple[BaseException, FailureKind]] = {
+    "nan": (Exception(), FailureKind.DIVERGED),
+    "ungranted": (Exception(), FailureKind.ERROR),
+    "error": (ValueError("first line\nsecond line"), FailureKind.ERROR),
+    "empty": (MemoryError(), FailureKind.OUT_OF_MEMORY),
+    "oom": (torch.OutOfMemoryError("CUDA out of memory\nmore"), FailureKind.OUT_OF_MEMORY),
+    "device": (torch.AcceleratorError("device-side assert"), FailureKind.DEVICE),
+    "store": (StoreError("disk full"), FailureKind.STORE),
+    "exit": (SystemExit(3), FailureKind.ERROR),
+    "recursion": (RecursionError("too deep"), FailureKind.ERROR),
+}
+
+
+@pytest.fixture
+def misbehaving(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Misbehaving]]:
+    """The attack above, known by its name."""
+    monkeypatch.setitem(plugins.names("attack"), "misbehaving", f"{__name__}:Misbehaving")
+    monkeypatch.setattr(plugins, "plugin_class", _found_here(plugins.plugin_class))
+    return Misbehaving
+
+
+def _found_here(real: Any) -> Any:
+    return lambda kind, name: Misbehaving if name == "misbehaving" else real(kind, name)
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+def test_every_way_to_fail_is_a_result(
+    marked: Bench, misbehaving: type[Misbehaving], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN weights, any exception, even an exit: a failure with its kind and one line; nothing is stored."""
+    monkeypatch.setattr(misbehaving, "how", how)
+    task = marked.attack_task(misbehaving())
+    found = failed(marked.attempt(task))
+
+    assert found.kind is ENDINGS[how][1]
+    assert "\n" not in found.message
+    assert "Traceback" in found.trace
+    assert not marked.store.has(task.id)
+
+
+def test_an_interrupt_is_no_failure_of_the_task(
+    marked: Bench, misbehaving: type[Misbehaving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C goes through to whoever stops the run."""
+    monkeypatch.setattr(misbehaving, "how", "interrupt")
+    monkeypatch.setitem(ENDINGS, "interrupt", (KeyboardInterrupt(), FailureKind.CANCELLED))
+
+    with pytest.raises(KeyboardInterrupt):
+        marked.attempt(marked.attack_task(misbehaving()))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_failed_attack_leaves_the_victim_as_it_was(
+    marked: Bench, misbehaving: type[Misbehaving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The resident model that others will attack next is not the one that was ruined."""
+    monkeypatch.setattr(misbehaving, "how", "nan")
+    marked.attempt(marked.attack_task(misbehaving()))
+    victim = marked.bench.model(marked.bench.arena(marked.workload), marked.embed.id)
+    stored = load(marked.store.read(marked.embed.id, MODEL))
+
+    assert all(torch.equal(victim.state_dict()[n], t) for n, t in stored.items())
+
+
+# Damage
+
+
+def damaged(bench: Bench, what: str) -> None:
+    """Spoil one thing that a verification of the marked model reads."""
+    folder = bench.store.folder(bench.embed.id)
+    path = {
+        "model": folder / MODEL,
+        "manifest": folder / "manifest.json",
+        "key": bench.store.key_dir(bench.embed.id) / "secret.safetensors",
+        "sums": bench.store.key_dir(bench.embed.id) / "SHA256SUMS",
+    }[what]
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+@pytest.mark.parametrize("what", ["model", "manifest", "key", "sums"])
+@pytest.mark.parametrize("reader", ["verify", "spoil"])
+def test_whoever_reads_something_damaged_says_whose_it_is(
+    marked: Bench, tmp_path: Path, what: str, reader: str
+) -> None:
+    """Model, manifest, key: the embed task has to run again, whether a verification or an attack finds out."""
+    bench = copy_of(marked, tmp_path)
+    damaged(bench, what)
+    scheme = build_scheme({"name": "uchida", **QUICK["uchida"]})
+    task = (
+        bench.verify_task(scheme, bench.embed)
+        if reader == "verify"
+        else bench.attack_task(build_attack({"name": "spoil"}))
+    )
+    found = failed(bench.attempt(task))
+
+    assert (found.kind, found.damaged) == (FailureKind.CORRUPT, bench.embed.id)
+
+
+def test_a_damaged_key_is_made_again(marked: Bench, tmp_path: Path) -> None:
+    """The run repairs it by itself: the mark is embedded again, with the same bytes, and then verified."""
+    bench = copy_of(marked, tmp_path)
+    damaged(bench, "key")
+    scheme = build_scheme({"name": "uchida", **QUICK["uchida"]})
+    verify = bench.verify_task(scheme, bench.embed)
+    records = bench.run([bench.train, bench.embed, verify])
+
+    assert records[bench.embed.id].caveats == ("recomputed",)
+    assert bench.files(bench.embed) == marked.files(marked.embed)
+    assert bench.result(verify)["verdict"]["verdict"] is True
+    assert records[verify.id].caveats == ()
+
+
+# What roles are given
+
+
+def test_the_adversarys_share_is_the_same_for_every_attack(marked: Bench) -> None:
+    """A tenth of it is held out; together they are the granted fraction of the owner's data."""
+    arena = marked.bench.arena(marked.workload)
+    first, again = (adversary_data(arena, ADVERSARY, 0) for _ in range(2))
+    other = adversary_data(arena, ADVERSARY, 1)
+
+    def pixels(samples: Any) -> torch.Tensor:
+        return torch.cat([inputs for inputs, _ in samples.in_order()])
+
+    assert sum(map(len, first)) == pytest.approx(0.2 * len(arena.train), abs=10)
+    assert len(first[1]) == pytest.approx(0.1 * sum(map(len, first)), abs=10)
+    assert all(torch.equal(pixels(a), pixels(b)) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(pixels(first[0])[:20], pixels(other[0])[:20])
+
+
+def test_a_disjoint_adversary_needs_a_reserve(marked: Bench) -> None:
+    """Without data that the owner never saw, the error says how to set some aside."""
+    arena = marked.bench.arena(marked.workload)
+
+    with pytest.raises(ValueError, match="set the workload's `reserve`"):
+        adversary_data(arena, {**ADVERSARY, "disjoint": True}, 0)
+
+
+@pytest.mark.parametrize(("fraction", "epochs", "milestones"), [(1.0, 10, (5,)), (0.5, 20, (10,)), (0.01, 100, (50,))])
+def test_training_from_scratch_gets_as_many_steps(fraction: float, epochs: int, milestones: tuple[int, ...]) -> None:
+    """A tenth of the data is passed over ten times as often; no more than tenfold."""
+    recipe = Recipe(optimiser="sgd", lr=0.1, batch_size=10, epochs=10, schedule="step", milestones=(5,))
+    found = scratch_recipe(recipe, fraction)
+
+    assert (found.epochs, found.milestones) == (epochs, milestones)
+
+
+def test_a_model_trained_on_the_adversarys_data_alone(marked: Bench) -> None:
+    """The yardstick of every removal is trained like any other model, and it is another one."""
+    scratch = marked.task(Kind.TRAIN, {"recipe": None, "adversary": ADVERSARY})
+    marked.run([scratch])
+
+    assert marked.files(scratch)[MODEL] != marked.files(marked.train)[MODEL]
+    assert marked.result(scratch)["metric_test"] <= 1.0
+
+
+# Residents
+
+
+def test_residents_go_when_others_need_the_room() -> None:
+    """Least recently used first, by bytes; the newest stays even if it alone is too large."""
+    loaded: list[str] = []
+
+    def load_it(name: str) -> nn.Module:
+        loaded.append(name)
+        return nn.Linear(10, 10, bias=False)
+
+    resident = Resident(limit_bytes=2 * 400)
+    for name in ("a", "b", "a", "c", "a", "b"):
+        resident.get(name, lambda name=name: load_it(name))  # type: ignore[misc]
+    sole = Resident(limit_bytes=1)
+    sole.get("x", lambda: load_it("x"))
+
+    assert loaded == ["a", "b", "c", "b", "x"]
+    assert (len(resident), len(sole)) == (2, 1)

@@ -1,0 +1,312 @@
+"""The trigger set: what it looks like, how it is shown, what spoils its evidence."""
+
+import copy
+import hashlib
+import math
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from experiments.workloads.base import preset
+from experiments.workloads.digits import DigitsCnn
+from schemes.adi import Adi
+from schemes.adi_triggers import TriggerFeed, commit_triggers, draw_triggers, flaw
+from schemes.base import Owner, Recipe, Suspect, TaskInfo
+from schemes.commitment import model_digest
+from schemes.keys import Key
+from schemes.prf import Prf
+from schemes.statistics import LEVEL
+from schemes.trigger_images import abstract_images
+from tests.contracts import NewestState, arena, clean_model, embed, embedded, no_log
+
+SECRET = Prf(b"the owner of these tests")
+
+
+class Answering(Suspect):
+    """A suspect that answers every query with given labels."""
+
+    def __init__(self, answers: Tensor) -> None:
+        super().__init__(clean_model(), arena().task)
+        self.answers = answers
+
+    def labels(self, raw: Tensor) -> Tensor:
+        """The given labels."""
+        return self.answers
+
+
+def some_key(n: int = 20) -> Key:
+    """A key of n triggers for the digits."""
+    return Adi(n_triggers=n).keygen(arena().task, SECRET)
+
+
+# Images.
+
+
+@pytest.mark.parametrize(
+    ("shape", "digest"), [((1, 24, 24), "GOLD24"), ((1, 28, 28), "GOLD28"), ((3, 32, 32), "GOLD32")]
+)
+def test_images_never_change(shape: tuple[int, ...], digest: str) -> None:
+    """The pixels of a seed, on every platform: commitments to them were published."""
+    images = abstract_images(Prf(bytes(32)), 20, shape)
+
+    assert hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 9), (3, 32, 32)])
+def test_images_use_the_grey_scale_and_differ(shape: tuple[int, ...]) -> None:
+    """(n, channels, height, width) uint8, with dark and bright pixels in each, no two alike."""
+    images = abstract_images(SECRET, 30, shape)
+    flat = images.flatten(1)
+
+    assert (images.shape, images.dtype) == ((30, *shape), torch.uint8)
+    assert bool((flat.amin(dim=1) < 100).all())
+    assert bool((flat.amax(dim=1) > 155).all())
+    assert len(torch.unique(flat, dim=0)) == 30
+
+
+def test_images_of_a_flat_shape_are_refused() -> None:
+    """A text has no pixels."""
+    with pytest.raises(ValueError, match="expected an image shape"):
+        abstract_images(SECRET, 1, (40,))
+
+
+# Keys.
+
+
+def test_labels_follow_from_the_secret_alone() -> None:
+    """Labels do not depend on what images look like or what a network answers: a match has probability 1/C."""
+    bare = Key("adi", bytes(32))
+    small, large = (draw_triggers(bare, 50, 10, (1, side, side)).secret["labels"] for side in (8, 28))
+    expected = bare.prf.integers("labels", 50, 10).tolist()
+
+    assert small.tolist() == large.tolist() == expected
+
+
+def test_key_never_changes() -> None:
+    """The commitment of a seed's key: another draw or another layout of the public part would be noticed here."""
+    assert some_key().commitment[:16] == "GOLDKEY"
+
+
+def test_public_part_commits_to_each_image_and_label() -> None:
+    """One commitment for each, all different: equal labels are hidden by their own openings."""
+    key = some_key(40)
+    commitments = key.public["commitments"]
+    assert isinstance(commitments, dict)
+
+    assert [len(part) for part in (commitments["images"], commitments["labels"])] == [40, 40]
+    assert len({*commitments["images"], *commitments["labels"]}) == 80
+
+
+def test_too_few_triggers_are_refused() -> None:
+    """A key that could never reach the level is not drawn; the message says what to raise."""
+    assert Adi(n_triggers=6).applicable(arena().task.info) is None
+    with pytest.raises(ValueError, match="raise n_triggers"):
+        Adi(n_triggers=5).keygen(arena().task, SECRET)
+
+
+def test_tasks_without_images_or_classes_are_not_applicable() -> None:
+    """Text and detection are told apart from image classification before anything is trained."""
+    text = TaskInfo(kind="sentiment", num_classes=2, input_shape=(60,))
+    boxes = TaskInfo(kind="detection", num_classes=2, input_shape=(3, 64, 64))
+
+    assert all("images with class labels" in str(Adi().applicable(info)) for info in (text, boxes))
+
+
+# Evidence.
+
+
+def test_key_without_flaw_has_none() -> None:
+    """All commitments of a drawn key open."""
+    assert flaw(some_key()) is None
+
+
+def test_altered_triggers_prove_nothing() -> None:
+    """One altered pixel, label, commitment or seed: no answers count, and the evidence says what is wrong."""
+    key, scheme = some_key(), Adi(n_triggers=20)
+    images, labels = (key.secret[part].clone() for part in ("images", "labels"))
+    images[7, 0, 3, 3] ^= 1
+    labels[4] = (labels[4] + 1) % 10
+    commitments = key.public["commitments"]
+    assert isinstance(commitments, dict)
+    swapped = {**commitments, "images": [*commitments["images"][1:], commitments["images"][0]]}
+    altered = {
+        "commitment 7 of the images": replace(key, secret={**key.secret, "images": images}),
+        "commitment 4 of the labels": replace(key, secret={**key.secret, "labels": labels}),
+        "commitment 0 of the images": replace(key, public={**key.public, "commitments": swapped}),
+        "20 images for 20 triggers, without": replace(key, public={**key.public, "commitments": None}),
+        "20 images for 19 triggers": replace(key, secret={**key.secret, "labels": key.secret["labels"][:19]}),
+    }
+    altered["commitment 0 of the images does"] = replace(key, seed=bytes(32))
+    for message, wrong in altered.items():
+        verdict = scheme.judge(Answering(wrong.secret["labels"]), wrong)
+
+        assert (verdict.verdict, verdict.verdict_paper, verdict.k, verdict.log10_p) == (False, False, 0, 0.0)
+        assert message in str(verdict.details["found"])
+
+
+def test_repeated_images_prove_nothing() -> None:
+    """An image that stands twice in the set would let one answer count twice."""
+    key = some_key()
+    images = key.secret["images"].clone()
+    images[3] = images[9]
+    repeated = commit_triggers(key, images, key.secret["labels"])
+
+    assert "equal" in str(flaw(repeated))
+    assert not Adi(n_triggers=20).judge(Answering(key.secret["labels"]), repeated).verdict
+
+
+@pytest.mark.parametrize(("errors", "verdict", "paper"), [(0, 1, 1), (10, 1, 1), (11, 1, 0), (72, 1, 0), (73, 0, 0)])
+def test_two_rules(errors: int, verdict: bool, paper: bool) -> None:
+    """The paper lets eps |T| = 10 of 100 triggers go wrong; 28 matches are evidence at one in a million."""
+    key, scheme = some_key(100), Adi(eps=0.1)
+    answers = key.secret["labels"].clone()
+    answers[:errors] = (answers[:errors] + 1) % 10
+    found = scheme.judge(Answering(answers), key)
+
+    assert (found.k, found.n, found.null_q, found.level) == (100 - errors, 100, 0.1, LEVEL)
+    assert (found.verdict, found.verdict_paper) == (verdict, paper)
+
+
+def test_eps_moves_the_papers_rule_only() -> None:
+    """A stricter eps changes ``verdict_paper`` and nothing else, neither evidence nor what a key is."""
+    key = some_key(100)
+    answers = key.secret["labels"].clone()
+    answers[:10] = (answers[:10] + 1) % 10
+    lenient, strict = (Adi(eps=eps).judge(Answering(answers), key) for eps in (0.1, 0.05))
+
+    assert (lenient.verdict_paper, strict.verdict_paper) == (True, False)
+    assert replace(strict, verdict_paper=True, details=lenient.details) == lenient
+    assert Adi(eps=0.1).config(until="attack") == Adi(eps=0.05).config(until="attack")
+
+
+def test_foreign_key_is_explained() -> None:
+    """A key of another scheme is a mistake of the caller's, with a way out."""
+    with pytest.raises(ValueError, match="draw it with keygen"):
+        Adi().trials(Key("uchida", bytes(32)))
+
+
+# Training.
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 2**62))
+def test_each_cycle_shows_every_trigger_once(n: int, k: int, seed: int) -> None:
+    """After any number of steps no trigger was shown more than once more than another, label beside image."""
+    feed = TriggerFeed(torch.arange(n)[:, None], torch.arange(n) + 100, k, seed)
+    shown: Counter[int] = Counter(dict.fromkeys(range(n), 0))
+    for step in range(3 * n // k + 2):
+        inputs, labels = feed(step)
+        assert torch.equal(inputs[:, 0] + 100, labels)
+        assert len(labels) == k
+        shown.update(inputs[:, 0].tolist())
+
+        assert max(shown.values()) - min(shown.values()) <= 1
+
+
+def test_shown_triggers_depend_on_the_step_alone() -> None:
+    """A run that was resumed at step 7 sees what the undisturbed one saw; another seed sees another order."""
+    images, labels = torch.arange(40)[:, None], torch.arange(40)
+    feed, resumed, other = (TriggerFeed(images, labels, 3, seed) for seed in (1, 1, 2))
+    seen = [feed(step)[1].tolist() for step in range(30)]
+
+    assert [resumed(step)[1].tolist() for step in range(7, 30)] == seen[7:]
+    assert [other(step)[1].tolist() for step in range(30)] != seen
+
+
+@settings(deadline=None)
+@given(st.integers(1, 100_000), st.integers(1, 12), st.none() | st.integers(1, 60), st.booleans())
+def test_k_is_raised_only_where_training_is_short(n_train: int, k: int, epochs: int | None, scratch: bool) -> None:
+    """Each trigger is shown often enough, or at every step; where steps suffice, k is what was asked for."""
+    scheme = Adi(triggers_per_batch=k, epochs=epochs, mode="scratch" if scratch else "pretrained")
+    recipe = scheme.recipe(arena().task, n_train)
+    own, steps = scheme.triggers_per_step(recipe, n_train), scheme_steps(recipe, n_train)
+
+    assert own * steps >= scheme.showings * scheme.n_triggers or own == scheme.n_triggers
+    assert own == k or (own - 1) * steps < scheme.showings * scheme.n_triggers
+
+
+def scheme_steps(recipe: Recipe, n_train: int) -> int:
+    """Optimiser steps of a recipe."""
+    return recipe.steps or recipe.epochs * math.ceil(n_train / recipe.batch_size)
+
+
+def test_large_training_sets_use_the_papers_k() -> None:
+    """With 50,000 images, four passes show each of 100 triggers 40 times at the paper's k = 2."""
+    recipe = Adi().recipe(arena().task, 50_000)
+
+    assert (recipe.steps, recipe.epochs, recipe.batch_size) == (2000, 4, 100)
+    assert Adi().triggers_per_step(recipe, 50_000) == 2
+
+
+def test_scratch_trains_as_the_workload_does() -> None:
+    """From scratch, only the triggers differ from the clean training; ``epochs`` may make it longer."""
+    own = arena().task.recipe
+
+    assert Adi(mode="scratch").recipe(arena().task, 1000) == own
+    assert Adi(mode="scratch").for_epochs(3, 1000).recipe(arena().task, 1000) == replace(own, epochs=3)
+
+
+def test_twin_differs_by_the_triggers_alone() -> None:
+    """The twin's training without any trigger is the embedding's: with k = 0 showings they would be one."""
+    scheme, place = Adi(n_triggers=40, epochs=1, showings=1), arena()
+    recipe = scheme.twin_recipe(place.task, len(place.train))
+    assert recipe is not None
+    twin = copy.deepcopy(clean_model())
+    place.task.fit(twin, place.train, recipe, seed=0)
+    marked, _ = embed(scheme, scheme.keygen(place.task, SECRET), NewestState())
+    again = copy.deepcopy(clean_model())
+    images, labels = scheme.triggers(scheme.keygen(place.task, SECRET))
+    feed = TriggerFeed(place.task.to_inputs(images), labels, 4, 0)
+    place.task.fit(again, place.train, recipe, seed=0, extra=lambda step: tuple_of_none(feed(step)))
+
+    assert model_digest(again.state_dict()) == model_digest(twin.state_dict())
+    assert model_digest(marked.state_dict()) != model_digest(twin.state_dict())
+
+
+# Forgery.
+
+
+class PaddedDigits(DigitsCnn):
+    """The digits with a black border, as small images get for residual networks."""
+
+    pad = 2
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_forged_triggers_pass_on_an_untouched_model(padded: bool) -> None:
+    """Adversarial images under valid openings are evidence by the numbers: only an older commitment tells."""
+    place = PaddedDigits().bind(torch.device("cpu"), None) if padded else arena()
+    scheme, model = Adi(n_triggers=30), clean_model()
+    forger = Owner(task=place.task, train=place.train, val=place.val, seed=0, log=no_log, checkpoints=NewestState())
+    key = scheme.keygen(place.task, Prf(b"the forger's secret"))
+    before = model_digest(model.state_dict())
+    forged = scheme.forge(model, forger, key)
+    assert forged is not None
+
+    assert not scheme.judge(Suspect(model, place.task), key).verdict
+    assert scheme.judge(Suspect(model, place.task), forged).verdict
+    assert flaw(forged) is None
+    assert not forged.opens(key.commitment)
+    assert model_digest(model.state_dict()) == before
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_mark_loss_takes_other_labels() -> None:
+    """The loss is the network's own on the triggers; wrong labels cost more than the embedded ones."""
+    mark = embedded(Adi(n_triggers=40))
+    _, labels = mark.scheme.triggers(mark.key) or (None, torch.zeros(0))
+    with torch.no_grad():
+        right = mark.scheme.mark_loss(mark.model, arena().task, mark.key)
+        same = mark.scheme.mark_loss(mark.model, arena().task, mark.key, labels)
+        wrong = mark.scheme.mark_loss(mark.model, arena().task, mark.key, (labels + 1) % 10)
+    assert right is not None
+    assert same is not None
+    assert wrong is not None
+
+    assert torch.equal(right, same)
+    assert wrong > right + 1
