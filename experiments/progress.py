@@ -73,6 +73,11 @@ class Tally:
             self.skipped += 1
 
     @property
+    def begun(self) -> bool:
+        """True once a worker has taken a task."""
+        return bool(self._workers)
+
+    @property
     def settled(self) -> int:
         """Tasks that need nothing more."""
         return self.cached + self.done + self.failed + self.skipped
@@ -99,10 +104,13 @@ def duration(seconds: float) -> str:
 
 
 def counts_line(tally: Tally) -> str:
-    """``12/86 settled · 2 running · 1 failed · 30 cached · about 40 s left``."""
-    parts = [f"{tally.settled}/{tally.total} settled", f"{len(tally.running)} running"]
-    parts += [f"{n} {name}" for n, name in ((tally.failed, "failed"), (tally.skipped, "skipped")) if n]
-    parts.append(f"{tally.cached} cached")
+    """``42/86 · 12 done · 2 running · 0 failed · 30 cached · about 40 s left``."""
+    if not tally.begun:
+        return f"{tally.settled}/{tally.total} · starting workers"
+    counts = (tally.done, "done"), (len(tally.running), "running"), (tally.failed, "failed"), (tally.cached, "cached")
+    parts = [f"{tally.settled}/{tally.total}", *(f"{n} {name}" for n, name in counts)]
+    if tally.skipped:
+        parts.insert(4, f"{tally.skipped} skipped")
     left = tally.remaining_s()
     if left is not None and tally.settled < tally.total:
         parts.append(f"about {duration(left)} left")

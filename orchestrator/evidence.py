@@ -2,8 +2,10 @@
 
 ``result`` of a task that made a model (train, embed, attack)::
 
-    {"metric": "accuracy", "metric_test": 0.91, "metric_val": 0.90, "seconds": 12.3, "files": [...],
+    {"metric": "accuracy", "metric_test": 0.91, "metric_val": 0.90, "seconds": 12.3,
+     "made": "cd34...",                       # SHA-256 of the model's file
      "covertness_mean_abs_dev": 0.004,        # embed: mean |w - w0| against the clean model
+     "moved_mean_abs_dev": 0.001,             # attack: mean |w - w0| against the victim
      "commitment": "ab12...",                 # embed: of the completed key
      "claim": {"n_tried": 200, ...}}          # attack that forged: what was tried, never key material
 
@@ -11,7 +13,8 @@ of a verify task::
 
     {"verdict": {...fields of schemes.base.Verdict...}, "seconds": 0.4}
 
-Both also hold ``device`` ("cpu" or the GPU's name), ``environment`` (library versions, device kind) and ``caveats``.
+All hold ``device`` ("cpu" or the GPU's name), ``environment`` (library versions, device kind) and ``consumed`` (parent
+-> SHA-256 of the model that it was then).
 """
 
 from collections.abc import Mapping

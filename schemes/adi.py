@@ -96,7 +96,7 @@ class Adi(Scheme):
         return None
 
     def twin_recipe(self, task: Workload, n_train: int) -> Recipe | None:
-        return None if self.from_scratch else self._recipe(task, n_train)
+        return None if self.from_scratch else self.recipe(task, n_train)
 
     def for_epochs(self, epochs: int, n_train: int) -> "Adi":
         return replace(self, epochs=epochs)
@@ -109,9 +109,9 @@ class Adi(Scheme):
         return draw_triggers(key, self.n_triggers, task.info.num_classes, task.info.input_shape)
 
     def embed(self, model: nn.Module, owner: Owner, key: Key) -> tuple[nn.Module, Key]:
-        task, recipe = owner.task, self._recipe(owner.task, len(owner.train))
+        task, recipe = owner.task, self.recipe(owner.task, len(owner.train))
         images, labels = self.triggers(key)
-        k = self._triggers_per_step(recipe, len(owner.train))
+        k = self.triggers_per_step(recipe, len(owner.train))
         feed = TriggerFeed(task.to_inputs(images), labels.to(task.device), k, subseed(owner.seed, "triggers"))
         task.fit(model, owner.train, recipe, seed=owner.seed, extra=feed, log=owner.log, checkpoints=owner.checkpoints)
         return model.eval(), key
@@ -166,7 +166,7 @@ class Adi(Scheme):
                 pixels = (pixels - stride * _cropped(gradient, images.shape).sign().to(torch.int16)).clamp(0, 255)
         return commit_triggers(key, pixels.to(torch.uint8), labels)
 
-    def _recipe(self, task: Workload, n_train: int) -> Recipe:
+    def recipe(self, task: Workload, n_train: int) -> Recipe:
         """The training of ``embed``, triggers apart."""
         if self.from_scratch:
             return replace(task.recipe, epochs=self.epochs or task.recipe.epochs)
@@ -183,7 +183,7 @@ class Adi(Scheme):
             augment=own.augment,
         )
 
-    def _triggers_per_step(self, recipe: Recipe, n_train: int) -> int:
+    def triggers_per_step(self, recipe: Recipe, n_train: int) -> int:
         """k, raised until the steps of ``recipe`` show each trigger ``showings`` times."""
         steps = recipe.steps or recipe.epochs * math.ceil(n_train / recipe.batch_size)
         needed = math.ceil(self.showings * self.n_triggers / steps)

@@ -89,13 +89,16 @@ def test_durations_are_short(seconds: float, shown: str) -> None:
 
 
 def test_one_line_says_it_all() -> None:
-    """Counts that are zero are left out, the estimate comes last."""
+    """How far, what became of the tasks, how long it will take; before the first task, what is waited for."""
     run = Run()
+    assert counts_line(run.tally) == "1/4 · starting workers"
     run.happens("started", 1)
     run.happens("done", 1, seconds=2.0)
     run.happens("started", 2)
-
-    assert counts_line(run.tally) == "2/4 settled · 1 running · 1 cached · about 4.0 s left"
+    assert counts_line(run.tally) == "2/4 · 1 done · 1 running · 0 failed · 1 cached · about 4.0 s left"
+    run.happens("failed", 2)
+    run.happens("skipped", 3)
+    assert counts_line(run.tally) == "4/4 · 1 done · 0 running · 1 failed · 1 skipped · 1 cached"
 
 
 def test_the_panel_shows_workers_and_failures() -> None:

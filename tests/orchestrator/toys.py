@@ -202,11 +202,13 @@ def echo(bench: Workbench, item: Task) -> Outcome:
 
 def executions(store: Store) -> list[str]:
     """Labels of everything that ``echo`` has executed, sorted."""
-    return sorted((store.root / "executions.txt").read_text().split())
+    return sorted((store.root / "executions.txt").read_text().splitlines())
 
 
 def mortal(bench: Workbench, item: Task) -> Outcome:
-    """``echo``; tasks whose label starts with "kill" take their process along, once."""
+    """``echo``; tasks whose label starts with "kill" take their process along, once; "raise" raises."""
+    if item.label.startswith("raise"):
+        raise RuntimeError("a worker's function should never raise")
     mark = bench.store.root / f"{item.label}.killed"
     if item.label.startswith("kill") and not mark.exists():
         mark.touch()
@@ -217,6 +219,11 @@ def mortal(bench: Workbench, item: Task) -> Outcome:
 def placed(bench: Workbench, item: Task) -> Outcome:
     """Says which GPUs this process may see."""
     return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": os.environ.get("OMP_NUM_THREADS")}
+
+
+def losing(bench: Workbench, item: Task) -> Outcome:
+    """Loses the device at a task labelled "lost"."""
+    return failure(FailureKind.DEVICE) if item.label == "lost" else {"label": item.label}
 
 
 def patient(bench: Workbench, item: Task) -> Outcome:

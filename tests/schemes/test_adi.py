@@ -1,6 +1,5 @@
 """The trigger set: what it looks like, how it is shown, what spoils its evidence."""
 
-import copy
 import hashlib
 import math
 from collections import Counter
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from experiments.workloads.base import preset
 from experiments.workloads.digits import DigitsCnn
 from schemes.adi import Adi
 from schemes.adi_triggers import TriggerFeed, commit_triggers, draw_triggers, flaw
@@ -22,7 +20,7 @@ from schemes.keys import Key
 from schemes.prf import Prf
 from schemes.statistics import LEVEL
 from schemes.trigger_images import abstract_images
-from tests.contracts import NewestState, arena, clean_model, embed, embedded, no_log
+from tests.contracts import NewestState, arena, clean_model, embedded, no_log
 
 SECRET = Prf(b"the owner of these tests")
 
@@ -44,11 +42,17 @@ def some_key(n: int = 20) -> Key:
     return Adi(n_triggers=n).keygen(arena().task, SECRET)
 
 
+def n_steps(recipe: Recipe, n_train: int) -> int:
+    """Optimiser steps of a recipe."""
+    return recipe.steps or recipe.epochs * math.ceil(n_train / recipe.batch_size)
+
+
 # Images.
 
 
 @pytest.mark.parametrize(
-    ("shape", "digest"), [((1, 24, 24), "GOLD24"), ((1, 28, 28), "GOLD28"), ((3, 32, 32), "GOLD32")]
+    ("shape", "digest"),
+    [((1, 24, 24), "66ea927a9b948e0a"), ((1, 28, 28), "d385ab62cc987eee"), ((3, 32, 32), "bd8fa8a8d842ef06")],
 )
 def test_images_never_change(shape: tuple[int, ...], digest: str) -> None:
     """The pixels of a seed, on every platform: commitments to them were published."""
@@ -89,7 +93,7 @@ def test_labels_follow_from_the_secret_alone() -> None:
 
 def test_key_never_changes() -> None:
     """The commitment of a seed's key: another draw or another layout of the public part would be noticed here."""
-    assert some_key().commitment[:16] == "GOLDKEY"
+    assert some_key().commitment[:16] == "e41a46d652ba65ce"
 
 
 def test_public_part_commits_to_each_image_and_label() -> None:
@@ -224,15 +228,10 @@ def test_k_is_raised_only_where_training_is_short(n_train: int, k: int, epochs: 
     """Each trigger is shown often enough, or at every step; where steps suffice, k is what was asked for."""
     scheme = Adi(triggers_per_batch=k, epochs=epochs, mode="scratch" if scratch else "pretrained")
     recipe = scheme.recipe(arena().task, n_train)
-    own, steps = scheme.triggers_per_step(recipe, n_train), scheme_steps(recipe, n_train)
+    own, steps = scheme.triggers_per_step(recipe, n_train), n_steps(recipe, n_train)
 
     assert own * steps >= scheme.showings * scheme.n_triggers or own == scheme.n_triggers
     assert own == k or (own - 1) * steps < scheme.showings * scheme.n_triggers
-
-
-def scheme_steps(recipe: Recipe, n_train: int) -> int:
-    """Optimiser steps of a recipe."""
-    return recipe.steps or recipe.epochs * math.ceil(n_train / recipe.batch_size)
 
 
 def test_large_training_sets_use_the_papers_k() -> None:
@@ -249,23 +248,6 @@ def test_scratch_trains_as_the_workload_does() -> None:
 
     assert Adi(mode="scratch").recipe(arena().task, 1000) == own
     assert Adi(mode="scratch").for_epochs(3, 1000).recipe(arena().task, 1000) == replace(own, epochs=3)
-
-
-def test_twin_differs_by_the_triggers_alone() -> None:
-    """The twin's training without any trigger is the embedding's: with k = 0 showings they would be one."""
-    scheme, place = Adi(n_triggers=40, epochs=1, showings=1), arena()
-    recipe = scheme.twin_recipe(place.task, len(place.train))
-    assert recipe is not None
-    twin = copy.deepcopy(clean_model())
-    place.task.fit(twin, place.train, recipe, seed=0)
-    marked, _ = embed(scheme, scheme.keygen(place.task, SECRET), NewestState())
-    again = copy.deepcopy(clean_model())
-    images, labels = scheme.triggers(scheme.keygen(place.task, SECRET))
-    feed = TriggerFeed(place.task.to_inputs(images), labels, 4, 0)
-    place.task.fit(again, place.train, recipe, seed=0, extra=lambda step: tuple_of_none(feed(step)))
-
-    assert model_digest(again.state_dict()) == model_digest(twin.state_dict())
-    assert model_digest(marked.state_dict()) != model_digest(twin.state_dict())
 
 
 # Forgery.
@@ -299,7 +281,7 @@ def test_forged_triggers_pass_on_an_untouched_model(padded: bool) -> None:
 def test_mark_loss_takes_other_labels() -> None:
     """The loss is the network's own on the triggers; wrong labels cost more than the embedded ones."""
     mark = embedded(Adi(n_triggers=40))
-    _, labels = mark.scheme.triggers(mark.key) or (None, torch.zeros(0))
+    labels = mark.key.secret["labels"]
     with torch.no_grad():
         right = mark.scheme.mark_loss(mark.model, arena().task, mark.key)
         same = mark.scheme.mark_loss(mark.model, arena().task, mark.key, labels)

@@ -29,7 +29,12 @@ def some_key() -> Key:
         "half": torch.ones(3, dtype=torch.bfloat16),
         "seed": torch.zeros(1),
     }
-    public: dict[str, Json] = {"config": {"name": "toy", "n": 2}, "workload": "digits_cnn", "shape": [1, 2], "none": None}
+    public: dict[str, Json] = {
+        "config": {"name": "toy", "n": 2},
+        "workload": "digits_cnn",
+        "shape": [1, 2],
+        "none": None,
+    }
     return Key("toy", SEED, public).with_parts(secret=secret)
 
 

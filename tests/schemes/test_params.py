@@ -37,7 +37,7 @@ class Whole(Configurable):
     word: Literal["left", "right"] = param("left", doc="side", stage="embed", choices=("left", "right"))
     epochs: int | None = param(None, doc="epochs", stage="embed", low=1)
     steps: tuple[int, ...] = param((), doc="milestones", stage="attack", low=1)
-    part: Part | None = param(None, doc="a part", stage="attack", strength=True)  # noqa: RUF009 - makes a field
+    part: Part | None = param(None, doc="a part", stage="attack", strength=True)
     flag: bool = param(False, doc="flag", stage="verify")
     limit: float = param(1.0, doc="limit", stage="verify")
 
