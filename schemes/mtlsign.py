@@ -9,7 +9,7 @@ so that its features carry the answer. Published: the network. Secret until a di
     lambda1    covertness, lambda2 robustness    l    N uniform bits, not balanced
     gamma      the paper's threshold             map  integer -> input: QR codes for images (the workload's)
 
-Source: Li, Yang, Wang, Liew, "Leveraging Multi-task Learning for Umambiguous and Flexible Deep Neural Network
+Source: Li, Yang, Wang, Liew, "Leveraging Multi-task Learning for Unambiguous and Flexible Deep Neural Network
 Watermarking" (SafeAI at AAAI 2022): key generation, equations (5)-(7), algorithm 1.
 
 Differs from the paper:

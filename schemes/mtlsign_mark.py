@@ -5,7 +5,7 @@
     c(x)  = W2 relu(W1 z(x) + b1) + b2              (n, 2)   the head c_WM
     D_WM  = {(map(pi_i), l_i)}, i = 1..N                     pi distinct below 2^m, l uniform bits
 
-Source: Li, Yang, Wang, Liew, "Leveraging Multi-task Learning for Umambiguous and Flexible Deep Neural Network
+Source: Li, Yang, Wang, Liew, "Leveraging Multi-task Learning for Unambiguous and Flexible Deep Neural Network
 Watermarking" (SafeAI at AAAI 2022), key generation and network. The paper leaves pooling and widths open: here every
 stage is averaged over space, so that the head does not depend on the input's size. Standardising is ours: the secret
 inputs look alike, so their features differ by a few per cent of their size, and fine-tuning moves the common part

@@ -5,14 +5,9 @@ all schemes, a scheme's mark is embedded once for all its tests.
 """
 
 import copy
-import functools
-import importlib
 import json
-import multiprocessing
 import random
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,149 +15,28 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
-from torch import Tensor, nn
 
-from experiments.workloads.digits import DigitsCnn, DigitsMlp
 from experiments.workloads.task import ImageTask
-from orchestrator.arena import Arena
-from schemes.base import Cancelled, Checkpoints, Owner, Scheme, Suspect, Verdict, untouched
+from schemes.base import Cancelled, Scheme, Suspect, untouched
 from schemes.commitment import model_digest, tensor_bytes
 from schemes.keys import Key
 from schemes.params import STAGE_ORDER
 from schemes.prf import Prf
 from schemes.statistics import binomial_threshold, clopper_pearson, log10_binomial_tail
-
-WORKLOADS = {"digits_cnn": DigitsCnn(), "digits_mlp": DigitsMlp()}
-OWNER_SECRET = b"the owner's secret, for tests only"
-
-
-@dataclass
-class NewestState:
-    """Checkpoints that keep the newest state; the ``stop_at``-th offer stops the run."""
-
-    stop_at: int | None = None
-    n_offers: int = 0
-    states: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-
-    def latest(self, at_most: int | None = None) -> tuple[int, dict[str, Tensor]] | None:
-        """The newest state, unless it is beyond ``at_most``."""
-        found = [step for step in self.states if at_most is None or step <= at_most]
-        return (found[0], self.states[found[0]]) if found else None
-
-    def offer(self, step: int, state: Callable[[], dict[str, Tensor]], *, keep: bool = False) -> None:
-        """Keep this state instead of the last one."""
-        self.states = {step: state()}
-        self.n_offers += 1
-        if self.n_offers == self.stop_at:
-            raise Cancelled
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """A marked network with its owner's key. Cached: never change it."""
-
-    arena: Arena
-    scheme: Scheme
-    key: Key
-    model: nn.Module
-
-    def judge(self, model: nn.Module | None = None, key: Key | None = None) -> Verdict:
-        """Evidence on the marked network for the owner's key, unless others are given."""
-        return self.scheme.judge(Suspect(model or self.model, self.arena.task), key or self.key)
-
-
-class SmallBatches(ImageTask):
-    """The same task, evaluated seven inputs at a time."""
-
-    @classmethod
-    def of(cls, task: ImageTask) -> "SmallBatches":
-        """``task`` with another evaluation batch."""
-        return cls(**{f.name: getattr(task, f.name) for f in fields(task)})
-
-    def predict(self, model: nn.Module, raw: Tensor) -> Tensor:
-        """(n,) labels."""
-        return torch.cat([super(SmallBatches, self).predict(model, part) for part in torch.split(raw, 7)])
-
-    def stages(self, model: nn.Module, inputs: Tensor, state: Mapping[str, Tensor] | None = None) -> tuple[Tensor, ...]:
-        """Outputs of the taps."""
-        parts = [super(SmallBatches, self).stages(model, part, state) for part in torch.split(inputs, 7)]
-        return tuple(torch.cat(tap) for tap in zip(*parts, strict=True))
-
-
-def no_log(step: int, **metrics: float) -> None:
-    """A training log for those who do not read it."""
-
-
-@functools.cache
-def arena(workload: str = "digits_cnn") -> Arena:
-    """A small workload on the CPU."""
-    return WORKLOADS[workload].bind(torch.device("cpu"), None)
-
-
-@functools.cache
-def clean_model(seed: int = 0, epochs: int = 8) -> nn.Module:
-    """An unmarked network; copy it before changing it."""
-    place = arena()
-    model = place.task.network(seed)
-    place.task.fit(model, place.train, replace(place.task.recipe, epochs=epochs), seed=seed)
-    return model.eval()
-
-
-def embed(scheme: Scheme, key: Key, checkpoints: Checkpoints, seed: int = 0) -> tuple[nn.Module, Key]:
-    """Embed ``key`` as an owner does: into a new network, or into a copy of the clean one."""
-    place = arena()
-    model = place.task.network(seed) if scheme.from_scratch else copy.deepcopy(clean_model())
-    owner = Owner(task=place.task, train=place.train, val=place.val, seed=seed, log=no_log, checkpoints=checkpoints)
-    marked, completed = scheme.embed(model, owner, key)
-    marked.zero_grad(set_to_none=True)
-    return marked.eval(), completed
-
-
-@functools.cache
-def embedded(scheme: Scheme) -> Embedded:
-    """The clean network with ``scheme``'s mark."""
-    model, key = embed(scheme, scheme.keygen(arena().task, Prf(OWNER_SECRET)), NewestState())
-    return Embedded(arena(), scheme, key, model)
-
-
-@functools.cache
-def strangers(scheme: Scheme, n: int) -> tuple[tuple[Verdict, ...], tuple[Verdict, ...]]:
-    """Verdicts of ``n`` keys that nobody embedded: half on the marked network, half on the clean one."""
-    mark, prf = embedded(scheme), Prf(b"strangers to the owner, for tests")
-    keys = [scheme.randomise_key(mark.key, prf.child(str(i))) for i in range(n)]
-    on_marked = tuple(mark.judge(key=key) for key in keys[: n // 2])
-    return on_marked, tuple(mark.judge(clean_model(), key) for key in keys[n // 2 :])
-
-
-def describe_key(module: str, name: str, config: str) -> str:
-    """Commitment of the key that a scheme, named as text, draws from the owner's secret."""
-    scheme: Scheme = getattr(importlib.import_module(module), name).from_config(json.loads(config))
-    return scheme.keygen(arena().task, Prf(OWNER_SECRET)).commitment
-
-
-@functools.cache
-def another_process() -> ProcessPoolExecutor:
-    """A process that was started afresh, not forked: it shares no state, hash seed or cache with this one."""
-    return ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
-
-
-def discrete_ks(counts: Sequence[int], n: int, q: float, *, draws: int = 2000) -> float:
-    """p-value of the hypothesis that ``counts`` are Binomial(n, q).
-
-    The Kolmogorov-Smirnov distance is compared with its own distribution under the hypothesis, by simulation: the
-    textbook distribution holds for continuous variables only and would hide a shift.
-    """
-    tail = np.asarray([10 ** log10_binomial_tail(k, n, q) for k in range(n + 1)])
-    below = np.append(1 - tail[1:], 1.0)
-
-    def distance(sample: np.ndarray) -> float:
-        share = np.bincount(sample, minlength=n + 1).cumsum() / len(sample)
-        return float(np.abs(share - below).max())
-
-    rng = np.random.default_rng(20171208)
-    simulated = [distance(rng.binomial(n, q, len(counts))) for _ in range(draws)]
-    own = distance(np.asarray(counts))
-    return (1 + sum(s >= own for s in simulated)) / (draws + 1)
+from tests.marks import (
+    OWNER_SECRET,
+    Embedded,
+    NewestState,
+    SmallBatches,
+    another_process,
+    arena,
+    clean_model,
+    describe_key,
+    discrete_ks,
+    embed,
+    embedded,
+    strangers,
+)
 
 
 class SchemeContract:

@@ -165,7 +165,7 @@ def test_ray_gives_what_this_process_gives_even_if_a_worker_is_killed(cluster: N
 
     assert {i: r.result for i, r in records.items()} == {i: reference[i].result for i in records}
     assert (killed.result, killed.attempt) == (reference[killed.task_id].result, 2)
-    assert killed.worker not in ("worker-0", "worker-1") or len({r.worker for r in records.values()}) > 1
+    assert executor._made == 3
     assert raised.error is not None
     assert raised.error.startswith("error: ")
     assert "should never raise" in raised.error

@@ -1,4 +1,4 @@
-"""What is loaded with what: schemes and attacks run where only torch is installed, and nothing starts Ray by accident."""
+"""What is loaded with what: schemes and attacks run where only torch is installed, a run in this process without Ray."""
 
 import json
 import os

@@ -17,10 +17,11 @@ from schemes.adi_triggers import TriggerFeed, commit_triggers, draw_triggers, fl
 from schemes.base import Owner, Recipe, Suspect, TaskInfo
 from schemes.commitment import model_digest
 from schemes.keys import Key
+from schemes.params import Json
 from schemes.prf import Prf
 from schemes.statistics import LEVEL
 from schemes.trigger_images import abstract_images
-from tests.contracts import NewestState, arena, clean_model, embedded, no_log
+from tests.marks import NewestState, arena, clean_model, embedded, no_log
 
 SECRET = Prf(b"the owner of these tests")
 
@@ -40,6 +41,13 @@ class Answering(Suspect):
 def some_key(n: int = 20) -> Key:
     """A key of n triggers for the digits."""
     return Adi(n_triggers=n).keygen(arena().task, SECRET)
+
+
+def commitments(key: Key) -> dict[str, list[str]]:
+    """The published commitments to images and labels."""
+    found = key.public["commitments"]
+    assert isinstance(found, dict)
+    return {part: [str(digest) for digest in digests] for part, digests in found.items() if isinstance(digests, list)}
 
 
 def n_steps(recipe: Recipe, n_train: int) -> int:
@@ -98,17 +106,15 @@ def test_key_never_changes() -> None:
 
 def test_public_part_commits_to_each_image_and_label() -> None:
     """One commitment for each, all different: equal labels are hidden by their own openings."""
-    key = some_key(40)
-    commitments = key.public["commitments"]
-    assert isinstance(commitments, dict)
+    published = commitments(some_key(40))
 
-    assert [len(part) for part in (commitments["images"], commitments["labels"])] == [40, 40]
-    assert len({*commitments["images"], *commitments["labels"]}) == 80
+    assert {part: len(digests) for part, digests in published.items()} == {"images": 40, "labels": 40}
+    assert len({*published["images"], *published["labels"]}) == 80
 
 
 def test_too_few_triggers_are_refused() -> None:
     """A key that could never reach the level is not drawn; the message says what to raise."""
-    assert Adi(n_triggers=6).applicable(arena().task.info) is None
+    assert Adi(n_triggers=7).applicable(arena().task.info) is None
     with pytest.raises(ValueError, match="raise n_triggers"):
         Adi(n_triggers=5).keygen(arena().task, SECRET)
 
@@ -135,9 +141,9 @@ def test_altered_triggers_prove_nothing() -> None:
     images, labels = (key.secret[part].clone() for part in ("images", "labels"))
     images[7, 0, 3, 3] ^= 1
     labels[4] = (labels[4] + 1) % 10
-    commitments = key.public["commitments"]
-    assert isinstance(commitments, dict)
-    swapped = {**commitments, "images": [*commitments["images"][1:], commitments["images"][0]]}
+    published = commitments(key)
+    swapped: dict[str, Json] = {"images": [*published["images"][1:], published["images"][0]]}
+    swapped["labels"] = list(published["labels"])
     altered = {
         "commitment 7 of the images": replace(key, secret={**key.secret, "images": images}),
         "commitment 4 of the labels": replace(key, secret={**key.secret, "labels": labels}),

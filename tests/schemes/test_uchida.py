@@ -16,7 +16,7 @@ from schemes.keys import Key
 from schemes.params import ConfigError
 from schemes.prf import Prf
 from schemes.uchida import MIN_STEPS, Uchida
-from tests.contracts import Embedded, NewestState, arena, clean_model, embed, embedded
+from tests.marks import Embedded, NewestState, arena, clean_model, embed, embedded
 
 SECRET = Prf(b"the owner of these tests")
 Projection = Literal["random", "direct", "diff"]
