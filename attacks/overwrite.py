@@ -33,9 +33,7 @@ class Overwrite(Attack):
     paper: ClassVar[str] = "Li et al. 2022, Leveraging Multi-task Learning for Watermarking (Table 3)"
 
     # param() is dataclasses.field(), which RUF009 knows only by its own name.
-    scheme: Scheme | None = param(
-        None, doc="what to embed; none = the victim's own scheme", stage="attack"
-    )
+    scheme: Scheme | None = param(None, doc="what to embed; none = the victim's own scheme", stage="attack")
     lr: float | None = param(
         None,
         doc="learning rate of the embedding; none = the scheme's own",

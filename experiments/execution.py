@@ -196,8 +196,10 @@ class Recording:
     def __init__(self, store: Store, run_id: str, tracking_uri: str | None) -> None:
         self._process = RecorderProcess(store.root, run_id, tracking_uri)
         self._started = False
+        self._worked = False
 
     def __call__(self, event: Event) -> None:
+        self._worked = True
         self._start()
 
     def _start(self) -> None:
@@ -206,9 +208,14 @@ class Recording:
             self._process.start()
 
     def finish(self) -> None:
-        """Wait until everything is sent, for a while; a tracker that is away costs a warning, nothing else."""
+        """Wait until everything is sent, for a while; a tracker that is away costs a warning, nothing else.
+
+        Where nothing ran there is one entry to send: the process does so by itself, and nobody waits for it.
+        """
         self._start()
-        report = self._process.drain(_DRAIN_S)
+        report = self._process.drain(_DRAIN_S if self._worked else 0.0)
+        if not self._worked and report is None:
+            return
         if report is None:
             logger.warning("records are still being sent to MLflow; `wmarena report --sync` makes sure that all are")
         elif report.warning is not None:

@@ -203,8 +203,9 @@ def test_doubts_and_gaps_in_words(bench: Bench) -> None:
     del bench.records[bench.plan.cells[4].verify]
 
     assert sentences(bench) == (
-        "On digits_mlp, adi (ambiguous) has no detectable mark even before an attack. 1 of 1 negative control fired (adi on "
-        "digits_mlp): those verdicts are ambiguous. 1 of 5 rows has no number because a task failed. "
+        "On digits_mlp, adi (ambiguous) has no detectable mark even before an attack. "
+        "1 of 1 negative control fired (adi on digits_mlp): those verdicts are ambiguous. "
+        "1 of 5 rows has no number because a task failed. "
         "1 of 5 rows was not reached. 1 of 5 rows was left out by a gate."
     )
 

@@ -1,4 +1,4 @@
-"""What is loaded with what: schemes and attacks run where only torch is installed, a run in this process without Ray."""
+"""What is loaded with what: schemes and attacks run where only torch is installed, an inline run without Ray."""
 
 import json
 import os

@@ -95,7 +95,7 @@ def test_nothing_waits_longer_than_it_may(
 ) -> None:
     """After ``FLUSH_S``, or once the clock was set back, the next tick writes; before, it does not."""
     clock = [1000.0]
-    monkeypatch.setattr(journal_module.time, "time", lambda: clock[0])
+    monkeypatch.setattr(time, "time", lambda: clock[0])
     one = task("one")
     journal.record("run", one, done(one))
     journal.tick()

@@ -1,6 +1,6 @@
 """The state of a run: every task is settled once, none runs before its parents, failures cost descendants only."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,7 +13,6 @@ from orchestrator.plan import Plan
 from orchestrator.task import Kind, State, Task, TaskId
 from tests.orchestrator.toys import diamond, done, ledger, named, states, task
 
-Draw = Callable[[st.SearchStrategy[int]], int]
 SETTLED = (State.DONE, State.FAILED, State.SKIPPED)
 
 
@@ -44,7 +43,7 @@ class Drive:
     """
 
     book: Ledger
-    draw: st.DrawFn
+    data: st.DataObject
     broken: set[TaskId] = field(default_factory=set)
     gone: set[TaskId] = field(default_factory=set)
     settled: dict[TaskId, State] = field(default_factory=dict)
@@ -59,7 +58,7 @@ class Drive:
             while len(self.flying) < 3 and (item := self.book.pop()) is not None:
                 self.launch(item)
             assert self.flying, "nothing runs, nothing is ready, and yet it is not settled"
-            self.land(self.flying.pop(self.draw(st.integers(0, len(self.flying) - 1))))
+            self.land(self.flying.pop(self.data.draw(st.integers(0, len(self.flying) - 1))))
         assert not self.flying
         assert self.book.pop() is None
         assert self.book.ready() == 0
@@ -74,7 +73,7 @@ class Drive:
         self.flying.append(item)
 
     def land(self, item: Task) -> None:
-        what = self.draw(st.sampled_from(["end", "end", "end", "requeue"]))
+        what = self.data.draw(st.sampled_from(["end", "end", "end", "requeue"]))
         damaged = [p for p in item.parent_ids if p in self.gone]
         if damaged:
             found = damaged[0]
@@ -111,9 +110,9 @@ def expected(tasks: list[Task], broken: set[TaskId]) -> dict[TaskId, State]:
     return out
 
 
-def some(draw: st.DrawFn, tasks: list[Task]) -> set[TaskId]:
+def some(data: st.DataObject, tasks: list[Task]) -> set[TaskId]:
     """A random set of ids."""
-    return {t.id for t in tasks if draw(st.booleans())}
+    return {t.id for t in tasks if data.draw(st.booleans())}
 
 
 # Any graph, any failures, any order
@@ -123,9 +122,9 @@ def some(draw: st.DrawFn, tasks: list[Task]) -> set[TaskId]:
 @given(st.data(), graphs(), st.sampled_from(["throughput", "feedback"]))
 def test_every_task_is_settled_once_as_it_should(data: st.DataObject, tasks: list[Task], policy: str) -> None:
     """Parents before children, ``after`` before its followers; failures skip descendants and nothing else."""
-    broken = some(data.draw, tasks)
+    broken = some(data, tasks)
     book = ledger(Plan(tasks), policy=policy)
-    drive = Drive(book, data.draw, broken=broken)
+    drive = Drive(book, data, broken=broken)
     drive.finish()
 
     assert drive.settled == expected(tasks, broken)
@@ -137,14 +136,14 @@ def test_every_task_is_settled_once_as_it_should(data: st.DataObject, tasks: lis
 def test_finished_tasks_are_not_run_again_unless_they_must(data: st.DataObject, tasks: list[Task]) -> None:
     """A finished task runs again exactly if its artifact is gone and something that runs consumes it."""
     finished = [t for t in tasks if data.draw(st.booleans())]
-    absent = some(data.draw, finished)
+    absent = some(data, finished)
     runs = {t.id for t in tasks} - {t.id for t in finished}
     for item in reversed(tasks):
         if item.id in runs:
             runs |= {p for p in item.parent_ids if p in absent}
     present = {t.id for t in finished} - absent
     book = ledger(Plan(tasks), finished, present=lambda i: i in present)
-    drive = Drive(book, data.draw)
+    drive = Drive(book, data)
     drive.finish()
 
     assert drive.settled.keys() == runs
@@ -156,9 +155,9 @@ def test_finished_tasks_are_not_run_again_unless_they_must(data: st.DataObject, 
 def test_damaged_parents_run_again_before_their_children(data: st.DataObject, tasks: list[Task]) -> None:
     """Whatever is found damaged, whenever: no child starts before its parents are there again, and it all ends."""
     finished = [t for t in tasks if data.draw(st.booleans())]
-    gone = some(data.draw, finished)
-    broken = some(data.draw, tasks)
-    drive = Drive(ledger(Plan(tasks), finished), data.draw, broken=broken, gone=gone)
+    gone = some(data, finished)
+    broken = some(data, tasks)
+    drive = Drive(ledger(Plan(tasks), finished), data, broken=broken, gone=gone)
     drive.book._present = lambda i: i not in drive.gone
     drive.finish()
 
@@ -175,11 +174,11 @@ def test_a_graph_that_grows_settles_like_one_that_was_whole(
     data: st.DataObject, tasks: list[Task], policy: str
 ) -> None:
     """Tasks that join while others run, are done, failed or skipped already end as if they had been there before."""
-    broken = some(data.draw, tasks)
+    broken = some(data, tasks)
     cut = data.draw(st.integers(1, len(tasks)))
     plan = Plan(tasks[:cut])
     book = ledger(plan, policy=policy)
-    drive = Drive(book, data.draw, broken=broken)
+    drive = Drive(book, data, broken=broken)
     for item in tasks[cut:]:
         for _ in range(data.draw(st.integers(0, 3))):
             if (ready := book.pop()) is not None:

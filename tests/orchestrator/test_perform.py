@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -235,9 +234,8 @@ ENDINGS: dict[str, tuple[BaseException, FailureKind]] = {
 
 
 @pytest.fixture
-def misbehaving(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Misbehaving]]:
+def misbehaving(monkeypatch: pytest.MonkeyPatch) -> type[Misbehaving]:
     """The attack above, known by its name."""
-    monkeypatch.setitem(plugins.names("attack"), "misbehaving", f"{__name__}:Misbehaving")
     monkeypatch.setattr(plugins, "plugin_class", _found_here(plugins.plugin_class))
     return Misbehaving
 
