@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 _DRAIN_S = 120.0
 """Longest wait for records after a run; whatever is missing then is sent in the background."""
 
+_CACHED_DRAIN_S = 0.5
+"""The same where nothing ran."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
@@ -213,7 +216,7 @@ class Recording:
         Where nothing ran there is one entry to send: the process does so by itself, and nobody waits for it.
         """
         self._start()
-        report = self._process.drain(_DRAIN_S if self._worked else 0.0)
+        report = self._process.drain(_DRAIN_S if self._worked else _CACHED_DRAIN_S)
         if not self._worked and report is None:
             return
         if report is None:
