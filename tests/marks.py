@@ -124,6 +124,19 @@ def strangers(scheme: Scheme, n: int) -> tuple[tuple[Verdict, ...], tuple[Verdic
     return on_marked, tuple(mark.judge(clean_model(), key) for key in keys[n // 2 :])
 
 
+def altered_keys(key: Key) -> list[Key]:
+    """``key`` with one bit flipped in its seed or in one of its tensors, and with another public part."""
+    altered = [
+        replace(key, seed=bytes([key.seed[0] ^ 1]) + key.seed[1:]),
+        replace(key, public={**key.public, "workload": "another"}),
+    ]
+    for name, tensor in key.secret.items():
+        flipped = tensor.clone()
+        flipped.view(-1).view(torch.uint8)[0] ^= 1
+        altered.append(replace(key, secret={**key.secret, name: flipped}))
+    return altered
+
+
 def describe_key(module: str, name: str, config: str) -> str:
     """Commitment of the key that a scheme, named as text, draws from the owner's secret."""
     scheme: Scheme = getattr(importlib.import_module(module), name).from_config(json.loads(config))

@@ -16,7 +16,7 @@ from orchestrator.loop import Event, Interrupted, Limits
 from orchestrator.plan import Plan
 from orchestrator.task import Failure, Task
 from orchestrator.workbench import Setup
-from tests.orchestrator.toys import World, diamond, echo, executions, named, task
+from tests.orchestrator.toys import World, diamond, echo, executions, listening, named, task
 
 TOYS = "tests.orchestrator.toys"
 
@@ -233,7 +233,7 @@ def test_ctrl_c_reaches_running_tasks(cluster: None, world: World) -> None:
     executor = RayExecutor(setup(world), workers=1, gpus_per_worker=0, perform=f"{TOYS}:patient")
     item: Task = task("patient")
     thread.start()
-    with pytest.raises(Interrupted):
+    with listening(), pytest.raises(Interrupted):
         world.run(Plan([item]), executor, limits=Limits(stop_patience_s=120.0))
 
     assert (world.store.root / "told").exists()

@@ -299,3 +299,13 @@ def test_times_are_the_clocks(journal: Journal) -> None:
     journal.flush()
 
     assert before <= journal.task_rows([one.id])[0]["finished"] <= time.time()
+
+
+def test_one_run_is_asked_for_by_its_id(journal: Journal, plan: Plan) -> None:
+    """With the fields of the list; None for what the journal does not know; going while it is open and the newest."""
+    going = journal.run_going("run")
+    journal.start_run("next", "experiment", "", {}, plan, set())
+
+    assert journal.run("run") == journal.runs()[-1]
+    assert journal.run("unknown") is None
+    assert (going, journal.run_going("run"), journal.run_going("next")) == (True, False, True)

@@ -427,3 +427,14 @@ def test_what_joins_may_be_finished() -> None:
 
     assert book.records[known.id].cached
     assert set(run_all(book)) == {"root", "child"}
+
+
+def test_a_ready_task_that_is_given_up_is_neither_counted_nor_handed_out() -> None:
+    """Giving up a run settles tasks that never began."""
+    given_up, other = task("given up", cost=9.0), task("other")
+    book = ledger(Plan([given_up, other]))
+    book.close(closed(given_up, State.SKIPPED))
+
+    assert book.ready() == 1
+    assert run_all(book) == ["other"]
+    assert book.settled

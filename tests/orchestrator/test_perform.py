@@ -1,7 +1,6 @@
 """What tasks compute, on real digits: repeatable to the last bit, resumable, and every failure a result."""
 
 import json
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from safetensors.torch import load
 from torch import nn
 
 from attacks.base import Attack, AttackView, Family, Knowledge
+from experiments.workloads.task import ImageTask
 from orchestrator import plugins
 from orchestrator.granted import adversary_data, scratch_recipe
 from orchestrator.perform import HISTORY, MODEL, PREDICTIONS
@@ -121,6 +121,23 @@ def test_nothing_depends_on_what_the_process_did_before(marked: Bench, tmp_path:
 
     assert bench.files(attack) == marked.files(finetune(marked, 1))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_global_generator_is_the_tasks_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What training draws from it (dropout, say) follows from the task alone."""
+    real, drawn = ImageTask.fit, []
+
+    def fit(self: ImageTask, *arguments: Any, **options: Any) -> None:
+        drawn.append(float(torch.rand(())))
+        real(self, *arguments, **options)
+
+    monkeypatch.setattr(ImageTask, "fit", fit)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        bench = Bench(tmp_path / str(seed))
+        bench.attempt(bench.train)
+
+    assert drawn[0] == drawn[1]
 
 
 # Trajectories and interruptions
@@ -268,7 +285,6 @@ def test_an_interrupt_is_no_failure_of_the_task(
 
     with pytest.raises(KeyboardInterrupt):
         marked.attempt(marked.attack_task(misbehaving()))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_failed_attack_leaves_the_victim_as_it_was(

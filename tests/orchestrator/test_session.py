@@ -21,7 +21,7 @@ from orchestrator.session import already_done
 from orchestrator.store import StoreBusy
 from orchestrator.task import State, Task
 from orchestrator.workbench import Setup, Workbench
-from tests.orchestrator.toys import Scripted, World, diamond, echo, executions, named, states, task
+from tests.orchestrator.toys import Scripted, World, diamond, echo, executions, listening, named, states, task
 
 TREE = Path(__file__).resolve().parents[2]
 
@@ -197,7 +197,7 @@ def test_a_signal_stops_in_order(world: World, number: signal.Signals) -> None:
 
     before = signal.getsignal(signal.SIGTERM)
     plan = diamond()
-    with pytest.raises(Interrupted):
+    with listening(), pytest.raises(Interrupted):
         world.run(plan, listeners=[send])
 
     assert signal.getsignal(signal.SIGTERM) is before

@@ -4,7 +4,8 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,16 @@ def named(plan: Plan, label: str) -> Task:
 def states(plan: Plan, records: Mapping[TaskId, Record]) -> dict[str, str]:
     """Label -> state."""
     return {t.label: records[t.id].state.value for t in plan}
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Ctrl-C interrupts inside, also where whoever started the tests in the background had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def failure(kind: FailureKind, damaged: Task | None = None) -> Failure:
