@@ -25,7 +25,7 @@ demo: $(READY) ## run the main job on real data: MLflow records and an HTML repo
 	$(BIN)/wmarena --store $(STORE) run quickstart
 
 test: $(READY) ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: $(READY)
 	$(BIN)/ruff check .
