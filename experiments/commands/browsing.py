@@ -21,7 +21,9 @@ def ui(terminal: Terminal, args: Namespace) -> int:
         raise SpecError(
             [Problem(f"expected records in {database}, got no such file; run a spec first, or pass --store")]
         )
-    terminal.note(f"MLflow at http://127.0.0.1:{args.port} on {shown(uri)}; Ctrl-C ends it")
+    terminal.note(
+        f"MLflow at http://127.0.0.1:{args.port}/?workflowType=machine_learning on {shown(uri)}; Ctrl-C ends it"
+    )
     return subprocess.run(ui_command(uri, args.port), check=False).returncode
 
 

@@ -107,6 +107,18 @@ class Bench:
         curves = Curves()
         return Job(self.bench, self.bench.arena(self.workload), task, curves, self.bench.checkpoints(task, curves))
 
+    def copied(self, folder: Path, **options: Any) -> "Bench":
+        """Another workbench on a new store that has the clean and the marked model already."""
+        other = Bench(folder / "store", **options)
+        other.embed = self.embed
+        for task in (self.train, self.embed):
+            manifest = self.store.manifest(task.id)
+            assert manifest is not None
+            files = {name: self.store.read(task.id, name) for name in manifest["files"]}
+            other.store.commit(task.id, task.identity(), manifest["result"], files)
+        self.key().save(other.store.key_dir(self.embed.id))
+        return other
+
     def key(self) -> Key:
         """The owner's key."""
         return Key.load(self.store.key_dir(self.embed.id))

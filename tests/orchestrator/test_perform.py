@@ -1,18 +1,14 @@
-"""What tasks compute, on real digits: repeatable to the last bit, resumable, and every failure a result."""
+"""What tasks compute, on real digits: repeatable to the last bit, resumable."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load
 from torch import nn
 
-from attacks.base import Attack, AttackView, Family, Knowledge
 from experiments.workloads.task import ImageTask
-from orchestrator import plugins
 from orchestrator.granted import adversary_data, scratch_recipe
 from orchestrator.perform import HISTORY, MODEL, PREDICTIONS
 from orchestrator.plugins import build_attack, build_scheme
@@ -22,6 +18,7 @@ from orchestrator.task import Failure, FailureKind, Kind, Task
 from orchestrator.workbench import trajectory_id
 from schemes.base import Recipe
 from tests.orchestrator.digits import ADVERSARY, QUICK, Bench
+from tests.orchestrator.toys import failed
 
 
 @pytest.fixture(scope="module")
@@ -32,28 +29,9 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench
 
 
-def copy_of(bench: Bench, folder: Path, **options: Any) -> Bench:
-    """Another workbench on a new store that has the clean and the marked model already."""
-    other = Bench(folder / "store", **options)
-    other.embed = bench.embed
-    for task in (bench.train, bench.embed):
-        manifest = bench.store.manifest(task.id)
-        assert manifest is not None
-        files = {name: bench.store.read(task.id, name) for name in manifest["files"]}
-        other.store.commit(task.id, task.identity(), manifest["result"], files)
-    bench.key().save(other.store.key_dir(bench.embed.id))
-    return other
-
-
 def finetune(bench: Bench, epochs: int, **fields: Any) -> Task:
     """Fine-tuning of the marked model."""
     return bench.attack_task(build_attack({"name": "finetune", "epochs": epochs, **fields}))
-
-
-def failed(outcome: object) -> Failure:
-    """The failure that an attempt must have ended with."""
-    assert isinstance(outcome, Failure), outcome
-    return outcome
 
 
 # The whole way
@@ -112,7 +90,7 @@ def test_a_mark_is_found_only_where_it_is(marked: Bench) -> None:
 
 def test_nothing_depends_on_what_the_process_did_before(marked: Bench, tmp_path: Path) -> None:
     """The global generator may be in any state, other tasks may have run: the same bytes."""
-    bench = copy_of(marked, tmp_path)
+    bench = marked.copied(tmp_path)
     torch.manual_seed(999)
     torch.rand(17)
     state = torch.get_rng_state()
@@ -145,7 +123,7 @@ def test_the_global_generator_is_the_tasks_own(tmp_path: Path, monkeypatch: pyte
 
 def test_a_longer_strength_continues_the_shorter_ones_trajectory(marked: Bench, tmp_path: Path) -> None:
     """Two epochs after one: the same id and the same bytes, curves included, as two epochs alone."""
-    after, alone = (copy_of(marked, tmp_path / name) for name in ("after", "alone"))
+    after, alone = (marked.copied(tmp_path / name) for name in ("after", "alone"))
     one, two = finetune(after, 1), finetune(after, 2)
     after.attempt(one)
     shared = after.store.checkpoint_dir(trajectory_id(two))
@@ -178,9 +156,9 @@ def test_a_cancelled_task_resumes_where_it_stood(marked: Bench, tmp_path: Path, 
         asked.append(1)
         return True
 
-    stopping = copy_of(marked, tmp_path, cancelled=at_every_offer)
+    stopping = marked.copied(tmp_path, cancelled=at_every_offer)
     task = {"train": stopping.train, "embed": stopping.embed, "attack": finetune(stopping, 2)}[kind]
-    undisturbed = copy_of(marked, tmp_path / "undisturbed")
+    undisturbed = marked.copied(tmp_path / "undisturbed")
     undisturbed.attempt(task)
     stopping.store.set_aside(task.id)
     outcomes = []
@@ -198,7 +176,7 @@ def test_a_cancelled_task_resumes_where_it_stood(marked: Bench, tmp_path: Path, 
 
 def test_a_checkpoint_outlives_a_failed_commit(marked: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full when the artifact is written: the last checkpoint is still there for the next attempt."""
-    bench = copy_of(marked, tmp_path, checkpoint_s=0.0)
+    bench = marked.copied(tmp_path, checkpoint_s=0.0)
     task = finetune(bench, 2)
 
     def full(*arguments: Any) -> None:
@@ -212,139 +190,6 @@ def test_a_checkpoint_outlives_a_failed_commit(marked: Bench, tmp_path: Path, mo
 
     assert kept != []
     assert bench.store.has(task.id)
-
-
-# Failures are results
-
-
-@dataclass(frozen=True, kw_only=True)
-class Misbehaving(Attack):
-    """Ends as its variant says."""
-
-    name: ClassVar[str] = "misbehaving"
-    family: ClassVar[Family] = "none"
-    knows: ClassVar[frozenset[Knowledge]] = frozenset()
-    paper: ClassVar[str] = ""
-    how: ClassVar[str] = ""
-
-    def run(self, model: nn.Module, view: AttackView) -> nn.Module:
-        if self.how == "nan":
-            with torch.no_grad():
-                next(model.parameters()).mul_(float("nan"))
-            return model
-        if self.how == "ungranted":
-            return view.scheme  # type: ignore[return-value]
-        raise ENDINGS[self.how][0]
-
-
-ENDINGS: dict[str, tuple[BaseException, FailureKind]] = {
-    "nan": (Exception(), FailureKind.DIVERGED),
-    "ungranted": (Exception(), FailureKind.ERROR),
-    "error": (ValueError("first line\nsecond line"), FailureKind.ERROR),
-    "empty": (MemoryError(), FailureKind.OUT_OF_MEMORY),
-    "oom": (torch.OutOfMemoryError("CUDA out of memory\nmore"), FailureKind.OUT_OF_MEMORY),
-    "device": (torch.AcceleratorError("device-side assert"), FailureKind.DEVICE),
-    "store": (StoreError("disk full"), FailureKind.STORE),
-    "exit": (SystemExit(3), FailureKind.ERROR),
-    "recursion": (RecursionError("too deep"), FailureKind.ERROR),
-}
-
-
-@pytest.fixture
-def misbehaving(monkeypatch: pytest.MonkeyPatch) -> type[Misbehaving]:
-    """The attack above, known by its name."""
-    monkeypatch.setattr(plugins, "plugin_class", _found_here(plugins.plugin_class))
-    return Misbehaving
-
-
-def _found_here(real: Any) -> Any:
-    return lambda kind, name: Misbehaving if name == "misbehaving" else real(kind, name)
-
-
-@pytest.mark.parametrize("how", ENDINGS)
-def test_every_way_to_fail_is_a_result(
-    marked: Bench, misbehaving: type[Misbehaving], how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """NaN weights, any exception, even an exit: a failure with its kind and one line; nothing is stored."""
-    monkeypatch.setattr(misbehaving, "how", how)
-    task = marked.attack_task(misbehaving())
-    found = failed(marked.attempt(task))
-
-    assert found.kind is ENDINGS[how][1]
-    assert "\n" not in found.message
-    assert "Traceback" in found.trace
-    assert not marked.store.has(task.id)
-
-
-def test_an_interrupt_is_no_failure_of_the_task(
-    marked: Bench, misbehaving: type[Misbehaving], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C goes through to whoever stops the run."""
-    monkeypatch.setattr(misbehaving, "how", "interrupt")
-    monkeypatch.setitem(ENDINGS, "interrupt", (KeyboardInterrupt(), FailureKind.CANCELLED))
-
-    with pytest.raises(KeyboardInterrupt):
-        marked.attempt(marked.attack_task(misbehaving()))
-
-
-def test_a_failed_attack_leaves_the_victim_as_it_was(
-    marked: Bench, misbehaving: type[Misbehaving], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The resident model that others will attack next is not the one that was ruined."""
-    monkeypatch.setattr(misbehaving, "how", "nan")
-    marked.attempt(marked.attack_task(misbehaving()))
-    victim = marked.bench.model(marked.bench.arena(marked.workload), marked.embed.id)
-    stored = load(marked.store.read(marked.embed.id, MODEL))
-
-    assert all(torch.equal(victim.state_dict()[n], t) for n, t in stored.items())
-
-
-# Damage
-
-
-def damaged(bench: Bench, what: str) -> None:
-    """Spoil one thing that a verification of the marked model reads."""
-    folder = bench.store.folder(bench.embed.id)
-    path = {
-        "model": folder / MODEL,
-        "manifest": folder / "manifest.json",
-        "key": bench.store.key_dir(bench.embed.id) / "secret.safetensors",
-        "sums": bench.store.key_dir(bench.embed.id) / "SHA256SUMS",
-    }[what]
-    path.write_bytes(path.read_bytes()[:-2])
-
-
-@pytest.mark.parametrize("what", ["model", "manifest", "key", "sums"])
-@pytest.mark.parametrize("reader", ["verify", "spoil"])
-def test_whoever_reads_something_damaged_says_whose_it_is(
-    marked: Bench, tmp_path: Path, what: str, reader: str
-) -> None:
-    """Model, manifest, key: the embed task has to run again, whether a verification or an attack finds out."""
-    bench = copy_of(marked, tmp_path)
-    damaged(bench, what)
-    scheme = build_scheme({"name": "uchida", **QUICK["uchida"]})
-    task = (
-        bench.verify_task(scheme, bench.embed)
-        if reader == "verify"
-        else bench.attack_task(build_attack({"name": "spoil"}))
-    )
-    found = failed(bench.attempt(task))
-
-    assert (found.kind, found.damaged) == (FailureKind.CORRUPT, bench.embed.id)
-
-
-def test_a_damaged_key_is_made_again(marked: Bench, tmp_path: Path) -> None:
-    """The run repairs it by itself: the mark is embedded again, with the same bytes, and then verified."""
-    bench = copy_of(marked, tmp_path)
-    damaged(bench, "key")
-    scheme = build_scheme({"name": "uchida", **QUICK["uchida"]})
-    verify = bench.verify_task(scheme, bench.embed)
-    records = bench.run([bench.train, bench.embed, verify])
-
-    assert records[bench.embed.id].caveats == ("recomputed",)
-    assert bench.files(bench.embed) == marked.files(marked.embed)
-    assert bench.result(verify)["verdict"]["verdict"] is True
-    assert records[verify.id].caveats == ()
 
 
 # What roles are given

@@ -66,6 +66,17 @@ def done(item: Task, **result: Any) -> Record:
     return Record(item.id, State.DONE, result=result or {"label": item.label}, cached=True, seconds=1.0, attempt=1)
 
 
+def closed(item: Task, state: State) -> Record:
+    """The record of a task that this run settled."""
+    return Record(item.id, state, error="error: boom" if state is State.FAILED else None)
+
+
+def failed(outcome: object) -> Failure:
+    """The failure that an attempt must have ended with."""
+    assert isinstance(outcome, Failure), outcome
+    return outcome
+
+
 def ledger(plan: Plan, finished: Iterable[Task] = (), **rest: Any) -> Ledger:
     """A ledger where every artifact is present and a task takes what its cost says."""
     options: dict[str, Any] = {"present": lambda i: True, "seconds": lambda t: t.cost, **rest}
@@ -165,6 +176,19 @@ class Scripted(Executor):
 
     def stop(self) -> None:
         self.stopped += 1
+
+
+RESULT = {"metric_test": 0.5, "verdict": {"caveats": ("a",), "log10_p": -180.6}}
+
+
+def put(store: Store, item: Task, raw: bytes = b"weights", **result: Any) -> dict[str, Any]:
+    """Commit an artifact of two files."""
+    return store.commit(item.id, item.identity(), {**RESULT, **result}, {"model": raw, "history": b"[]"})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Relative path -> content of everything under a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 class World:
