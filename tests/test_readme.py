@@ -1,0 +1,88 @@
+"""The documents are tests too: every command, spec, snippet, name and link of the README is real."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from attacks import ATTACKS
+from experiments.cli import make_parser
+from experiments.spec import ExperimentSpec
+from experiments.workloads import WORKLOADS
+from schemes import SCHEMES
+
+TREE = Path(__file__).resolve().parents[1]
+README = (TREE / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def blocks(language: str) -> list[str]:
+    """Fenced blocks of the README in one language ('' for plain ones)."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(program: str) -> list[str]:
+    """Lines of plain blocks that call ``program``, without comments and redirections."""
+    lines = [line for block in blocks("") for line in block.splitlines()]
+    return [re.split(r"\s+#|\s>\s", line)[0].strip() for line in lines if line.startswith(program + " ")]
+
+
+@pytest.mark.parametrize("command", commands("wmarena"))
+def test_every_command_of_the_readme_is_understood(command: str) -> None:
+    """The parser of the command line takes each line as it stands."""
+    parsed = make_parser().parse_args(shlex.split(command)[1:])
+
+    assert parsed.command == shlex.split(command)[1]
+
+
+@pytest.mark.parametrize("command", commands("make"))
+def test_every_make_target_of_the_readme_exists(command: str) -> None:
+    """Make knows the target; nothing is run."""
+    done = subprocess.run(
+        ["make", "-n", *shlex.split(command)[1:]], cwd=TREE, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_every_spec_of_the_readme_is_valid(text: str) -> None:
+    """A reader may copy it into a file and run it."""
+    assert ExperimentSpec.parse(text).name
+
+
+def test_the_snippets_import_what_exists() -> None:
+    """The Python example's imports work; what it calls has the arguments that it gives."""
+    (snippet,) = blocks("python")
+    compile(snippet, "README.md", "exec")
+
+    names: dict[str, object] = {}
+    exec("\n".join(line for line in snippet.splitlines() if line.startswith("from ")), names)
+    assert {"ExperimentSpec", "run"} <= set(names)
+
+
+@pytest.mark.parametrize("name", [*SCHEMES, *(a for a in ATTACKS if a not in ("none", "chain")), *WORKLOADS])
+def test_the_catalogue_names_every_plugin(name: str) -> None:
+    """What is built in stands in the README's catalogue."""
+    assert f"`{name}`" in README
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    """Relative links of the documents name files of the repository."""
+    text = (TREE / document).read_text(encoding="utf-8")
+    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]
+
+    assert [t for t in targets if not (TREE / t).exists()] == []
+
+
+@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_paths_in_the_documents_exist(document: str) -> None:
+    """A module that a document speaks of is there."""
+    text = (TREE / document).read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:schemes|attacks|orchestrator|experiments|tests|benchmarks)/[\w/.]+)`", text))
+
+    assert paths
+    assert sorted(p for p in paths if "NAME" not in p and not (TREE / p).exists()) == []
