@@ -127,7 +127,7 @@ def _tasks(cell: Cell) -> list[TaskId]:
 
 def _row(cell: Cell, records: Mapping[TaskId, Record]) -> Row:
     row: Row = dict.fromkeys(RESULTS_SCHEMA.names)
-    row |= _question(cell) | _ending(records.get(cell.verify)) | _metrics(cell, records)
+    row |= _question(cell) | _ending(cell, records) | _metrics(cell, records)
     judged = _result(records, cell.verify)
     verdict = judged.get("verdict", {})
     row |= {name: verdict.get(name) for name in _FROM_VERDICT}
@@ -164,7 +164,12 @@ def _question(cell: Cell) -> Row:
     }
 
 
-def _ending(record: Record | None) -> Row:
+def _ending(cell: Cell, records: Mapping[TaskId, Record]) -> Row:
+    """How the row ended. A row whose own attack failed has failed, with the attack's cause; verifying was skipped."""
+    record = records.get(cell.verify)
+    attack = records.get(cell.attack_task) if cell.attack_task is not None else None
+    if attack is not None and attack.state is State.FAILED:
+        record = attack
     if record is None:
         return {"status": "skipped", "cached": False, "error": UNREACHED}
     return {"status": _STATUS.get(record.state, "skipped"), "cached": record.cached, "error": record.error}

@@ -213,17 +213,17 @@ def test_failed_and_skipped_rows_have_causes_and_no_numbers(bench: Bench) -> Non
     owner = bench.embed("adi", 0)
     broken = bench.attacked(owner, "spoil", {}, 0.89, verdict(10))
     unread = bench.attacked(owner, "finetune", {}, 0.89, verdict(10))
-    bench.fail(broken.suspect)
+    bench.fail(broken.suspect, "diverged: nan in epoch 1")
     bench.fail(unread.verify, "timeout: 3600 s")
 
     rows = rows_of(bench)
-    skipped, failed = only(rows, attack="spoil"), only(rows, attack="finetune")
+    diverged, failed = only(rows, attack="spoil"), only(rows, attack="finetune")
 
-    assert (skipped["status"], skipped["error"]) == ("skipped", "skipped: attack/adi/spoil/seed0")
+    assert (diverged["status"], diverged["error"]) == ("failed", "diverged: nan in epoch 1")
     assert (failed["status"], failed["error"]) == ("failed", "timeout: 3600 s")
     unknown = ("statistic", "threshold", "log10_p", "verdict", "margin", "removed", "seconds_verify", "device")
     assert [None] * len(unknown) * 2 == [row[k] for row in rows for k in unknown]
-    assert (skipped["metric_marked"], skipped["metric_suspect"], failed["metric_suspect"]) == (0.9, None, 0.89)
+    assert (diverged["metric_marked"], diverged["metric_suspect"], failed["metric_suspect"]) == (0.9, None, 0.89)
 
 
 def test_tasks_that_were_not_reached_are_skipped(bench: Bench) -> None:
