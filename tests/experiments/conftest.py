@@ -1,4 +1,4 @@
-"""A finished run that the tests of the command line share."""
+"""What several test files share: an empty bench, and a finished run for the command line."""
 
 import shutil
 from collections.abc import Callable
@@ -10,7 +10,14 @@ import pytest
 from experiments.cli import main
 from experiments.execution import Pool, RunSummary, run
 from experiments.spec import ExperimentSpec
+from tests.experiments.evidence_factory import Bench
 from tests.experiments.spec_texts import TINY
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """An empty plan."""
+    return Bench()
 
 
 @dataclass(frozen=True)

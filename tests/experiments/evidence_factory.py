@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.results import build_rows
+from experiments.rows import Row
 from orchestrator.evidence import Record
 from orchestrator.plan import Cell, Plan
 from orchestrator.task import Kind, State, Task, TaskId
@@ -244,3 +246,15 @@ class PredictionStore:
         predicted = self._truth.clone()
         predicted[order[:wrong]] = (predicted[order[:wrong]] + 1) % self._classes
         return {"test": predicted, "test_labels": self._truth}
+
+
+def rows_of(bench: Bench) -> list[Row]:
+    """The bench's table."""
+    return build_rows(bench.plan, bench.records, experiment="trial", run_id="run-1")
+
+
+def sweep(bench: Bench, owner: Task, outcomes: list[tuple[float, int]], **cell: Any) -> None:
+    """Fine-tuning at epochs 1, 2, ...: (suspect's metric, matches) each."""
+    for epochs, (metric, hits) in enumerate(outcomes, start=1):
+        more = {"strength_name": "epochs", "strength": float(epochs), **cell}
+        bench.attacked(owner, "finetune", {"epochs": epochs}, metric, verdict(hits), **more)

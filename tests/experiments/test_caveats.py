@@ -5,22 +5,9 @@ from dataclasses import replace
 import pytest
 
 from experiments.caveats import CHECKS, EXPLANATIONS, chance_level, raised
-from experiments.results import build_rows
-from experiments.rows import Row
 from orchestrator.evidence import Record
 from orchestrator.task import State
-from tests.experiments.evidence_factory import ENVIRONMENT, Bench, verdict
-
-
-@pytest.fixture
-def bench() -> Bench:
-    """An empty plan."""
-    return Bench()
-
-
-def rows_of(bench: Bench) -> list[Row]:
-    """The bench's table."""
-    return build_rows(bench.plan, bench.records, experiment="trial", run_id="run-1")
+from tests.experiments.evidence_factory import ENVIRONMENT, Bench, rows_of, verdict
 
 
 def caveats(bench: Bench) -> list[list[str]]:

@@ -1,7 +1,6 @@
 """What else the report concludes from rows: fidelity, controls, forgeries, effort; and how it says it."""
 
 import math
-from typing import Any
 
 import pytest
 
@@ -12,30 +11,9 @@ from experiments.report.fidelity import paired_fidelity
 from experiments.report.labels import Labels
 from experiments.report.overview import summaries, verdict_sentences
 from experiments.report.svg import Scale, nice_ticks, tag
-from experiments.results import build_rows
-from experiments.rows import Row
-from orchestrator.task import Kind, Task
+from orchestrator.task import Kind
 from schemes.statistics import binomial_band, mcnemar
-from tests.experiments.evidence_factory import Bench, PredictionStore, verdict
-
-
-@pytest.fixture
-def bench() -> Bench:
-    """An empty plan."""
-    return Bench()
-
-
-def rows_of(bench: Bench) -> list[Row]:
-    """The bench's table."""
-    return build_rows(bench.plan, bench.records, experiment="trial", run_id="run-1")
-
-
-def sweep(bench: Bench, owner: Task, outcomes: list[tuple[float, int]], **cell: Any) -> None:
-    """Fine-tuning at epochs 1, 2, ...: (suspect's metric, matches) each."""
-    for epochs, (metric, hits) in enumerate(outcomes, start=1):
-        more = {"strength_name": "epochs", "strength": float(epochs), **cell}
-        bench.attacked(owner, "finetune", {"epochs": epochs}, metric, verdict(hits), **more)
-
+from tests.experiments.evidence_factory import Bench, PredictionStore, rows_of, sweep, verdict
 
 # Fidelity
 

@@ -11,7 +11,7 @@ import pytest
 
 from experiments.results import RESULTS_SCHEMA, build_rows, read_results, write_results
 from experiments.rows import UNREACHED, Row, attack_params, budget_drop, is_claim, is_gated, max_drop
-from tests.experiments.evidence_factory import BUDGET, Bench, verdict
+from tests.experiments.evidence_factory import BUDGET, Bench, rows_of, verdict
 
 CONTRACT = {
     "string": (
@@ -30,21 +30,10 @@ CONTRACT = {
 }
 
 
-def rows_of(bench: Bench) -> list[Row]:
-    """The bench's table."""
-    return build_rows(bench.plan, bench.records, experiment="trial", run_id="run-1")
-
-
 def only(rows: list[Row], **wanted: Any) -> Row:
     """The one row with these values."""
     (row,) = (r for r in rows if all(r[k] == v for k, v in wanted.items()))
     return row
-
-
-@pytest.fixture
-def bench() -> Bench:
-    """An empty plan."""
-    return Bench()
 
 
 def test_every_contract_column_is_there() -> None:

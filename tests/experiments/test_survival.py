@@ -1,34 +1,11 @@
 """Who survived what: names of what was compared, duels, the attacker's cost, curves."""
 
-from typing import Any
-
 import pytest
 
 from experiments.report.curves import curve, mean_curve, swept
 from experiments.report.labels import Labels
 from experiments.report.survival import Bracket, Duel, duels, median_cost
-from experiments.results import build_rows
-from experiments.rows import Row
-from orchestrator.task import Task
-from tests.experiments.evidence_factory import Bench, verdict
-
-
-@pytest.fixture
-def bench() -> Bench:
-    """An empty plan."""
-    return Bench()
-
-
-def rows_of(bench: Bench) -> list[Row]:
-    """The bench's table."""
-    return build_rows(bench.plan, bench.records, experiment="trial", run_id="run-1")
-
-
-def sweep(bench: Bench, owner: Task, outcomes: list[tuple[float, int]], **cell: Any) -> None:
-    """Fine-tuning at epochs 1, 2, ...: (suspect's metric, matches) each."""
-    for epochs, (metric, hits) in enumerate(outcomes, start=1):
-        more = {"strength_name": "epochs", "strength": float(epochs), **cell}
-        bench.attacked(owner, "finetune", {"epochs": epochs}, metric, verdict(hits), **more)
+from tests.experiments.evidence_factory import Bench, rows_of, sweep, verdict
 
 
 def duel_of(bench: Bench, attack: str = "finetune") -> Duel:

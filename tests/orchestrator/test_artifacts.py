@@ -12,19 +12,6 @@ from orchestrator.store import CorruptArtifact, Store, StoreError, tensors_to_by
 from orchestrator.task import Task
 from tests.orchestrator.toys import files, put, task
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """An empty store."""
-    return Store(tmp_path / "store").open()
-
-
-@pytest.fixture
-def item() -> Task:
-    """A task."""
-    return task("one", config={"workload": {"name": "toy"}})
-
-
 # Writing
 
 

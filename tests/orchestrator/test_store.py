@@ -11,19 +11,6 @@ from orchestrator.store import Store, StoreBusy, StoreError, safe_name
 from orchestrator.task import Task, TaskId
 from tests.orchestrator.toys import files, put, task
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """An empty store."""
-    return Store(tmp_path / "store").open()
-
-
-@pytest.fixture
-def item() -> Task:
-    """A task."""
-    return task("one", config={"workload": {"name": "toy"}})
-
-
 # Housekeeping
 
 

@@ -1,0 +1,21 @@
+"""What several test files share: an empty store, and something to put into it."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.store import Store
+from orchestrator.task import Task
+from tests.orchestrator.toys import task
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "store").open()
+
+
+@pytest.fixture
+def item() -> Task:
+    """A task."""
+    return task("one", config={"workload": {"name": "toy"}})
