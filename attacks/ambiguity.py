@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from attacks.base import Attack, AttackView, Claim, Family, Knowledge
-from schemes.base import Scheme, Suspect
+from attacks.base import Attack, AttackView, Claim, Family
+from attacks.knowledge import Knowledge
+from schemes.base import Scheme, Suspect, TaskInfo
 from schemes.keys import Key
 from schemes.params import ConfigError, Json, param
 from schemes.statistics import clopper_pearson
@@ -56,7 +57,7 @@ class Ambiguity(Attack):
         """How many keys are drawn."""
         return DEFAULT_KEYS[self.level] if self.n_keys is None or self.level == 2 else self.n_keys
 
-    def applicable(self, victim: Scheme, task_kind: str) -> str | None:
+    def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
         if self.level == 2 and type(victim).forge is Scheme.forge:
             return f"{victim.name} has no way to optimise a key (forge)"
         return None

@@ -7,40 +7,33 @@ key only where ``knows`` says so.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, final
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, NoReturn, final
 
 import torch
 from torch import nn
 
-from schemes.base import Checkpoints, Log, Owner, Samples, Scheme, Workload
+from attacks.knowledge import Budget, Elsewhere, Knowledge, Meter, Metered, NotGranted, SealedModel, uncounted
+from schemes.base import Checkpoints, Log, Owner, Samples, Scheme, TaskInfo, Workload
 from schemes.keys import Key
-from schemes.params import Configurable, Json, Stage, param
+from schemes.params import Configurable, Json, Stage
 from schemes.prf import Prf, subseed
 
-Knowledge = Literal["weights", "algorithm", "key", "queries"]
-Family = Literal["none", "tune", "prune", "compress", "overwrite", "known_key", "ambiguity", "chain"]
-
-
-class NotGranted(PermissionError):
-    """An attack reached for something outside its declared knowledge or budget."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget(Configurable):
-    """What the adversary is granted."""
-
-    name: ClassVar[str] = "adversary"
-
-    data_fraction: float = param(
-        0.1, doc="share of the training set, class-stratified", stage="attack", low=0, high=1, low_open=True
-    )
-    disjoint: bool = param(False, doc="draw the share from data that the owner never trained on", stage="attack")
-    max_drop: float = param(
-        0.05, doc="largest accuracy drop at which a removal counts, absolute", stage="verify", low=0, high=1
-    )
+Family = Literal[
+    "none",
+    "tune",
+    "prune",
+    "compress",
+    "overwrite",
+    "known_key",
+    "ambiguity",
+    "equivalence",
+    "adaptive",
+    "extraction",
+    "chain",
+]
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,15 @@ class Piracy:
     claim: Claim
 
 
-Outcome = nn.Module | Claim | Piracy
+@dataclass(frozen=True)
+class Finding:
+    """A suspect together with what the attack found out on the way (accuracy on another task, queries used)."""
+
+    model: nn.Module
+    details: dict[str, Json] = field(default_factory=dict)
+
+
+Outcome = nn.Module | Claim | Piracy | Finding
 
 
 class AttackView:
@@ -70,7 +71,9 @@ class AttackView:
         task: the workload (network, losses, training; no data).
         scheme: the algorithm with its public hyper-parameters, or None where ``knows`` lacks "algorithm".
         data: the adversary's training samples; ``val``: a tenth of the share, held out for model selection.
-        budget: what was granted.
+        budget: what was granted; its epochs count what training reads of ``data`` and ``val``.
+        elsewhere: name of a workload -> its (training, validation) samples, normalised in its own way, and its task,
+            for the data sets that the attack names; else raises NotGranted.
         seed: fixes batch order; ``prf``: the adversary's own key seed, unrelated to the owner's.
     """
 
@@ -87,10 +90,13 @@ class AttackView:
         log: Log,
         checkpoints: Checkpoints,
         key: Key | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.task = task
-        self.data = data
-        self.val = val
+        self._train, self._val = uncounted(data), uncounted(val)
+        self._meter = None if budget.max_epochs is None else Meter(budget.max_epochs, len(data))
+        self.data = self._train if self._meter is None else Metered(self._train, self._meter)
+        self.val = self._val if self._meter is None else Metered(self._val, self._meter)
         self.budget = budget
         self.seed = seed
         self.prf = prf
@@ -98,6 +104,7 @@ class AttackView:
         self.checkpoints = checkpoints
         self._scheme = scheme
         self._key = key
+        self.elsewhere = Elsewhere({}) if elsewhere is None else elsewhere.counted(budget.max_epochs)
 
     @property
     def device(self) -> torch.device:
@@ -118,12 +125,48 @@ class AttackView:
             raise NotGranted("expected an attack that was granted the key; declare 'key' in its `knows`")
         return self._key
 
+    @property
+    def test(self) -> NoReturn:
+        """Nobody's to touch: raises NotGranted."""
+        raise NotGranted("expected an attack that reads its own data, got one that reads test data; use data or val")
+
+    @property
+    def train(self) -> NoReturn:
+        """The owner's split: raises NotGranted."""
+        raise NotGranted("expected an attack that reads its own data, got one that reads the owner's; use data")
+
+    @property
+    def granted(self) -> Samples:
+        """The share for another view (a chain's next part), which counts its epochs anew."""
+        return self.data
+
+    def spend(self, n_samples: int) -> None:
+        """Count training on samples that were read before: answers or scores belong to inputs in their order.
+
+        Raises:
+            NotGranted: the budget's epochs are used up.
+        """
+        if self._meter is not None:
+            self._meter.charge(n_samples)
+
+    def naming(self, data_sets: Iterable[str]) -> "AttackView":
+        """This view without the other data sets that are not among ``data_sets``; the counts are shared."""
+        narrowed = copy.copy(self)
+        narrowed.elsewhere = self.elsewhere.only(data_sets)
+        return narrowed
+
     def as_owner(self, purpose: str) -> Owner:
-        """The adversary in the owner's role (overwriting, forging): same verbs, own data and seeds."""
+        """The adversary in the owner's role (overwriting, forging): same verbs, own data and seeds.
+
+        The scheme's own number of epochs holds there, not the budget's count. Raises NotGranted unless the attack
+        knows the algorithm.
+        """
+        if self._scheme is None:
+            raise NotGranted("expected an attack that knows the algorithm; declare 'algorithm' in its `knows`")
         return Owner(
             task=self.task,
-            train=self.data,
-            val=self.val,
+            train=self._train,
+            val=self._val,
             seed=subseed(self.seed, purpose),
             log=self.log,
             checkpoints=self.checkpoints,
@@ -139,6 +182,10 @@ class Attack(Configurable, ABC):
     paper: ClassVar[str]
     incremental: ClassVar[bool] = False
     """True if a longer strength continues the shorter one's trajectory: the two share checkpoints."""
+    direction: ClassVar[Literal[1, -1]] = 1
+    """1 if a larger strength is a stronger attack, -1 if a smaller one is (bits of a quantiser)."""
+    rewrites: ClassVar[bool] = False
+    """True if weights are rearranged with the function unchanged: white-box marks are also judged after realigning."""
 
     @classmethod
     def strength_field(cls) -> str | None:
@@ -171,9 +218,26 @@ class Attack(Configurable, ABC):
         """This attack with defaults that depend on the victim filled in (called once, when a plan is made)."""
         return self
 
-    def applicable(self, victim: Scheme, task_kind: str) -> str | None:
-        """Why this attack means nothing against ``victim``, or None."""
+    def within(self, epochs: int, n_samples: int) -> "Attack":
+        """This attack with at most ``epochs`` passes over ``n_samples`` (called once, when a plan is made).
+
+        The field ``epochs`` is lowered where there is one; attacks that count otherwise override this.
+        """
+        if "epochs" not in self.parameters():
+            return self
+        own = self.config()["epochs"]
+        if isinstance(own, int) and own <= epochs:
+            return self
+        changes: Any = {"epochs": epochs}  # a field of the attack at hand, which no static type can know
+        return replace(self, **changes)
+
+    def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
+        """Why this attack means nothing against ``victim`` on such a task, or None."""
         return None
+
+    def data_sets(self) -> tuple[str, ...]:
+        """Workloads whose data this attack trains on besides the adversary's share (transfer learning)."""
+        return ()
 
     def needs(self) -> frozenset[Knowledge]:
         """The knowledge this configured attack must be granted (a chain needs the union of its parts)."""
@@ -192,7 +256,10 @@ class Attack(Configurable, ABC):
 
     @abstractmethod
     def run(self, model: nn.Module, view: AttackView) -> Outcome:
-        """Attack ``model``: a private copy on the device, in eval mode, all gradients enabled; free to be changed."""
+        """Attack ``model``: a private copy on the device, in eval mode, all gradients enabled; free to be changed.
+
+        An attack that does not declare "weights" gets a ``SealedModel``.
+        """
 
     @final
     def __call__(self, victim: nn.Module, view: AttackView) -> Outcome:
@@ -201,15 +268,25 @@ class Attack(Configurable, ABC):
         Raises:
             FloatingPointError: the suspect has NaN or infinite weights.
         """
-        model = copy.deepcopy(victim).eval()
-        for parameter in model.parameters():
+        private = copy.deepcopy(victim).eval()
+        for parameter in private.parameters():
             parameter.requires_grad_(True)
+        given = self._sealed(private, view.budget)
         with isolated_rng(subseed(view.seed, "global")):
-            outcome = self.run(model, view)
-        suspect = outcome.model if isinstance(outcome, Piracy) else outcome
+            outcome = self.run(given, view.naming(self.data_sets()))
+        if outcome is given:
+            outcome = private
+        suspect = outcome.model if isinstance(outcome, Piracy | Finding) else outcome
         if isinstance(suspect, nn.Module):
             finish(suspect)
         return outcome
+
+    def _sealed(self, model: nn.Module, budget: Budget) -> nn.Module:
+        """``model`` as this attack may see it."""
+        needs = self.needs()
+        if "weights" in needs:
+            return model
+        return SealedModel(model, budget.max_queries if "queries" in needs else 0)
 
 
 _ATTACK: Stage = "attack"

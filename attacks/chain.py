@@ -11,10 +11,11 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from attacks.base import Attack, AttackView, Claim, Family, Knowledge, Outcome, Piracy
+from attacks.base import Attack, AttackView, Claim, Family, Finding, Outcome, Piracy
+from attacks.knowledge import Knowledge
 from attacks.phases import PART_SPAN, Phase
-from schemes.base import Scheme
-from schemes.params import Configurable, param
+from schemes.base import Scheme, TaskInfo
+from schemes.params import Configurable, Json, param
 from schemes.prf import subseed
 
 
@@ -65,9 +66,20 @@ class Chain(Attack):
     def resolved(self, victim: Scheme) -> "Chain":
         return dataclasses.replace(self, attacks=tuple(a.resolved(victim) for a in self.attacks))
 
-    def applicable(self, victim: Scheme, task_kind: str) -> str | None:
-        reasons = ((a.name, a.applicable(victim, task_kind)) for a in self.attacks)
+    def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
+        reasons = ((a.name, a.applicable(victim, info)) for a in self.attacks)
         return next((f"{name}: {why}" for name, why in reasons if why is not None), None)
+
+    def within(self, epochs: int, n_samples: int) -> "Chain":
+        """Every part by itself."""
+        return dataclasses.replace(self, attacks=tuple(a.within(epochs, n_samples) for a in self.attacks))
+
+    def data_sets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for a in self.attacks for name in a.data_sets()))
+
+    @property
+    def rewrites(self) -> bool:  # type: ignore[override]
+        return any(attack.rewrites for attack in self.attacks)
 
     def needs(self) -> frozenset[Knowledge]:
         return self.knows.union(*(attack.needs() for attack in self.attacks))
@@ -77,6 +89,7 @@ class Chain(Attack):
 
     def run(self, model: nn.Module, view: AttackView) -> Outcome:
         claim: Claim | None = None
+        facts: dict[str, Json] = {}
         for index, attack in enumerate(self.attacks):
             outcome = attack(model, self._view(view, index))
             claim = None
@@ -84,9 +97,13 @@ class Chain(Attack):
                 claim = outcome
             elif isinstance(outcome, Piracy):
                 model, claim = outcome.model, outcome.claim
+            elif isinstance(outcome, Finding):
+                model, facts = outcome.model, facts | {f"{index}.{k}": v for k, v in outcome.details.items()}
             else:
                 model = outcome
-        return model if claim is None else Piracy(model, claim)
+        if claim is not None:
+            return Piracy(model, claim)
+        return Finding(model, facts) if facts else model
 
     def _view(self, view: AttackView, index: int) -> AttackView:
         """What part ``index`` sees."""
@@ -94,7 +111,7 @@ class Chain(Attack):
         return AttackView(
             task=view.task,
             scheme=view.scheme if "algorithm" in needs else None,
-            data=view.data,
+            data=view.granted,
             val=view.val,
             budget=view.budget,
             seed=subseed(view.seed, "chain", index),
@@ -102,4 +119,5 @@ class Chain(Attack):
             log=view.log,
             checkpoints=Phase(view.checkpoints, index, PART_SPAN),
             key=view.key if "key" in needs else None,
+            elsewhere=view.elsewhere if self.attacks[index].data_sets() else None,
         )

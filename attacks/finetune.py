@@ -19,7 +19,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from attacks.base import Attack, AttackView, Family, Knowledge, isolated_rng
+from attacks.base import Attack, AttackView, Family, isolated_rng
+from attacks.knowledge import Knowledge
 from attacks.tuning import sgd
 from schemes.params import param
 from schemes.prf import subseed

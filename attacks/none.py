@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from attacks.base import Attack, AttackView, Family, Knowledge
+from attacks.base import Attack, AttackView, Family
+from attacks.knowledge import Knowledge
 
 
 @dataclass(frozen=True, kw_only=True)

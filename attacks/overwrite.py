@@ -18,8 +18,9 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from attacks.base import Attack, AttackView, Claim, Family, Knowledge, Piracy
-from schemes.base import Scheme
+from attacks.base import Attack, AttackView, Claim, Family, Piracy
+from attacks.knowledge import Knowledge
+from schemes.base import Scheme, TaskInfo
 from schemes.params import ConfigError, Configurable, param
 
 
@@ -56,8 +57,11 @@ class Overwrite(Attack):
     def plugins(self) -> list[Configurable]:
         return [] if self.scheme is None else [self.scheme]
 
-    def applicable(self, victim: Scheme, task_kind: str) -> str | None:
+    def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
         scheme = self.scheme or victim
+        why = scheme.overwriting().applicable(info)
+        if why is not None:
+            return f"{scheme.name} cannot be embedded here: {why}"
         if self.lr is not None and not _has(scheme, "lr"):
             return f"{scheme.name} has no learning rate to set; leave lr out"
         if self.epochs is not None and type(scheme).for_epochs is Scheme.for_epochs:
@@ -66,18 +70,13 @@ class Overwrite(Attack):
 
     def run(self, model: nn.Module, view: AttackView) -> Piracy:
         scheme = self.embedding(view.scheme, len(view.data))
-        why = scheme.applicable(view.task.info)
-        if why is not None:
-            raise ConfigError([("scheme", f"expected a scheme for {view.task.name}, got {scheme.name}: {why}")])
         key = scheme.keygen(view.task, view.prf.child("overwrite"))
         pirated, key = scheme.embed(model, view.as_owner("overwrite"), key)
         return Piracy(pirated, Claim(key))
 
     def embedding(self, victim: Scheme, n_train: int) -> Scheme:
         """The scheme as the adversary runs it: from the stolen model, at this attack's rate, for its epochs."""
-        scheme = self.scheme or victim
-        if scheme.from_scratch and _has(scheme, "mode"):
-            scheme = _with(scheme, mode="pretrained")
+        scheme = (self.scheme or victim).overwriting()
         if self.lr is not None:
             scheme = self._at_rate(scheme, self.lr)
         return scheme if self.epochs is None else scheme.for_epochs(self.epochs, n_train)

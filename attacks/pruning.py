@@ -16,8 +16,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, AttackView, Family, Knowledge
+from attacks.base import Attack, AttackView, Family
 from attacks.channels import WEIGHTED, Layer, mean_activity, prunable_layers, weight_of
+from attacks.knowledge import Knowledge
 from attacks.tuning import Silenced, sgd, silence, tune_all
 from schemes.params import param
 

@@ -30,17 +30,18 @@ see that they do.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, AttackView, Family, Knowledge
+from attacks.base import Attack, AttackView, Family
+from attacks.knowledge import Knowledge
 from attacks.phases import Phase
 from attacks.tuning import sgd, tune_all
-from schemes.base import Batch, Samples, Scheme, Suspect, Workload
+from schemes.base import Batch, Samples, Scheme, Suspect, TaskInfo, Workload
 from schemes.params import param
 from schemes.prf import subseed
 from schemes.training_state import pack, unpack
@@ -91,7 +92,12 @@ class Spoil(Attack):
     def label(self) -> str:
         return f"{self.name}-{self.mode}"
 
-    def applicable(self, victim: Scheme, task_kind: str) -> str | None:
+    def within(self, epochs: int, n_samples: int) -> "Spoil":
+        """Fewer steps and epochs of recovery, so that each of the two phases has so many passes."""
+        steps = max(1, epochs * (n_samples // self.batch_size))
+        return replace(self, steps=min(self.steps, steps), recovery=min(self.recovery, epochs))
+
+    def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
         hooks = ("triggers", "mark_loss", "carriers")
         if not any(_offers(victim, hook) for hook in hooks):
             return f"{victim.name} offers none of the hooks {', '.join(hooks)}"
@@ -122,7 +128,8 @@ class Spoil(Attack):
         redraw = self.mode == "sequential" and bool(scheme.carriers(model, key))
         if redraw or not _offers(scheme, "mark_loss"):
             return None
-        n, q = scheme.trials(key)
+        n, chance = scheme.trials(key)
+        q = 0.5 if chance is None else chance
         if self.labels == "flip":
             cap = _FLIP_CAP * float(-torch.log(torch.tensor(q)))
             return lambda m: torch.relu(cap - mark_loss(m, view, None))

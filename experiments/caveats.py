@@ -6,12 +6,21 @@ number that the doubt concerns.
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from experiments.rows import Row, attack_params, has_original_head, is_claim, is_random_claim, is_unattacked, victim_of
+from experiments.rows import (
+    Row,
+    attack_params,
+    has_original_head,
+    is_claim,
+    is_random_claim,
+    is_realigned,
+    is_unattacked,
+    victim_of,
+)
 from experiments.workloads import WORKLOADS
 from orchestrator.evidence import Record
 from orchestrator.identity import canonical
@@ -53,10 +62,12 @@ class Evidence:
     Attributes:
         rows: the results table; ``caveats`` still empty.
         sources: task_id of a row -> the records of every task whose result stands in it.
+        miscalibrated: schemes (``victim_of``) whose null model is contradicted by keys that nobody embedded.
     """
 
     rows: Sequence[Row]
     sources: Mapping[TaskId, Sequence[Record]]
+    miscalibrated: Collection[tuple[str | None, ...]] = ()
     _chance: dict[tuple[str, str | None], float] = field(default_factory=dict)
 
     def done(self) -> list[Row]:
@@ -162,7 +173,8 @@ def non_monotone(evidence: Evidence) -> set[str]:
     curves: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in evidence.done():
         if row["strength"] is not None and row["control"] is None:
-            variant = canonical(attack_params(row)), has_original_head(row), is_claim(row), row["budget"]
+            judged = has_original_head(row), is_claim(row), is_realigned(row)
+            variant = canonical(attack_params(row)), judged, row["budget"]
             curves[(victim_of(row), row["attack"], variant, row["seed"])].append(row)
     out: set[str] = set()
     for curve in curves.values():
@@ -202,6 +214,11 @@ def parent_changed(evidence: Evidence) -> set[str]:
     return out
 
 
+def null_mismatch(evidence: Evidence) -> set[str]:
+    """Raised on all rows of a scheme whose p-values are not what they claim on independent clean models."""
+    return {r["task_id"] for r in evidence.rows if victim_of(r) in evidence.miscalibrated}
+
+
 CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
@@ -215,6 +232,7 @@ CHECKS: dict[str, Check] = {
         non_monotone,
         mixed_environment,
         parent_changed,
+        null_mismatch,
     )
 }
 

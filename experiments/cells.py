@@ -5,16 +5,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from attacks.base import Attack, Budget
-from experiments.entries import AttackEntry
+from attacks.base import Attack
+from experiments.entries import AttackEntry, Bisection
 from experiments.ground import Config, Ground
 from experiments.labels import flat, short, strength_path, telling
+from orchestrator.granted import VAL_SHARE
 from orchestrator.identity import canonical
 from orchestrator.plan import Cell, Plan
 from orchestrator.task import Kind, Task
 from schemes.base import Scheme
 
-Control = Literal["clean", "null_model", "stranger_key"]
+Control = Literal["clean", "null_model", "stranger_key", "calibration"]
 
 _VERIFY_SECONDS = 0.5
 _ATTACK_PASSES = 10.0
@@ -60,15 +61,18 @@ class Assault:
     """One configured attack on one defence, resolved against it.
 
     Attributes:
-        label: its name, what tells it from siblings, its strength.
+        stem, label: its name and what tells it from siblings, without and with its strength.
         config, params: what acts until the attack, and every field without the name.
         budget, adversary: what is granted, and the part of it that the attack itself depends on.
         code, claimed_code: digests for the attack, and for verifying a claim.
+        data: fingerprint of all data that the attack reads.
+        search: the bisection that this strength belongs to, or None.
         claimed: configuration of the scheme that a claim is made with.
         trajectory: equal for strengths that share one; "" where strengths share nothing.
     """
 
     attack: Attack
+    stem: str
     label: str
     config: Config
     params: Config
@@ -81,6 +85,8 @@ class Assault:
     cost: float
     strength_name: str | None
     strength: float | None
+    data: str
+    search: Bisection | None = None
 
     @property
     def name(self) -> str:
@@ -90,21 +96,39 @@ class Assault:
 
 def assaults(defence: Defence, entries: Iterable[AttackEntry]) -> list[Assault]:
     """The attacks of a spec against one defence; ``none`` is not one of them."""
-    asked = [(e.attack.resolved(defence.scheme), e.budget) for e in entries if e.attack.family != "none"]
+    asked = [_granted(defence, entry) for entry in entries if entry.attack.family != "none"]
     # Different words may mean the same against this victim (a default that it fills in): answered once.
-    resolved = list({canonical([a.config(), b.config()]): (a, b) for a, b in asked}.values())
+    resolved = list({canonical([e.attack.config(), e.budget.config(), _field(e)]): e for e in asked}.values())
     shown: list[Config] = []
-    for attack, budget in resolved:
-        config = flat(attack.config(until="attack"))
-        config.pop(str(strength_path(attack)), None)
-        shown.append(config | fields(budget.config(until="attack")))
-    labels = telling([a.label for a, _ in resolved], shown)
-    return [_assault(defence, a, b, label) for (a, b), label in zip(resolved, labels, strict=True)]
+    for entry in resolved:
+        config = flat(entry.attack.config(until="attack"))
+        config.pop(str(_field(entry)), None)
+        shown.append(config | fields(entry.budget.config(until="attack")))
+    labels = telling([e.attack.label for e in resolved], shown)
+    return [assault_of(defence, entry, label) for entry, label in zip(resolved, labels, strict=True)]
 
 
-def _assault(defence: Defence, attack: Attack, budget: Budget, label: str) -> Assault:
-    ground, config = defence.ground, attack.config(until="attack")
-    path = strength_path(attack)
+def _granted(defence: Defence, entry: AttackEntry) -> AttackEntry:
+    """The entry against this victim, with no more passes over the adversary's data than were granted."""
+    attack, budget = entry.attack.resolved(defence.scheme), entry.budget
+    if budget.max_epochs is not None:
+        n = int(defence.ground.facts.n_train * budget.data_fraction * (1 - VAL_SHARE))
+        attack = attack.within(budget.max_epochs, n)
+    return replace(entry, attack=attack)
+
+
+def _field(entry: AttackEntry) -> str | None:
+    """Where the entry's strength stands: the field that is searched, else the attack's own."""
+    return strength_path(entry.attack) if entry.search is None else entry.search.field
+
+
+def assault_of(defence: Defence, entry: AttackEntry, label: str) -> Assault:
+    """One attack on one defence; ``label`` is its name without the strength."""
+    ground, attack, budget = defence.ground, entry.attack, entry.budget
+    config = attack.config(until="attack")
+    path = _field(entry)
+    strength = attack.strength if entry.search is None else float(str(config[entry.search.field]))
+    others = [ground.other(name) for name in attack.data_sets()]
     named = None if path is None else path.rpartition(".")[2]
     epochs = config.get("epochs")
     passes = float(epochs) if isinstance(epochs, int | float) else _ATTACK_PASSES
@@ -112,18 +136,21 @@ def _assault(defence: Defence, attack: Attack, budget: Budget, label: str) -> As
     adversary = fields(budget.config(until="attack"))
     return Assault(
         attack=attack,
-        label=label if named is None else f"{label}/{named}={short(attack.strength)}",
+        stem=label,
+        label=label if named is None else f"{label}/{named}={short(strength)}",
         config=config,
         params=fields(attack.config()),
         budget=fields(budget.config()),
         adversary=adversary,
-        code=ground.code(ground.workload, defence.scheme, attack),
+        code=ground.code(ground.workload, defence.scheme, attack, *others),
         claimed=claimed.config(),
         claimed_code=ground.code(ground.workload, claimed),
         trajectory=canonical([attack.trajectory(), adversary]) if attack.incremental else "",
         cost=ground.seconds(passes * budget.data_fraction),
         strength_name=named,
-        strength=attack.strength,
+        strength=strength,
+        data=ground.data_with(others),
+        search=entry.search,
     )
 
 
@@ -153,6 +180,7 @@ class Row:
     control: Control | None = None
     head: Literal["deployed", "original"] = "deployed"
     claim: bool = False
+    realigned: bool = False
 
 
 class Rows:
@@ -170,6 +198,7 @@ class Rows:
         self.embed = defence.embed(seed)
         self._basis = (ground.clean(seed), self.twin, self.embed)
         self._null = (ground.clean(other_seed), ground.twin(other_seed, defence.recipe))
+        self._longest: dict[str, Task] = {}
 
     def add_to(self, plan: Plan, attacks: Sequence[Assault]) -> None:
         """The marked model itself, its controls, every attack."""
@@ -184,13 +213,34 @@ class Rows:
         yield Row(suspect=self._null[-1], what="control-null_model", needs=self._null, control="null_model")
         yield Row(suspect=self.embed, what="control-stranger_key", control="stranger_key")
         for group in trajectories(attacks):
-            shorter: Task | None = None
             for assault in group:
-                shorter = self._attack(assault, shorter)
-                yield from self._attacked(assault, shorter)
+                yield from self._attacked(assault, self._attack(assault))
 
-    def _attack(self, assault: Assault, shorter: Task | None) -> Task:
+    def rows_of(self, assault: Assault) -> list[tuple[list[Task], Cell]]:
+        """One more attack, as a search adds it: for each row its tasks, parents first, the last one verifying."""
+        out = []
+        for row in self._attacked(assault, self._attack(assault)):
+            verify = self._verify(row)
+            out.append(([*{t.id: t for t in (*self._basis, *row.needs, verify)}.values()], self._cell(row, verify)))
+        return out
+
+    def calibration(self, null_models: Sequence[Task], n_keys: int) -> Iterator[tuple[list[Task], Cell]]:
+        """Fresh keys that nobody embedded on independent clean models: ``n_keys`` on each."""
+        for number, model in enumerate(null_models):
+            row = Row(suspect=model, what=f"calibration-{number}", needs=(model,), control="calibration")
+            verify = self._verify(row, calibration=n_keys)
+            yield [*{t.id: t for t in (*self._basis, model, verify)}.values()], self._cell(row, verify)
+
+    def _attack(self, assault: Assault) -> Task:
+        """The attack's task; it waits for the one before of the same trajectory, whose checkpoints it goes on from."""
         defence = self.defence
+        shorter = self._longest.get(assault.trajectory) if assault.trajectory else None
+        task = self._attack_task(defence, assault, shorter)
+        if assault.trajectory:
+            self._longest[assault.trajectory] = task
+        return task
+
+    def _attack_task(self, defence: Defence, assault: Assault, shorter: Task | None) -> Task:
         return defence.ground.task(
             Kind.ATTACK,
             {
@@ -207,6 +257,7 @@ class Rows:
             cost=assault.cost,
             scheme=defence.scheme.name,
             attack=assault.name,
+            data=assault.data,
         )
 
     def _attacked(self, assault: Assault, attack: Task) -> Iterator[Row]:
@@ -221,21 +272,30 @@ class Rows:
             # A black-box mark is read through the output layer: the owner also plugs back the one that was replaced.
             if assault.attack.replaces_head and self.defence.scheme.access == "black":
                 yield replace(row, what=f"{what}/original-head", head="original")
+            # Weights in another order compute the same: the owner of a white-box mark brings them back first.
+            if assault.attack.rewrites and self.defence.scheme.access == "white":
+                yield replace(row, what=f"{what}/realigned", realigned=True)
         if "claim" in makes:
             suspect = attack if "model" in makes else self.embed
             yield Row(
                 suspect=suspect, what=f"{what}/claim", needs=(attack,), assault=assault, attack=attack, claim=True
             )
 
-    def _verify(self, row: Row) -> Task:
+    def _verify(self, row: Row, calibration: int = 0) -> Task:
         defence = self.defence
         config, code, owner = defence.config, defence.code, ("owner", self.embed.id)
+        how: Config = {"control": row.control, "head": row.head, "claim": row.claim}
+        if row.realigned:
+            how["realigned"] = True
+            code = defence.ground.code(defence.ground.workload, defence.scheme, "schemes.realign")
+        if calibration:
+            how["calibration"] = calibration
         if row.claim and row.assault is not None and row.attack is not None:
             config, code = row.assault.claimed, row.assault.claimed_code
             owner = ("claim", row.attack.id)
         return defence.ground.task(
             Kind.VERIFY,
-            {"scheme": config, "control": row.control, "head": row.head, "claim": row.claim},
+            {"scheme": config, **how},
             self.seed,
             (("suspect", row.suspect.id), owner),
             code=code,
@@ -266,5 +326,7 @@ class Rows:
             control=row.control,
             head=row.head,
             claim=row.claim,
+            realigned=row.realigned,
+            searched=assault is not None and assault.search is not None,
             budget=assault.budget if assault else {},
         )

@@ -11,9 +11,10 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
-from attacks.base import Attack, Budget
+from attacks.base import Attack
+from attacks.knowledge import Budget
 from experiments.problems import Path, Problem, dotted, unknown
 from orchestrator.plugins import UnknownName, names, plugin_class
 from schemes.base import Scheme
@@ -30,11 +31,38 @@ _BASES: dict[str, type[Configurable]] = {"scheme": Scheme, "attack": Attack, "wo
 
 
 @dataclass(frozen=True)
+class Bisection:
+    """A search for the strength at which the verdict flips (the attacker's cost).
+
+    Attributes:
+        field: the attack's field that is searched.
+        low, high: its range, both ends included.
+        steps: strengths tried between the ends, at most.
+        whole: the field takes integers.
+    """
+
+    field: str
+    low: float
+    high: float
+    steps: int = 6
+    whole: bool = False
+
+    def middle(self, low: float, high: float) -> float | None:
+        """The next strength between two that were tried: geometric over a decade or more; None if there is none."""
+        logarithmic = low > 0 and high / low >= 10
+        found = math.sqrt(low * high) if logarithmic else (low + high) / 2
+        if self.whole:
+            found = round(found)
+        return found if low < found < high else None
+
+
+@dataclass(frozen=True)
 class AttackEntry:
-    """An attack and what its adversary is granted."""
+    """An attack and what its adversary is granted; ``search`` if its strength is an end of a bisection."""
 
     attack: Attack
     budget: Budget
+    search: Bisection | None = None
 
 
 @dataclass
@@ -98,9 +126,44 @@ class EntryReader:
                 self._wrong(inner[name][1], f"expected it once, got it also at {dotted(outer[name][1])}")
             for name, (value, place) in (inner | outer).items():
                 granted[name], places[name] = value, place
+        search = self._search(raw, path)
+        if isinstance(raw, dict) and search is not None:
+            raw = {k: v for k, v in raw.items() if k != "strength"} | {search.field: [search.low, search.high]}
         attacks = self.variants("attack", raw, path)
         budgets = self.configured(Budget, {**adversary, **granted}, (*path, "adversary"), places)
-        return [AttackEntry(a, b) for a in attacks for b in budgets if isinstance(a, Attack)]
+        return [AttackEntry(a, b, search) for a in attacks for b in budgets if isinstance(a, Attack)]
+
+    def _search(self, raw: Any, path: Path) -> Bisection | None:
+        """The bisection that an entry asks for by ``strength: {bisect: FIELD, low: A, high: B}``, or None."""
+        wanted = raw.get("strength") if isinstance(raw, Mapping) else None
+        if not isinstance(wanted, Mapping) or "bisect" not in wanted:
+            return None
+        place = (*path, "strength")
+        for extra in sorted(set(wanted) - {"bisect", "low", "high", "steps"}):
+            self._wrong((*place, extra), unknown(str(extra), ("bisect", "low", "high", "steps")))
+        name, known = raw.get("name"), names("attack")
+        if name not in known:
+            self._wrong(place, "expected a search on a named attack, got one on something else; name the attack")
+            return None
+        cls = plugin_class("attack", str(name))
+        field = str(wanted["bisect"])
+        numeric = [n for n, a in cls.annotations().items() if {int, float} & {a, *typing.get_args(a)}]
+        if field not in numeric:
+            options = ", ".join(numeric) or "nothing: it has no number"
+            self._wrong((*place, "bisect"), f"expected a number of {cls.name}, got {field!r}; one of {options}")
+            return None
+        if field in raw:
+            self._wrong((*path, field), f"expected `{field}` once, got it beside the search over it; leave it out")
+        low, high, steps = wanted.get("low"), wanted.get("high"), wanted.get("steps", 6)
+        if not _number(low) or not _number(high) or not low < high:
+            self._wrong(place, f"expected numbers low < high, got low: {low!r}, high: {high!r}")
+            return None
+        if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= 30:
+            self._wrong((*place, "steps"), f"expected 1 to 30 steps, got {steps!r}")
+            return None
+        annotation = cls.annotations()[field]
+        whole = int in (annotation, *typing.get_args(annotation))
+        return Bisection(field=field, low=low, high=high, steps=steps, whole=whole)
 
     def configured(
         self, cls: type[P], fields: Mapping[str, Any], path: Path, places: Mapping[str, Path] | None = None
@@ -209,14 +272,6 @@ class EntryReader:
         return set(plugin_class("attack", name).parameters()) if name in names("attack") else set()
 
     def _unknown_field(self, cls: type[Configurable], name: str, value: Any, path: Path) -> None:
-        if name == "strength" and isinstance(value, Mapping) and "bisect" in value:
-            searched = str(value["bisect"])
-            self._wrong(
-                path,
-                "expected a list of strengths, got a search by bisection, which this version does not run; "
-                f"write the strengths out, for example {searched}: [1, 2, 5, 10, 20, 50]",
-            )
-            return
         granted = ("adversary", *Budget.parameters()) if issubclass(cls, Attack) else ()
         self._wrong(path, unknown(name, (*cls.parameters(), *granted)))
 
@@ -229,6 +284,10 @@ class EntryReader:
     def _wrong(self, path: Path, message: str) -> list[Any]:
         self.problems.append(Problem(message, path))
         return []
+
+
+def _number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _article(kind: str) -> str:

@@ -26,7 +26,7 @@ from orchestrator.evidence import Record
 from orchestrator.executors.base import Executor, NoWorkers
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.journal import Journal
-from orchestrator.loop import Limits, expected_seconds
+from orchestrator.loop import Grow, Growth, Limits, expected_seconds
 from orchestrator.perform import Setup
 from orchestrator.plan import Plan
 from orchestrator.recorders.plan_file import save_plan
@@ -149,7 +149,13 @@ def run(
             begun = Begun()
             try:
                 records = execute(
-                    plan, request, store=home, journal=journal, executor=executor, listeners=[begun, *listeners]
+                    plan,
+                    request,
+                    store=home,
+                    journal=journal,
+                    executor=executor,
+                    listeners=[begun, *listeners],
+                    grow=_saving(expansion, home.report_dir(spec.name, run_id)),
                 )
             except NoWorkers as error:
                 if begun.anything:
@@ -159,6 +165,22 @@ def run(
     if recording is not None:
         recording.finish()
     return _summary(run_id, records, time.monotonic() - started, pages)
+
+
+def _saving(expansion: Expansion, folder: Path) -> Grow | None:
+    """The plan's searches; what they add is in the plan's file when the recorder asks for it."""
+    if not len(expansion.searches):
+        return None
+
+    def grow(task: Task, result: Mapping[str, Any]) -> Growth | None:
+        growth = expansion.searches(task, result)
+        if growth is not None:
+            grown = Plan()
+            grown.tasks, grown.cells = expansion.plan.tasks, [*expansion.plan.cells, *growth[1]]
+            save_plan(grown, folder)
+        return growth
+
+    return grow
 
 
 def new_run_id() -> str:

@@ -8,17 +8,27 @@ What does not change a result is left out of a task's configuration, so that tas
 the owner's threshold, the allowed accuracy drop, the other strengths that were asked for.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from experiments.cells import Assault, Defence, Rows, assaults
+from attacks.knowledge import Budget
+from experiments.cells import Assault, Defence, Rows, assault_of, assaults
+from experiments.entries import AttackEntry
 from experiments.ground import CodeDigests, Ground
 from experiments.labels import telling
 from experiments.problems import Problem, SpecError
+from experiments.search import Search, Searches, owner_verdict
 from experiments.spec import ExperimentSpec
 from orchestrator.custody import KeyRoot
+from orchestrator.identity import canonical
 from orchestrator.plan import Plan
+from orchestrator.plugins import names
+
+CALIBRATION_SEED = 2_000_003
+"""Seed of the first independent clean model that calibrates the schemes; the others follow it."""
 
 EXTRA_SEED = 1_000_003
 """Added to the seed for the null model of an experiment that has one seed only."""
@@ -26,10 +36,15 @@ EXTRA_SEED = 1_000_003
 
 @dataclass(frozen=True)
 class Expansion:
-    """A plan, and what was asked but means nothing (which pair, and why)."""
+    """A plan, and what was asked but means nothing (which pair, and why).
+
+    Attributes:
+        searches: bisections, which add to the plan while it runs: the loop's ``grow``.
+    """
 
     plan: Plan
     left_out: tuple[str, ...] = ()
+    searches: Searches = field(default_factory=Searches)
 
 
 def expand(spec: ExperimentSpec, *, data_root: Path | None = None) -> Expansion:
@@ -45,14 +60,15 @@ def expand(spec: ExperimentSpec, *, data_root: Path | None = None) -> Expansion:
         raise SpecError([Problem(str(error), ("keys", "root"))]) from None
     plan = Plan()
     left_out: list[str] = []
+    searches = Searches()
     code = CodeDigests()
     labels = telling([w.name for w in spec.workloads], [w.config() for w in spec.workloads])
     for workload, label in zip(spec.workloads, labels, strict=True):
         shown = label if len(labels) > 1 else ""
         ground = Ground(workload, label=shown, data_root=data_root, root=root.commitment, code=code)
         _check_reserve(ground, spec)
-        left_out += _add_workload(plan, ground, spec)
-    return Expansion(plan, tuple(left_out))
+        left_out += _add_workload(plan, searches, ground, spec)
+    return Expansion(plan, tuple(left_out), searches)
 
 
 def _check_reserve(ground: Ground, spec: ExperimentSpec) -> None:
@@ -64,10 +80,12 @@ def _check_reserve(ground: Ground, spec: ExperimentSpec) -> None:
         raise SpecError([Problem(message, ("adversary", "disjoint"))])
 
 
-def _add_workload(plan: Plan, ground: Ground, spec: ExperimentSpec) -> Iterator[str]:
+def _add_workload(plan: Plan, searches: Searches, ground: Ground, spec: ExperimentSpec) -> Iterator[str]:
     """Adds all rows of one workload; yields what is left out."""
     labels = telling([s.name for s in spec.schemes], [s.config() for s in spec.schemes])
     for scheme, label in zip(spec.schemes, labels, strict=True):
+        if not _wanted(spec.only, scheme=scheme.name, workload=ground.workload.name):
+            continue
         reason = scheme.applicable(ground.workload.info)
         if reason is not None:
             yield f"{label} on {ground.workload.name}: {reason}"
@@ -75,13 +93,77 @@ def _add_workload(plan: Plan, ground: Ground, spec: ExperimentSpec) -> Iterator[
         defence = Defence(ground, scheme, label)
         meant: list[Assault] = []
         for assault in assaults(defence, spec.attacks):
-            reason = assault.attack.applicable(scheme, ground.workload.info.kind)
+            if not _wanted(spec.only, attack=assault.attack.name, scheme=scheme.name, workload=ground.workload.name):
+                continue
+            reason = assault.attack.applicable(scheme, ground.workload.info) or _unsearchable(assault)
             if reason is None:
                 meant.append(assault)
             else:
                 yield f"{assault.label} against {label} on {ground.workload.name}: {reason}"
         for seed in spec.seeds:
-            Rows(defence, seed, _other_seed(spec.seeds, seed)).add_to(plan, meant)
+            rows = Rows(defence, seed, _other_seed(spec.seeds, seed))
+            rows.add_to(plan, meant)
+            for search in _searches(defence, rows, meant):
+                searches.add(search)
+        _calibrate(plan, defence, spec)
+
+
+_KINDS = ("workload", "scheme", "attack")
+
+
+def _wanted(only: Mapping[str, Sequence[str]], **combination: str) -> bool:
+    """True unless ``only`` keeps one part of the combination to others than are in it."""
+    for own, name in combination.items():
+        listed = only.get(name, ())
+        for kind, other in combination.items():
+            known = {n for n in listed if n in names(kind)}
+            if kind != own and known and other not in known:
+                return False
+    return True
+
+
+def _unsearchable(assault: Assault) -> str | None:
+    if assault.search is not None and "model" not in assault.attack.makes:
+        return "there is no suspect whose verdict could flip; list the strengths"
+    return None
+
+
+def _searches(defence: Defence, rows: Rows, assaults: Sequence[Assault]) -> Iterator[Search]:
+    """The bisections among these attacks: two ends each."""
+    ends: dict[str, list[Assault]] = defaultdict(list)
+    for assault in assaults:
+        if assault.search is not None:
+            ends[canonical([assault.stem, assault.budget, vars(assault.search)])].append(assault)
+    for pair in ends.values():
+        if len(pair) == 2:
+            yield _search(defence, rows, pair)
+
+
+def _search(defence: Defence, rows: Rows, pair: Sequence[Assault]) -> Search:
+    one = pair[0]
+    assert one.search is not None
+    bisection = replace(one.search, low=min(float(a.strength or 0) for a in pair))
+    bisection = replace(bisection, high=max(float(a.strength or 0) for a in pair))
+
+    def probe(strength: float) -> Assault:
+        value: Any = int(strength) if bisection.whole else strength
+        changes = {bisection.field: value}
+        attack = replace(one.attack, **changes)
+        entry = AttackEntry(attack, Budget(**one.budget), bisection)
+        return assault_of(defence, entry, one.stem)
+
+    verified = {owner_verdict(cell for _, cell in rows.rows_of(a)): float(a.strength or 0) for a in pair}
+    return Search(rows, bisection, probe, one.attack.direction, verified)
+
+
+def _calibrate(plan: Plan, defence: Defence, spec: ExperimentSpec) -> None:
+    """Fresh keys on independent clean models, for each scheme on each workload; the models are shared by all."""
+    if spec.calibration is None:
+        return
+    first = Rows(defence, spec.seeds[0], _other_seed(spec.seeds, spec.seeds[0]))
+    pool = [defence.ground.clean(CALIBRATION_SEED + number) for number in range(spec.calibration.models)]
+    for tasks, cell in first.calibration(pool, spec.calibration.keys):
+        plan.add(tasks, [cell])
 
 
 def _other_seed(seeds: Sequence[int], seed: int) -> int:

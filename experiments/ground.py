@@ -11,7 +11,8 @@ import torch
 from attacks.base import Attack
 from experiments.labels import short
 from orchestrator.arena import WorkloadConfig
-from orchestrator.identity import canonical, code_digest
+from orchestrator.identity import canonical, code_digest, digest
+from orchestrator.plugins import build
 from orchestrator.task import Kind, Task, TaskId
 from schemes.base import Scheme, Workload, lists
 
@@ -28,7 +29,7 @@ class CodeDigests:
         self._known: dict[frozenset[str], str] = {}
 
     def __call__(self, *plugins: object) -> str:
-        """Hex digest of everything that ``plugins``, and the plugins that they name, reach by imports."""
+        """Hex digest of everything that ``plugins`` (or modules by name), and what they name, reach by imports."""
         modules = frozenset(_modules(plugins))
         if modules not in self._known:
             self._known[modules] = code_digest(modules)
@@ -37,6 +38,9 @@ class CodeDigests:
 
 def _modules(plugins: Iterable[object]) -> Iterator[str]:
     for plugin in plugins:
+        if isinstance(plugin, str):
+            yield plugin
+            continue
         yield type(plugin).__module__
         if isinstance(plugin, Attack):
             yield from _modules(plugin.plugins())
@@ -89,10 +93,28 @@ class Ground:
         recipe = scheme.twin_recipe(self.facts.task, self.facts.n_train)
         return None if recipe is None else {k: lists(v) for k, v in dataclasses.asdict(recipe).items()}
 
-    def task(self, kind: Kind, config: Config, seed: int, parents: tuple[tuple[str, TaskId], ...], **rest: Any) -> Task:
-        """A task on this workload; ``rest`` are further fields of ``Task``."""
+    def task(
+        self,
+        kind: Kind,
+        config: Config,
+        seed: int,
+        parents: tuple[tuple[str, TaskId], ...],
+        *,
+        data: str | None = None,
+        **rest: Any,
+    ) -> Task:
+        """A task on this workload; ``data`` where it reads more than the workload's, ``rest``: fields of ``Task``."""
         full = {"workload": self.config, **config}
-        return Task(kind, full, seed, parents, data=self.data, workload=self.workload.name, **rest)
+        return Task(kind, full, seed, parents, data=data or self.data, workload=self.workload.name, **rest)
+
+    def other(self, name: str) -> WorkloadConfig:
+        """Another workload by its name, with its own defaults (transfer learning)."""
+        return build("workload", {"name": name})  # type: ignore[return-value]
+
+    def data_with(self, others: Iterable[WorkloadConfig]) -> str:
+        """Fingerprint of this workload's data together with those of others."""
+        prints = [other.fingerprint(self._data_root) for other in others]
+        return digest("data", [self.data, *prints]) if prints else self.data
 
     def clean(self, seed: int) -> Task:
         """The model without a mark."""
@@ -109,8 +131,10 @@ class Ground:
 
     def scratch(self, seed: int, adversary: Config) -> Task:
         """A model trained on the adversary's data alone."""
-        granted = ",".join(f"{k}={short(v)}" for k, v in adversary.items())
-        return self._train(seed, f"scratch/{granted}", None, adversary, ())
+        # How long and with how many queries an attack may run changes nothing here.
+        data = {name: adversary[name] for name in ("data_fraction", "disjoint")}
+        granted = ",".join(f"{k}={short(v)}" for k, v in data.items())
+        return self._train(seed, f"scratch/{granted}", None, data, ())
 
     def _train(
         self,

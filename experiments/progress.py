@@ -41,6 +41,7 @@ class Tally:
     running: dict[str, tuple[Task, float]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     _workers: set[str] = field(default_factory=set)
+    _settled: set[TaskId] = field(default_factory=set)
     _guessed: float = 0.0
     _measured: float = 0.0
 
@@ -51,7 +52,10 @@ class Tally:
         return cls(total=len(plan), cached=len(plan) - len(expected), expected=expected, clock=clock)
 
     def hear(self, event: Event) -> None:
-        """Take one event in."""
+        """Take one event in; a task that joined the plan on the way counts from its first event on."""
+        if event.task.id not in self.expected and event.task.id not in self._settled:
+            self.total += 1
+            self.expected[event.task.id] = event.task.cost
         if event.kind == "started":
             self._workers.add(event.worker)
             self.running[event.worker] = (event.task, self.clock())
@@ -61,6 +65,7 @@ class Tally:
         if event.kind == "retried":
             return
         guess = self.expected.pop(event.task.id, 0.0)
+        self._settled.add(event.task.id)
         if event.kind == "done":
             self.done += 1
             self._guessed += guess

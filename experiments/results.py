@@ -16,9 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from experiments.calibration import CONTROL, Calibration, calibrations
 from experiments.caveats import Evidence, raise_caveats
-from experiments.rows import UNREACHED, Row, budget_drop, max_drop
-from orchestrator.evidence import Record
+from experiments.rows import UNREACHED, Row, attack_params, budget_drop, max_drop, victim_of
+from orchestrator.evidence import COVERTNESS, Record, suspect_metric
 from orchestrator.identity import canonical
 from orchestrator.plan import Cell, Plan
 from orchestrator.task import State, TaskId
@@ -40,6 +41,7 @@ RESULTS_SCHEMA = pa.schema(
         ("strength_name", _TEXT),
         ("strength", _REAL),
         ("budget", _TEXT),
+        ("searched", _FLAG),
         ("seed", _WHOLE),
         ("control", _TEXT),
         # How it ended.
@@ -52,6 +54,7 @@ RESULTS_SCHEMA = pa.schema(
         ("metric_marked", _REAL),
         ("metric_suspect", _REAL),
         ("metric_scratch", _REAL),
+        ("metric_unlicensed", _REAL),
         ("metric_clean_val", _REAL),
         ("metric_marked_val", _REAL),
         ("metric_suspect_val", _REAL),
@@ -71,12 +74,15 @@ RESULTS_SCHEMA = pa.schema(
         ("margin", _REAL),
         ("removed", _FLAG),
         ("covertness_mean_abs_dev", _REAL),
+        ("covertness_ks", _REAL),
+        ("covertness_relative_l2", _REAL),
         # What it took.
         ("seconds_embed", _REAL),
         ("seconds_attack", _REAL),
         ("seconds_verify", _REAL),
         ("device", _TEXT),
         ("caveats", pa.list_(_TEXT)),
+        ("details", _TEXT),
         # Where the models are.
         ("embed_id", _TEXT),
         ("suspect_id", _TEXT),
@@ -107,7 +113,8 @@ def build_rows(
         run_id: the execution that the table belongs to.
     """
     tasks = plan.tasks if isinstance(plan, Plan) else {}
-    cells = {cell.verify: cell for cell in (plan.cells if isinstance(plan, Plan) else plan)}
+    listed = plan.cells if isinstance(plan, Plan) else plan
+    cells = {cell.verify: cell for cell in listed if cell.control != CONTROL}
     rows = []
     for cell in cells.values():
         trained = tasks.get(cell.clean)
@@ -115,8 +122,30 @@ def build_rows(
         head = {"experiment": experiment, "run_id": run_id, "workload_params": workload}
         rows.append(_row(cell, records) | head)
     sources = {cell.verify: [records[t] for t in _tasks(cell) if t in records] for cell in cells.values()}
-    raise_caveats(Evidence(rows=rows, sources=sources))
+    rows = _in_order(rows)
+    found = [c for c in calibrated(plan, records) if c.mismatch]
+    wrong = {(c.workload, c.workload_params, c.scheme, c.scheme_params) for c in found}
+    raise_caveats(Evidence(rows=rows, sources=sources, miscalibrated=wrong))
     return rows
+
+
+def _in_order(rows: Sequence[Row]) -> list[Row]:
+    """Rows as planned, then searched ones by victim and strength: the order in which they joined is chance."""
+    first: dict[tuple[Any, ...], int] = {}
+    keys = []
+    for number, row in enumerate(rows):
+        group = victim_of(row), row["seed"], row["attack"], canonical(attack_params(row)), row["budget"]
+        first.setdefault(group, number)
+        keys.append((True, first[group], row["strength"]) if row["searched"] else (False, number, 0.0))
+    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: (*keys[i], i))]
+
+
+def calibrated(plan: Plan | Iterable[Cell], records: Mapping[TaskId, Record]) -> list[Calibration]:
+    """How the plan's schemes behave on clean models, where it asks for that."""
+    cells = list(plan.cells if isinstance(plan, Plan) else plan)
+    tasks = plan.tasks if isinstance(plan, Plan) else {}
+    params = {c.clean: canonical(dict(tasks[c.clean].config["workload"])) for c in cells if c.clean in tasks}
+    return calibrations(cells, records, params)
 
 
 def _tasks(cell: Cell) -> list[TaskId]:
@@ -132,19 +161,33 @@ def _row(cell: Cell, records: Mapping[TaskId, Record]) -> Row:
     verdict = judged.get("verdict", {})
     row |= {name: verdict.get(name) for name in _FROM_VERDICT}
     row |= {
-        "covertness_mean_abs_dev": _result(records, cell.embed).get("covertness_mean_abs_dev"),
+        **{name: _result(records, cell.embed).get(name) for name in COVERTNESS},
         "seconds_embed": _seconds(records, cell.embed),
         "seconds_attack": _seconds(records, cell.attack_task),
         "seconds_verify": _seconds(records, cell.verify),
         "device": judged.get("device"),
         "caveats": [],
+        "details": _details(cell, records),
     }
     return row | _judgement(cell, row)
 
 
+def _details(cell: Cell, records: Mapping[TaskId, Record]) -> str | None:
+    """What verdict, attack and claim say beyond the columns, as JSON; None where they say nothing."""
+    attack = _result(records, cell.attack_task)
+    found = {
+        "verdict": _result(records, cell.verify).get("verdict", {}).get("details"),
+        "attack": attack.get("facts"),
+        "claim": attack.get("claim"),
+    }
+    known = {name: value for name, value in found.items() if value}
+    return canonical(known) if known else None
+
+
 def _question(cell: Cell) -> Row:
-    marks = {"head": "original"} if cell.head == "original" else {}
+    marks: dict[str, str | bool] = {"head": "original"} if cell.head == "original" else {}
     marks |= {"claim": "adversary"} if cell.claim else {}
+    marks |= {"realigned": True} if cell.realigned else {}
     return {
         "task_id": cell.verify,
         "workload": cell.workload,
@@ -155,6 +198,7 @@ def _question(cell: Cell) -> Row:
         "strength_name": cell.strength_name,
         "strength": cell.strength,
         "budget": canonical(cell.budget),
+        "searched": cell.searched,
         "seed": cell.seed,
         "control": cell.control,
         "metric": cell.metric,
@@ -180,7 +224,11 @@ def _metrics(cell: Cell, records: Mapping[TaskId, Record]) -> Row:
     made = {"clean": cell.clean, "marked": cell.embed, "suspect": cell.suspect, "scratch": cell.scratch}
     found = {f"metric_{part}": _result(records, task).get("metric_test") for part, task in made.items()}
     del made["scratch"]
-    return found | {f"metric_{part}_val": _result(records, task).get("metric_val") for part, task in made.items()}
+    found |= {f"metric_{part}_val": _result(records, task).get("metric_val") for part, task in made.items()}
+    # A model that serves licensed users only is judged by what it is worth to everybody else.
+    judged = _result(records, cell.suspect)
+    found |= {"metric_suspect": suspect_metric(judged, "test"), "metric_suspect_val": suspect_metric(judged, "val")}
+    return found | {"metric_unlicensed": _result(records, cell.embed).get("unlicensed_test")}
 
 
 def _judgement(cell: Cell, row: Row) -> Row:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from attacks.base import Budget
+from attacks.knowledge import Budget
 
 Row = dict[str, Any]
 """One row; the columns are those of ``experiments.results.RESULTS_SCHEMA``."""
@@ -25,7 +25,7 @@ def workload_params(row: Mapping[str, Any]) -> Params:
 def attack_params(row: Mapping[str, Any]) -> Params:
     """The attack's configuration, one level of dotted names, without its strength and the marks of the row's role."""
     params = json.loads(row["attack_params"])
-    for mark in ("head", "claim"):
+    for mark in ("head", "claim", "realigned"):
         params.pop(mark, None)
     out = flat(params)
     # A chain's strength is that of its last part that has one.
@@ -76,6 +76,11 @@ def is_unattacked(row: Mapping[str, Any]) -> bool:
 def has_original_head(row: Mapping[str, Any]) -> bool:
     """True if the verdict was taken with the owner's output layer plugged back in."""
     return bool(json.loads(row["attack_params"]).get("head") == "original")
+
+
+def is_realigned(row: Mapping[str, Any]) -> bool:
+    """True if the verdict was taken after bringing the suspect's channels into the owner's order and scale."""
+    return bool(json.loads(row["attack_params"]).get("realigned"))
 
 
 def is_gated(row: Mapping[str, Any]) -> bool:

@@ -4,9 +4,10 @@ import types
 import typing
 from typing import Any, Literal
 
-from attacks.base import Attack, Budget
+from attacks.base import Attack
+from attacks.knowledge import Budget
 from experiments.entries import nested_kind
-from experiments.spec import ExecutorSpec, ExperimentSpec
+from experiments.spec import CalibrationSpec, ExecutorSpec, ExperimentSpec
 from orchestrator.plugins import names, plugin_class
 from schemes.params import Configurable, Param
 
@@ -22,6 +23,20 @@ _TYPES: dict[Any, Schema] = {
 }
 
 
+_BISECTION: Schema = {
+    "type": "object",
+    "properties": {
+        "bisect": {"type": "string", "description": "field that is searched"},
+        "low": {"type": "number"},
+        "high": {"type": "number"},
+        "steps": {"type": "integer", "minimum": 1, "maximum": 30, "default": 6},
+    },
+    "required": ["bisect", "low", "high"],
+    "additionalProperties": False,
+    "description": "search for the strength at which the verdict flips",
+}
+
+
 def json_schema() -> Schema:
     """The whole format, with the plugins that are installed here."""
     top = {
@@ -32,6 +47,12 @@ def json_schema() -> Schema:
         "attacks": _listed(_ref("attack"), "`none`, the marked model itself, is always included"),
         "adversary": {**_ref("adversary"), "description": "what every adversary is granted; attacks may override it"},
         "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True},
+        "only": {
+            "type": "object",
+            "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            "description": "pairs that are planned: {dsn: [mnist_dsn]} keeps a scheme to one workload",
+        },
+        "calibration": CalibrationSpec.model_json_schema(),
         "executor": _ref("executor"),
         "keys": {
             "type": "object",
@@ -72,7 +93,7 @@ def _executor() -> Schema:
 def _entry(kind: str, cls: type[Configurable]) -> Schema:
     fields = {"name": {"const": cls.name}, **_fields(cls)}
     if issubclass(cls, Attack):
-        fields = {**_granted(), **fields}
+        fields = {**_granted(), "strength": _BISECTION, **fields}
     required = ["name", *(n for n in cls.parameters() if n not in cls.defaults())]
     return {**_object(fields, required), "title": f"{kind} {cls.name}", "description": cls.summary()}
 

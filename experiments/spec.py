@@ -5,6 +5,7 @@ takes the same fields in Python, entries as mappings, names or plugin objects. E
 over: every grid expanded, every default filled in.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,17 +26,17 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from attacks.base import Budget
+from attacks.knowledge import Budget
 from experiments.entries import AttackEntry, EntryReader
 from experiments.overrides import apply
 from experiments.problems import Path as Place
-from experiments.problems import Problem, SpecError, dotted
+from experiments.problems import Problem, SpecError, dotted, unknown
 from experiments.translation import problems_of
 from experiments.workloads import WORKLOADS
 from experiments.yaml_lines import read
 from orchestrator.arena import WorkloadConfig
 from orchestrator.identity import canonical, digest
-from orchestrator.plugins import use_workloads
+from orchestrator.plugins import names, use_workloads
 from schemes.base import Scheme
 from schemes.params import Configurable
 
@@ -97,7 +98,12 @@ def _attacks(raw: Any, info: ValidationInfo) -> tuple[AttackEntry, ...]:
         for i, entry in enumerate(_listed(raw, info))
         for attack in reader.attacks(entry, ("attacks", i), adversary)
     ]
-    configs = [({"attack": a.attack.config(), "adversary": a.budget.config(until="attack")}, w) for a, w in found]
+    # The ends of a search may also be listed: they are computed once.
+    configs = [
+        ({"attack": a.attack.config(), "adversary": a.budget.config(until="attack")}, w)
+        for a, w in found
+        if a.search is None
+    ]
     hint = "; max_drop decides how a row is read and makes no second one"
     _raise([*reader.problems, *_repeated(configs, hint if len({a.budget.max_drop for a, _ in found}) > 1 else "")])
     return tuple(attack for attack, _ in found)
@@ -126,6 +132,26 @@ def _adversary(raw: Any) -> Mapping[str, Any]:
     reader.configured(Budget, raw, ("adversary",))
     _raise(reader.problems)
     return dict(raw)
+
+
+def _only(raw: Any) -> dict[str, tuple[str, ...]]:
+    """``only: {dsn: [mnist_dsn]}``: pairs of names that are planned, for workloads, schemes and attacks."""
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"expected names with lists of names, such as {{dsn: [mnist_dsn]}}, got {raw!r}")
+    known = sorted({name for kind in ("workload", "scheme", "attack") for name in names(kind)})
+    problems: list[Problem] = []
+    out: dict[str, tuple[str, ...]] = {}
+    for name, listed in raw.items():
+        others = [listed] if isinstance(listed, str) else listed
+        if not isinstance(others, list | tuple) or not all(isinstance(o, str) for o in others) or not others:
+            problems.append(Problem(f"expected a list of names, got {listed!r}", ("only", str(name))))
+            continue
+        for given in (name, *others):
+            if given not in known:
+                problems.append(Problem(unknown(str(given), known), ("only", str(name))))
+        out[str(name)] = tuple(others)
+    _raise(problems)
+    return out
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -167,6 +193,13 @@ class ExecutorSpec(_Block):
     max_retries: Annotated[int, Field(ge=0, strict=True)] = 2
 
 
+class CalibrationSpec(_Block):
+    """How many independent clean models, and fresh keys on each, check every scheme's null model."""
+
+    models: Annotated[int, Field(ge=1, le=1000, strict=True)] = 10
+    keys: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 30
+
+
 class KeysSpec(_Block):
     """Where key material comes from."""
 
@@ -183,6 +216,8 @@ class ExperimentSpec(_Block):
     schemes: Annotated[tuple[SkipValidation[Scheme], ...], BeforeValidator(_plugins("scheme"))]
     attacks: Annotated[tuple[SkipValidation[AttackEntry], ...], BeforeValidator(_attacks)] = ()
     seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...], AfterValidator(_distinct)]
+    only: Annotated[dict[str, tuple[str, ...]], PlainValidator(_only)] = Field(default_factory=dict)
+    calibration: CalibrationSpec | None = None
     executor: ExecutorSpec = Field(default_factory=ExecutorSpec)
     keys: KeysSpec | None = None
     profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -254,6 +289,8 @@ class ExperimentSpec(_Block):
             "schemes": [s.config() for s in self.schemes],
             "attacks": [_written(a) for a in self.attacks],
             "seeds": list(self.seeds),
+            "only": {name: list(others) for name, others in self.only.items()},
+            "calibration": None if self.calibration is None else self.calibration.model_dump(),
         }
 
     @property
@@ -264,7 +301,10 @@ class ExperimentSpec(_Block):
 
 def _written(entry: AttackEntry) -> dict[str, Any]:
     adversary = {k: v for k, v in entry.budget.config().items() if k != "name"}
-    return {**entry.attack.config(), "adversary": adversary}
+    written = {**entry.attack.config(), "adversary": adversary}
+    if entry.search is not None:
+        written["strength"] = dataclasses.asdict(entry.search)
+    return written
 
 
 def shipped() -> list[str]:

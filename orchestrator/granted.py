@@ -1,20 +1,24 @@
 """What each role is given: keys from its own domain, data from its own share, and an attack's whole view."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from attacks.base import Attack, AttackView, Budget
-from orchestrator.arena import Arena
+from attacks.base import Attack, AttackView
+from attacks.knowledge import Budget, DataSet, Elsewhere, NotGranted
+from orchestrator.arena import Arena, WorkloadConfig
 from orchestrator.checkpoints import Curves, FolderCheckpoints
 from orchestrator.custody import Role
 from orchestrator.identity import canonical
+from orchestrator.plugins import build
 from orchestrator.task import Task
 from orchestrator.workbench import Workbench
 from schemes.base import Owner, Recipe, Samples, Scheme
 from schemes.prf import Prf, subseed
 
-_VAL_SHARE = 0.1
+VAL_SHARE = 0.1
+"""Part of the adversary's share that is held out for model selection."""
+
 _SCRATCH_PASSES = 10
 
 
@@ -63,7 +67,31 @@ def attack_view(job: Job, attack: Attack, scheme: Scheme) -> AttackView:
         log=job.curves,
         checkpoints=job.checkpoints,
         key=job.bench.load_key(job.task.parent("victim")) if "key" in needs else None,
+        elsewhere=_elsewhere(job, attack.data_sets()),
     )
+
+
+def _elsewhere(job: Job, names: Iterable[str]) -> Elsewhere:
+    """The named workloads' data with these workloads' own defaults.
+
+    Read now, so that nothing of the workbench, with its keys and its test data, stays within an attack's reach.
+
+    Raises:
+        NotGranted: a workload has the owner's data set: its samples are the owner's, beyond the adversary's share.
+    """
+    own = _data_set(job.task.config["workload"])
+    found: dict[str, DataSet] = {}
+    for name in names:
+        if _data_set({"name": name}) == own:
+            raise NotGranted(f"expected a workload on another data set than the owner's {own}, got {name!r}")
+        arena = job.bench.arena({"name": name})
+        found[name] = arena.train, arena.val, arena.task.info
+    return Elsewhere(found)
+
+
+def _data_set(config: Mapping[str, Any]) -> str:
+    workload: WorkloadConfig = build("workload", config)  # type: ignore[assignment]
+    return workload.data_set
 
 
 def adversary_data(arena: Arena, granted: Mapping[str, Any], seed: int) -> tuple[Samples, Samples]:
@@ -79,7 +107,7 @@ def adversary_data(arena: Arena, granted: Mapping[str, Any], seed: int) -> tuple
         pool = arena.reserve
         fraction = min(1.0, fraction * len(arena.train) / len(pool))
     share = pool.share(fraction, domain="adversary", seed=seed)
-    return share.split(_VAL_SHARE, domain="adversary/val", seed=seed)
+    return share.split(VAL_SHARE, domain="adversary/val", seed=seed)
 
 
 def scratch_recipe(recipe: Recipe, fraction: float) -> Recipe:

@@ -194,13 +194,20 @@ class Journal(Database):
             )
             self._add_tasks(run, list(plan.tasks), cached, 0)
 
-    def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId]) -> None:
-        """Tasks that joined while the run was under way."""
+    def extend_run(
+        self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Tasks that joined while the run was under way, and the table cells that they answer (JSON values)."""
         (position,) = self._db.execute(
             "SELECT COALESCE(MAX(position) + 1, 0) FROM run_task WHERE run=?", (run,)
         ).fetchone()
         with self._transaction():
             self._add_tasks(run, new, cached, position)
+            if cells:
+                (info,) = self._db.execute("SELECT info FROM run WHERE id=?", (run,)).fetchone()
+                known = json.loads(info)
+                known["cells"] = [*known.get("cells", []), *map(dict, cells)]
+                self._db.execute("UPDATE run SET info=? WHERE id=?", (json.dumps(known), run))
 
     def _add_tasks(self, run: str, ids: Sequence[TaskId], cached: set[TaskId], start: int) -> None:
         self._db.executemany(

@@ -230,13 +230,14 @@ class Loop:
         while todo and self.grow is not None:
             task = todo.popleft()
             growth = self.grow(task, self.ledger.records[task.id].result or {})
-            new = self.plan.add(*growth) if growth is not None else []
-            if not new:
+            if growth is None:
                 continue
+            new = self.plan.add(*growth)
             found = find([t.id for t in new], self.store, self.journal)
             skipped = self.ledger.join(new, found.records)
             finished = [t for t in new if self.ledger.state[t.id] is State.DONE]
-            self.journal.extend_run(self.run, [t.id for t in new], {t.id for t in finished})
+            cells = [vars(cell) for cell in growth[1]]
+            self.journal.extend_run(self.run, [t.id for t in new], {t.id for t in finished}, cells)
             self._report_skipped(skipped)
             todo.extend(finished)
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import ks_2samp
 from torch import Tensor, nn
 
-from attacks.base import Claim, Piracy, finish, isolated_rng
+from attacks.base import Claim, Finding, Piracy, finish, isolated_rng
 from orchestrator.arena import Arena
 from orchestrator.checkpoints import Curves
 from orchestrator.granted import Job, adversary_data, attack_view, owner_of, scratch_recipe
@@ -22,7 +23,8 @@ from orchestrator.plugins import build_attack, build_scheme
 from orchestrator.store import CorruptArtifact, Store, StoreError, tensors_to_bytes
 from orchestrator.task import Failure, FailureKind, Kind, Task, TaskId
 from orchestrator.workbench import MODEL, Setup, Workbench
-from schemes.base import Cancelled, Recipe, Suspect, Verdict
+from schemes.base import Cancelled, Recipe, Scheme, Suspect, Verdict
+from schemes.keys import Key
 from schemes.prf import subseed
 from schemes.statistics import log10_adjusted
 
@@ -127,7 +129,15 @@ def _embed(job: Job) -> _Made:
     )
     bench.save_key(task.id, key)
     result, files = _with_model(arena, marked, job.curves)
-    result |= {"commitment": key.commitment, "covertness_mean_abs_dev": mean_abs_deviation(clean, marked)}
+    licensed = scheme.licensed(arena.task, key)
+    if licensed is not None:
+        # Worth what it does for those who may use it; what everybody else gets stands beside.
+        result |= {"unlicensed_test": result["metric_test"], "unlicensed_val": result["metric_val"]}
+        result |= {
+            "metric_test": licensed.score(marked, arena.test),
+            "metric_val": licensed.score(marked, arena.val),
+        }
+    result |= {"commitment": key.commitment, **covertness(clean, marked)}
     return result, files
 
 
@@ -139,7 +149,9 @@ def _attack(job: Job) -> _Made:
     result: dict[str, Any] = {}
     files: dict[str, bytes] = {}
     claim = outcome.claim if isinstance(outcome, Piracy) else outcome if isinstance(outcome, Claim) else None
-    model = outcome.model if isinstance(outcome, Piracy) else outcome if isinstance(outcome, nn.Module) else None
+    model = outcome if isinstance(outcome, nn.Module) else None
+    if isinstance(outcome, Piracy | Finding):
+        model = outcome.model
     if model is not None:
         result, files = _with_model(arena, model, job.curves)
         result["moved_mean_abs_dev"] = mean_abs_deviation(victim, model)
@@ -147,6 +159,8 @@ def _attack(job: Job) -> _Made:
         bench.save_key(task.id, claim.key)
         result["claim"] = {"n_tried": claim.n_tried, **claim.details}
         result["commitment"] = claim.key.commitment
+    if isinstance(outcome, Finding):
+        result["facts"] = dict(outcome.details)
     return result, files
 
 
@@ -158,13 +172,38 @@ def _verify(job: Job) -> _Made:
         owner_model = bench.model(arena, task.parent("owner"))
         model = copy.deepcopy(model)
         arena.task.head(model).load_state_dict(arena.task.head(owner_model).state_dict())
+    if config.get("realigned"):
+        model = _realigned(job, model)
     key = bench.load_key(task.parent("claim" if config["claim"] else "owner"))
+    if config.get("calibration"):
+        return {"calibration": _calibrated(job, scheme, Suspect(model, arena.task), key)}, {}
     if config["control"] == "stranger_key":
         key = scheme.randomise_key(key, job.prf("stranger", scheme))
     verdict = scheme.judge(Suspect(model, arena.task), key)
     if config["claim"]:
         verdict = _adjusted(verdict, _n_tried(bench.store, task.parent("claim")))
     return {"verdict": {**asdict(verdict), "caveats": list(verdict.caveats)}}, {}
+
+
+def _realigned(job: Job, model: nn.Module) -> nn.Module:
+    """The suspect with its channels in the order and scale of the owner's marked model."""
+    from schemes.realign import realign
+
+    inputs, _ = next(iter(job.arena.val.in_order(64)))
+    reference = job.bench.model(job.arena, job.task.parent("owner"))
+    aligned, _ = realign(model, reference, inputs)
+    return aligned
+
+
+def _calibrated(job: Job, scheme: Scheme, suspect: Suspect, key: Key) -> dict[str, Any]:
+    """Evidence of keys that nobody embedded on a clean model, each drawn for this model alone."""
+    prf = job.prf("stranger", scheme, "calibration", job.task.parent("suspect"))
+    n, q = scheme.trials(key)
+    pairs = []
+    for number in range(int(job.task.config["calibration"])):
+        found = scheme.judge(suspect, scheme.randomise_key(key, prf.child(str(number))))
+        pairs.append({name: getattr(found, name) for name in ("statistic", "k", "log10_p", "verdict", "threshold")})
+    return {"p_method": scheme.p_method, "n": n, "q": q, "pairs": pairs}
 
 
 def _n_tried(store: Store, forger: TaskId) -> int:
@@ -186,6 +225,22 @@ def mean_abs_deviation(reference: nn.Module, other: nn.Module) -> float:
     pairs = [(base[n], p) for n, p in other.named_parameters() if n in base and base[n].shape == p.shape]
     total = sum(float((a.detach() - b.detach()).abs().sum()) for a, b in pairs)
     return total / max(1, sum(a.numel() for a, _ in pairs))
+
+
+def covertness(reference: nn.Module, other: nn.Module) -> dict[str, float]:
+    """How far ``other``'s weights are from ``reference``'s (specs 5.4).
+
+    Mean |w - w0|, the Kolmogorov-Smirnov distance of the two weight histograms, ||w - w0|| / ||w0||.
+    """
+    base = dict(reference.named_parameters())
+    pairs = [(base[n], p) for n, p in other.named_parameters() if n in base and base[n].shape == p.shape]
+    before = torch.cat([a.detach().flatten() for a, _ in pairs]).double().cpu().numpy()
+    after = torch.cat([b.detach().flatten() for _, b in pairs]).double().cpu().numpy()
+    return {
+        "covertness_mean_abs_dev": mean_abs_deviation(reference, other),
+        "covertness_ks": float(ks_2samp(before, after, method="asymp").statistic),
+        "covertness_relative_l2": float(np.linalg.norm(after - before)) / max(float(np.linalg.norm(before)), 1e-300),
+    }
 
 
 def _with_model(arena: Arena, model: nn.Module, curves: Curves) -> _Made:

@@ -22,7 +22,9 @@ class Cell:
         scheme_params, attack_params: resolved configurations without the name.
         head: "deployed", or "original" when the owner's output layer is plugged back.
         claim: True if the adversary's own key is judged (ambiguity, piracy) instead of the owner's.
-        control: None, "clean", "null_model" or "stranger_key".
+        control: None, "clean", "null_model" or "stranger_key"; "calibration" makes no row of the table.
+        realigned: True if the suspect's channels are brought into the owner's order before it is judged.
+        searched: True if the strength was chosen by a search, not listed.
         budget: what the adversary was granted, with ``max_drop``.
     """
 
@@ -44,6 +46,8 @@ class Cell:
     control: str | None = None
     head: str = "deployed"
     claim: bool = False
+    realigned: bool = False
+    searched: bool = False
     budget: dict[str, Any] = field(default_factory=dict)
 
 

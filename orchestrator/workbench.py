@@ -53,7 +53,8 @@ class Workbench:
     """One device with its data and models; computes one task at a time and decides nothing."""
 
     def __init__(self, setup: Setup, cancelled: Callable[[], bool] = lambda: False) -> None:
-        use_workloads(setup.workloads)
+        if setup.workloads:  # none: those that this process knows already
+            use_workloads(setup.workloads)
         torch.set_num_threads(setup.threads)
         kind = ("cuda" if torch.cuda.is_available() else "cpu") if setup.device == "auto" else setup.device
         self.device = torch.device(kind)

@@ -98,6 +98,9 @@ class Adi(Scheme):
     def twin_recipe(self, task: Workload, n_train: int) -> Recipe | None:
         return None if self.from_scratch else self.recipe(task, n_train)
 
+    def overwriting(self) -> "Adi":
+        return replace(self, mode="pretrained")
+
     def for_epochs(self, epochs: int, n_train: int) -> "Adi":
         return replace(self, epochs=epochs)
 

@@ -4,6 +4,7 @@ A scheme writes ``keygen``, ``embed``, ``verify`` (and hooks that make spoil, ov
 workload implements the protocols below; neither side knows an orchestrator, so a scheme runs in a notebook.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,15 @@ from torch import Tensor, nn
 from schemes.keys import Key
 from schemes.params import Configurable, Json
 from schemes.prf import Prf
-from schemes.statistics import LEVEL, binomial_threshold, log10_adjusted, log10_binomial_tail, margin
+from schemes.statistics import (
+    LEVEL,
+    binomial_threshold,
+    correlation_threshold,
+    log10_adjusted,
+    log10_binomial_tail,
+    log10_correlation_tail,
+    margin,
+)
 
 Access = Literal["black", "white"]
 PMethod = Literal["binomial", "key_randomisation", "gauss", "hash"]
@@ -102,6 +111,10 @@ class Samples(Protocol):
         """All samples once, unshuffled, unaugmented."""
         ...
 
+    def raw(self) -> Batch:
+        """All (raw inputs (n, *input_shape), targets), in order, as ``Workload.to_inputs`` takes them."""
+        ...
+
     def share(self, fraction: float, *, domain: str, seed: int) -> "Samples":
         """A class-stratified random share, copied; shares of different domains overlap by chance only."""
         ...
@@ -170,6 +183,13 @@ class Workload(Protocol):
         """The output layer: what *LL attacks train and RT* attacks re-initialise."""
         ...
 
+    def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
+        """(extractor, predictor), sharing the model's parameters: ``model(x) == predictor(extractor(x))``.
+
+        The extractor ends where the convolutions do; a network without dense hidden layers is split at its head.
+        """
+        ...
+
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean primary loss of a batch (scalar)."""
         ...
@@ -224,8 +244,8 @@ class Verdict:
     """A claim with its statistics, never a bare True (specs 0.2-0.4, 5.2).
 
     Attributes:
-        statistic: k / n for exact binomial tests; else the scheme's own statistic in [0, 1].
-        threshold: smallest passing statistic at ``level``.
+        statistic: k / n for exact binomial tests; else the scheme's own statistic (a correlation may be negative).
+        threshold: smallest passing statistic at ``level``; above 1 where nothing passes.
         log10_p: log10 of the p-value under ``p_method``'s null model.
         log10_p_adj: the same if 2^64 keys (or the number really tried) may have been ground through.
         verdict: log10_p <= log10(level).
@@ -288,10 +308,102 @@ class Verdict:
         )
 
     @classmethod
-    def structure(cls, n: int, q: float, *, access: Access, found: str, level: float = LEVEL) -> "Verdict":
+    def gauss(
+        cls,
+        r: float,
+        n: int,
+        *,
+        access: Access,
+        paper: bool | None,
+        level: float = LEVEL,
+        details: Mapping[str, Json] | None = None,
+        caveats: Sequence[str] = (),
+    ) -> "Verdict":
+        """Pearson correlation ``r`` of n values: atanh(r) sqrt(n - 3) is standard normal under the null (Fisher)."""
+        log10_p, threshold = log10_correlation_tail(r, n), correlation_threshold(n, level)
+        return cls(
+            statistic=r,
+            n=n,
+            k=None,
+            null_q=None,
+            threshold=threshold,
+            level=level,
+            log10_p=log10_p,
+            log10_p_adj=log10_adjusted(log10_p),
+            p_method="gauss",
+            verdict=log10_p <= math.log10(level),
+            verdict_paper=paper,
+            margin=margin(r, threshold),
+            access=access,
+            details=dict(details or {}),
+            caveats=tuple(caveats),
+        )
+
+    @classmethod
+    def randomised(
+        cls,
+        k: int,
+        n: int,
+        random_counts: Sequence[int],
+        n_keys: int,
+        *,
+        access: Access,
+        paper: bool,
+        paper_threshold: float,
+        queries: int = 0,
+        details: Mapping[str, Json] | None = None,
+        caveats: Sequence[str] = (),
+    ) -> "Verdict":
+        """k of n matches against the counts of random keys on the same suspect; ties count against the claimant.
+
+        p = (1 + #{r: T_r >= T}) / (R + 1); the level is the smallest attainable p, and the paper's rule must hold
+        too (specs 0.2, A.7). A search that was stopped early (Besag and Clifford 1991) passes fewer counts than keys:
+        p is then exceedances / draws.
+
+        Args:
+            random_counts: matches of the random keys that were drawn, at most ``n_keys``.
+            n_keys: R, the random keys that would have been drawn.
+            paper_threshold: smallest statistic that the paper's rule lets pass.
+        """
+        exceeding = sum(count >= k for count in random_counts)
+        stopped = len(random_counts) < n_keys
+        p = exceeding / len(random_counts) if stopped else (1 + exceeding) / (n_keys + 1)
+        level = 1 / (n_keys + 1)
+        beyond = (max(random_counts, default=-1) + 1) / n
+        log10_p = math.log10(p)
+        threshold = max(beyond, paper_threshold)
+        return cls(
+            statistic=k / n,
+            n=n,
+            k=k,
+            null_q=None,
+            threshold=threshold,
+            level=level,
+            log10_p=log10_p,
+            log10_p_adj=log10_adjusted(log10_p),
+            p_method="key_randomisation",
+            verdict=exceeding == 0 and paper,
+            verdict_paper=paper,
+            margin=margin(k / n, threshold),
+            access=access,
+            queries=queries,
+            details={**(details or {}), "random_keys": len(random_counts)},
+            caveats=tuple(caveats),
+        )
+
+    @classmethod
+    def structure(
+        cls, n: int, q: float | None, *, access: Access, found: str, p_method: PMethod = "binomial"
+    ) -> "Verdict":
         """The suspect does not have the parts that the key speaks of: not found, p = 1."""
-        base = cls.binomial(0, n, q, access=access, paper=False, level=level, details={"found": found})
-        return cls(**{**base.__dict__, "reason": "structure"})
+        details: dict[str, Json] = {"found": found}
+        if p_method == "binomial" and q is not None:
+            base = cls.binomial(0, n, q, access=access, paper=False, details=details)
+        elif p_method == "gauss":
+            base = cls.gauss(0.0, n, access=access, paper=False, details=details)
+        else:
+            base = cls.randomised(0, n, [0], 1, access=access, paper=False, paper_threshold=1.0, details=details)
+        return cls(**{**base.__dict__, "reason": "structure", "log10_p": 0.0, "log10_p_adj": 0.0})
 
 
 class Suspect:
@@ -372,6 +484,17 @@ class Scheme(Configurable, ABC):
         """
         return None
 
+    def overwriting(self) -> "Scheme":
+        """This scheme as somebody runs it on a stolen model: from that model, not from scratch."""
+        return self
+
+    def licensed(self, task: Workload, key: Key) -> Workload | None:
+        """The task as those see it who may use the model (DSN: with the serial number in each input).
+
+        None where everybody may. What the marked model is worth is then measured on this task.
+        """
+        return None
+
     def for_epochs(self, epochs: int, n_train: int) -> "Scheme":
         """This scheme with an embedding of ``epochs`` passes over ``n_train`` samples (for overwriting)."""
         raise NotImplementedError(f"{self.name} has no epochs to set")
@@ -401,8 +524,8 @@ class Scheme(Configurable, ABC):
         """Why the suspect's structure does not fit the key, or None."""
 
     @abstractmethod
-    def trials(self, key: Key) -> tuple[int, float]:
-        """(n, q) of the key's test, for evidence on suspects that do not fit."""
+    def trials(self, key: Key) -> tuple[int, float | None]:
+        """(n, q) of the key's test, for evidence on suspects that do not fit; q is None where p is not binomial."""
 
     @final
     def judge(self, suspect: Suspect, key: Key) -> Verdict:
@@ -410,7 +533,7 @@ class Scheme(Configurable, ABC):
         why = self.misfit(suspect, key)
         if why is not None:
             n, q = self.trials(key)
-            return Verdict.structure(n, q, access=self.access, found=why)
+            return Verdict.structure(n, q, access=self.access, found=why, p_method=self.p_method)
         with untouched(suspect.model), torch.no_grad(), torch.autocast(suspect.task.device.type, enabled=False):
             verdict = self.verify(suspect, key)
         return Verdict(**{**verdict.__dict__, "queries": suspect.queries if self.access == "black" else 0})

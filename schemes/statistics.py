@@ -4,11 +4,12 @@ Tails are never computed as 1 - cdf; log10 p is stored, not p: 600 matching bits
 """
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 from scipy.special import logsumexp
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, norm
 
 LEVEL = 1e-6
 """Significance at which ``verdict`` is decided for exact null models."""
@@ -47,6 +48,19 @@ def binomial_threshold(n: int, q: float, level: float = LEVEL) -> int:
     return low
 
 
+def log10_correlation_tail(r: float, n: int) -> float:
+    """log10 P[R >= r] for the correlation of n independent pairs: atanh(r) sqrt(n - 3) is standard normal (Fisher)."""
+    if n < 4:
+        raise ValueError(f"expected 4 values or more to correlate, got {n}")
+    z = math.atanh(min(max(r, -1 + 1e-15), 1 - 1e-15)) * math.sqrt(n - 3)
+    return min(0.0, float(norm.logsf(z)) / math.log(10))
+
+
+def correlation_threshold(n: int, level: float = LEVEL) -> float:
+    """Smallest correlation of n values with P[R >= r] <= level."""
+    return math.tanh(float(norm.isf(level)) / math.sqrt(n - 3))
+
+
 def margin(statistic: float, threshold: float) -> float:
     """(statistic - threshold) / (1 - threshold): 1 is perfect, 0 at the threshold, negative is lost."""
     if threshold >= 1.0:
@@ -75,3 +89,21 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided McNemar p-value from the discordant counts of two paired classifiers."""
     discordant = only_first + only_second
     return 1.0 if discordant == 0 else float(binomtest(only_first, discordant, 0.5).pvalue)
+
+
+def discrete_ks(counts: Sequence[int], n: int, q: float, *, draws: int = 2000) -> float:
+    """p-value of the hypothesis that ``counts`` are Binomial(n, q).
+
+    The Kolmogorov-Smirnov distance is compared with its own distribution under the hypothesis, by simulation: the
+    textbook distribution holds for continuous variables only and would hide a shift.
+    """
+    rng = np.random.default_rng(20171208)
+    cdf = binom.cdf(np.arange(n + 1), n, q)
+
+    def distance(sample: np.ndarray) -> float:
+        empirical = np.cumsum(np.bincount(sample, minlength=n + 1)) / len(sample)
+        return float(np.abs(empirical - cdf).max())
+
+    found = distance(np.asarray(counts))
+    simulated = rng.binomial(n, q, size=(draws, len(counts)))
+    return (1 + sum(distance(sample) >= found for sample in simulated)) / (draws + 1)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.base import Attack, AttackView, Budget, Claim, Knowledge, NotGranted, Outcome, Piracy
+from attacks.base import Attack, AttackView, Claim, Outcome, Piracy
+from attacks.knowledge import Budget, Knowledge, NotGranted
 from orchestrator.arena import Arena
 from orchestrator.plugins import build_attack
 from schemes.base import Cancelled, Checkpoints, Scheme
@@ -173,10 +174,10 @@ class AttackContract:
 
     def test_applies_to_its_victim(self, attack: Attack, victim: Victim) -> None:
         """The attack says that it means something against the scheme it is tried on, before and after resolving."""
-        kind = victim.arena.task.info.kind
+        info = victim.arena.task.info
 
-        assert attack.applicable(victim.scheme, kind) is None
-        assert attack.resolved(victim.scheme).applicable(victim.scheme, kind) is None
+        assert attack.applicable(victim.scheme, info) is None
+        assert attack.resolved(victim.scheme).applicable(victim.scheme, info) is None
 
     def test_resolving_twice_changes_nothing(self, attack: Attack, victim: Victim) -> None:
         """Resolving fills in what depends on the victim, once."""

@@ -22,7 +22,7 @@ from schemes.commitment import model_digest, tensor_bytes
 from schemes.keys import Key
 from schemes.params import STAGE_ORDER
 from schemes.prf import Prf
-from schemes.statistics import binomial_threshold, clopper_pearson, log10_binomial_tail
+from schemes.statistics import binomial_threshold, clopper_pearson, discrete_ks, log10_binomial_tail
 from tests.marks import (
     OWNER_SECRET,
     Embedded,
@@ -33,7 +33,6 @@ from tests.marks import (
     arena,
     clean_model,
     describe_key,
-    discrete_ks,
     embed,
     embedded,
     strangers,

@@ -5,11 +5,10 @@ import functools
 import importlib
 import json
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +18,6 @@ from orchestrator.arena import Arena
 from schemes.base import Cancelled, Checkpoints, Owner, Scheme, Suspect, Verdict
 from schemes.keys import Key
 from schemes.prf import Prf
-from schemes.statistics import log10_binomial_tail
 
 WORKLOADS = {"digits_cnn": DigitsCnn(), "digits_mlp": DigitsMlp()}
 OWNER_SECRET = b"the owner's secret, for tests only"
@@ -147,22 +145,3 @@ def describe_key(module: str, name: str, config: str) -> str:
 def another_process() -> ProcessPoolExecutor:
     """A process that was started afresh, not forked: it shares no state, hash seed or cache with this one."""
     return ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
-
-
-def discrete_ks(counts: Sequence[int], n: int, q: float, *, draws: int = 2000) -> float:
-    """p-value of the hypothesis that ``counts`` are Binomial(n, q).
-
-    The Kolmogorov-Smirnov distance is compared with its own distribution under the hypothesis, by simulation: the
-    textbook distribution holds for continuous variables only and would hide a shift.
-    """
-    tail = np.asarray([10 ** log10_binomial_tail(k, n, q) for k in range(n + 1)])
-    below = np.append(1 - tail[1:], 1.0)
-
-    def distance(sample: np.ndarray) -> float:
-        share = np.bincount(sample, minlength=n + 1).cumsum() / len(sample)
-        return float(np.abs(share - below).max())
-
-    rng = np.random.default_rng(20171208)
-    simulated = [distance(rng.binomial(n, q, len(counts))) for _ in range(draws)]
-    own = distance(np.asarray(counts))
-    return (1 + sum(s >= own for s in simulated)) / (draws + 1)

@@ -89,6 +89,9 @@ def _show(
     )
     out.print(table)
     out.print(f"Sharing saved {plan.shared} of {plan.requested} tasks; seconds are for one worker.")
+    if len(expansion.searches):
+        found = expansion.searches
+        out.print(f"{len(found)} searches for the flip add up to {found.most_rows} attacks on the way.")
     if expansion.left_out:
         out.print("Left out, because it means nothing:")
         for line in expansion.left_out:

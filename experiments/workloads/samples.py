@@ -58,6 +58,10 @@ class ImageSamples:
         for raw, labels in zip(torch.split(self._raw, batch_size), torch.split(self._labels, batch_size), strict=True):
             yield self._pixels.inputs(raw), labels
 
+    def raw(self) -> Batch:
+        """All (images (n, c, h, w) uint8, labels (n,)), in order."""
+        return self._raw, self._labels
+
     def share(self, fraction: float, *, domain: str, seed: int) -> "ImageSamples":
         """A class-stratified random share, copied; shares of different domains overlap by chance only.
 

@@ -106,6 +106,10 @@ class ImageTask:
         """The output layer."""
         return _network(model).head
 
+    def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
+        """(extractor, predictor) that share the model's parameters."""
+        return _network(model).split()
+
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of a batch, in the task's precision."""
         half = self.precision == "bf16" and self.device.type == "cuda"

@@ -8,8 +8,10 @@ not known is left out. Nothing here is key material: of a key only its commitmen
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
+from orchestrator.evidence import COVERTNESS, suspect_metric
 from orchestrator.identity import canonical
 from orchestrator.recorders.plan_file import Link
 from orchestrator.task import TaskId
@@ -245,11 +247,18 @@ def metrics(family: Relatives, link: Link | None = None) -> dict[str, float]:
     made = {"clean": family.clean, "marked": family.embed, "suspect": family.suspect}
     found: dict[str, Any] = {f"metric_{part}": _result(row).get("metric_test") for part, row in made.items()}
     found |= {f"metric_{part}_val": _result(row).get("metric_val") for part, row in made.items()}
+    found |= {
+        "metric_suspect": suspect_metric(_result(family.suspect), "test"),
+        "metric_suspect_val": suspect_metric(_result(family.suspect), "val"),
+    }
     found["metric_scratch"] = _result(family.scratch).get("metric_test")
     marked, suspect = found["metric_marked"], found["metric_suspect"]
     if marked and suspect is not None:
         found["relative_drop"] = (marked - suspect) / marked
-    found["covertness_mean_abs_dev"] = _result(family.embed).get("covertness_mean_abs_dev")
+    found |= {name: _result(family.embed).get(name) for name in COVERTNESS}
+    found |= _calibrated(_result(family.own).get("calibration"))
+    facts = _result(family.attack).get("facts") or {}
+    found |= {f"attack_{name}": value for name, value in facts.items() if isinstance(value, int | float)}
     found["n_tried"] = (_result(family.attack).get("claim") or {}).get("n_tried")
     verdict = _result(family.own).get("verdict", {})
     found |= {name: verdict.get(name) for name in _VERDICT_NUMBERS}
@@ -257,6 +266,15 @@ def metrics(family: Relatives, link: Link | None = None) -> dict[str, float]:
     stages = {r["kind"]: seconds(r) for r in (family.embed, family.attack, family.own) if r is not None}
     found |= {f"seconds_{kind}": value for kind, value in stages.items()}
     return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _calibrated(found: Mapping[str, Any] | None) -> dict[str, float]:
+    """The numbers of a calibration task: how many keys that nobody embedded, how they scatter, how many pass."""
+    if not found:
+        return {}
+    values = [pair["statistic"] for pair in found["pairs"]]
+    passing = sum(bool(pair["verdict"]) for pair in found["pairs"])
+    return {"n_keys": len(values), "statistic_mean": fmean(values), "statistic_max": max(values), "passing": passing}
 
 
 def seconds(row: Row) -> float:

@@ -10,7 +10,7 @@ from schemes.base import Scheme
 from schemes.mtlsign import MTLSign
 from schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
-from tests.victims import Victim, marked
+from tests.victims import Victim, arena, marked
 
 MARKED_TASK = MTLSign(n=60, steps=150, lr=1e-3, head_lr=3e-3, lambda2=0.0, check_every=50)
 
@@ -94,8 +94,8 @@ def test_each_level_has_its_default_effort() -> None:
 
 def test_forging_needs_a_scheme_that_can() -> None:
     """Level 2 names schemes without ``forge`` before anything runs; random keys apply to all."""
-    why = Ambiguity(level=2).applicable(Uchida(), "classification")
+    why = Ambiguity(level=2).applicable(Uchida(), arena("digits_mlp").task.info)
 
     assert why is not None
     assert "forge" in why
-    assert Ambiguity(level=0).applicable(Uchida(), "classification") is None
+    assert Ambiguity(level=0).applicable(Uchida(), arena("digits_mlp").task.info) is None

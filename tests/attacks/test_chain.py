@@ -7,9 +7,10 @@ import pytest
 from torch import nn
 
 from attacks.ambiguity import Ambiguity
-from attacks.base import Attack, AttackView, Family, Knowledge, NotGranted, Piracy
+from attacks.base import Attack, AttackView, Family, Piracy
 from attacks.chain import Chain
 from attacks.finetune import FineTune
+from attacks.knowledge import Knowledge, NotGranted
 from attacks.none import Nothing
 from attacks.overwrite import Overwrite
 from attacks.pruning import PruneWeights, smallest
@@ -18,7 +19,7 @@ from schemes.params import ConfigError
 from schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
 from tests.attacks.test_pruning import weights
-from tests.victims import Victim, marked
+from tests.victims import Victim, arena, marked
 
 
 class TestChain(AttackContract):
@@ -137,7 +138,7 @@ def test_a_part_that_means_nothing_stops_the_chain() -> None:
     """The reason names the part."""
     chain = Chain(attacks=(Nothing(), Ambiguity(level=2)))
 
-    assert str(chain.applicable(Uchida(), "classification")).startswith("ambiguity: uchida")
+    assert str(chain.applicable(Uchida(), arena("digits_mlp").task.info)).startswith("ambiguity: uchida")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from schemes.mtlsign import MTLSign
 from schemes.params import ConfigError
 from schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
-from tests.victims import Victim
+from tests.victims import Victim, arena
 
 OWN = Uchida(bits=32)
 
@@ -89,11 +89,11 @@ class Rigid(Uchida):
 @pytest.mark.parametrize("attack", [Overwrite(lr=1e-3), Overwrite(epochs=2)])
 def test_what_a_scheme_cannot_be_told_is_refused(attack: Overwrite) -> None:
     """A rate or epochs for a scheme without them is named before anything runs."""
-    why = attack.applicable(Rigid(), "classification")
+    why = attack.applicable(Rigid(), arena("digits_mlp").task.info)
 
     assert why is not None
     assert "rigid" in why
-    assert Overwrite().applicable(Rigid(), "classification") is None
+    assert Overwrite().applicable(Rigid(), arena("digits_mlp").task.info) is None
 
 
 def test_a_rate_for_a_scheme_without_one_is_an_error() -> None:

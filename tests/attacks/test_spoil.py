@@ -12,7 +12,7 @@ from schemes.base import Carrier, Scheme
 from schemes.mtlsign import MTLSign, MTLSignFixed
 from schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
-from tests.victims import NewestOnly, Victim, marked
+from tests.victims import NewestOnly, Victim, arena, marked
 
 BACKDOOR = Adi(n_triggers=50, lr=3e-3)
 SIDE_TASK = MTLSign(n=60, steps=150, lr=1e-3, head_lr=3e-3, lambda2=0.0, check_every=50)
@@ -181,8 +181,8 @@ def test_schemes_without_hooks_are_named() -> None:
         mark_loss = Scheme.mark_loss  # type: ignore[assignment]
         carriers = Scheme.carriers
 
-    assert "none of the hooks" in str(Spoil().applicable(Opaque(), "classification"))
-    assert Spoil().applicable(Uchida(), "classification") is None
+    assert "none of the hooks" in str(Spoil().applicable(Opaque(), arena("digits_mlp").task.info))
+    assert Spoil().applicable(Uchida(), arena("digits_mlp").task.info) is None
 
 
 def test_interrupted_between_spoiling_and_recovery() -> None:

@@ -208,8 +208,55 @@ def test_rows_carry_strengths_and_budgets(rich: Plan) -> None:
     controls = [c for c in rich.cells if c.control]
 
     assert [(c.strength_name, c.strength) for c in chains] == [("epochs", 1.0), ("epochs", 2.0)]
-    assert chains[0].budget == {"data_fraction": 0.1, "disjoint": False, "max_drop": 0.05}
+    assert chains[0].budget == {
+        "data_fraction": 0.1,
+        "disjoint": False,
+        "max_epochs": None,
+        "max_queries": None,
+        "max_drop": 0.05,
+    }
     assert all(c.budget == {} and c.strength is None and c.scratch is None for c in controls)
+
+
+def test_granted_epochs_shorten_attacks() -> None:
+    """``max_epochs`` lowers the epochs of every attack, in chains and overwriting too; equal ones are run once."""
+    text = with_lines(
+        attacks="""
+        attacks:
+          - {name: finetune, epochs: [2, 5, 9], max_epochs: 3}
+          - {name: overwrite, max_epochs: 3}
+          - chain: [{name: prune_weights, sparsity: 0.5}, {name: finetune, epochs: 8}]
+            max_epochs: 3
+        """
+    )
+    plan = plan_of(text)
+    attacks = {t.attack: [] for t in plan if t.kind is Kind.ATTACK}
+    for task in plan:
+        if task.kind is Kind.ATTACK:
+            attacks[task.attack].append(task.config["attack"])
+
+    assert [a["epochs"] for a in attacks["finetune"]] == [2, 3]
+    assert [a["epochs"] for a in attacks["overwrite"]] == [3]
+    assert [a["attacks"][1]["epochs"] for a in attacks["prune_weights+finetune"]] == [3]
+
+
+def test_pairs_are_kept_to_what_only_says() -> None:
+    """``only`` keeps a scheme to a workload, an attack to a scheme, and says nothing of the rest."""
+    text = with_lines(
+        workloads="workloads: [{name: digits_mlp, epochs: 1}, {name: digits_cnn, epochs: 1}]",
+        schemes="schemes: [{name: uchida, bits: 24}, {name: adi, n_triggers: 20}]",
+        attacks="attacks: [finetune, {name: prune_weights}]",
+        only="only: {adi: [digits_cnn], prune_weights: [uchida]}",
+    )
+    met = {(c.workload, c.scheme, c.attack) for c in plan_of(text).cells if c.attack != "none"}
+
+    assert met == {
+        ("digits_mlp", "uchida", "finetune"),
+        ("digits_mlp", "uchida", "prune_weights"),
+        ("digits_cnn", "uchida", "finetune"),
+        ("digits_cnn", "uchida", "prune_weights"),
+        ("digits_cnn", "adi", "finetune"),
+    }
 
 
 def test_what_means_nothing_is_left_out_with_its_reason() -> None:

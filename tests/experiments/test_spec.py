@@ -7,9 +7,9 @@ from typing import ClassVar
 import pytest
 from pydantic import ValidationError
 
-from attacks.base import Budget
 from attacks.chain import Chain
 from attacks.finetune import FineTune
+from attacks.knowledge import Budget
 from attacks.overwrite import Overwrite
 from attacks.pruning import PruneWeights
 from experiments import ExperimentSpec, SpecError
@@ -251,10 +251,15 @@ def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.Mon
         ),
         ({"attacks": "attacks: [{name: spoil, adversary: 3}]"}, "expected fields of the adversary, got 3"),
         (
-            {"attacks": "attacks: [{name: finetune, strength: {bisect: epochs, low: 1, high: 50}}]"},
-            "write the strengths out, for example epochs: [1, 2, 5, 10, 20, 50]",
+            {"attacks": "attacks: [{name: finetune, strength: {bisect: epochs, low: 50, high: 1}}]"},
+            "expected numbers low < high, got low: 50, high: 1",
         ),
         ({"adversary": "adversary: {data_fraction: 0}"}, "adversary.data_fraction: expected a value in (0, 1], got 0"),
+        ({"only": "only: {uchida: [digits_mpl]}"}, "did you mean 'digits_mlp'"),
+        ({"only": "only: {uchida: 3}"}, "expected a list of names, got 3"),
+        ({"only": "only: 3"}, "expected names with lists of names"),
+        ({"calibration": "calibration: {models: 0}"}, "expected a value of 1 or more, got 0"),
+        ({"adversary": "adversary: {max_epochs: 0}"}, "adversary.max_epochs: expected a value in [1, inf)"),
         ({"adversary": "adversary: {fraction: 1}"}, "did you mean 'data_fraction'"),
         ({"executor": "executor: {worker: 2}"}, "executor.worker: unknown field; did you mean 'workers'?"),
         ({"executor": "executor: {workers: 0}"}, 'expected "auto" or an integer of 1 or more, got 0'),

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
-from attacks.base import Attack, AttackView, Family, Knowledge
+from attacks.base import Attack, AttackView, Family
+from attacks.knowledge import Knowledge
 from orchestrator import plugins
 from orchestrator.perform import MODEL
 from orchestrator.plugins import build_attack, build_scheme
@@ -36,7 +37,7 @@ class Misbehaving(Attack):
 
     name: ClassVar[str] = "misbehaving"
     family: ClassVar[Family] = "none"
-    knows: ClassVar[frozenset[Knowledge]] = frozenset()
+    knows: ClassVar[frozenset[Knowledge]] = frozenset({"weights"})
     paper: ClassVar[str] = ""
     how: ClassVar[str] = ""
 

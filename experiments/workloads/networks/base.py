@@ -6,6 +6,18 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 
+class Extractor(nn.Module):
+    """What a network computes before its output layer, as a module that shares its parameters."""
+
+    def __init__(self, network: "Network") -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(n, head.in_features)."""
+        return self.network.features(self.network.taps(inputs)[-1])
+
+
 class Network(nn.Module, ABC):
     """A classifier whose forward pass is ``head(features(taps(inputs)[-1]))``.
 
@@ -26,6 +38,13 @@ class Network(nn.Module, ABC):
     def features(self, last: Tensor) -> Tensor:
         """(n, head.in_features) from the last tap; the tap itself unless a subclass has more to compute."""
         return last
+
+    def split(self) -> tuple[nn.Module, nn.Module]:
+        """(extractor, predictor) that share this network's parameters; subclasses with dense layers split before them.
+
+        ``network(x) == predictor(extractor(x))``.
+        """
+        return Extractor(self), self.head
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, num_classes) logits."""
