@@ -186,8 +186,8 @@ class SealedModel(nn.Module):
         limit: answers granted, None for any number.
 
     Raises:
-        NotGranted: from any access to weights, buffers or state, from hooks on all modules (they would see the
-            layers), and from one answer too many.
+        NotGranted: from any access to weights, buffers or state, from a query that is traced or hooked on all modules,
+            and from one answer too many.
     """
 
     def __init__(self, model: nn.Module, limit: int | None) -> None:
@@ -201,14 +201,14 @@ class SealedModel(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, C) probabilities without gradients; n answers are charged before they are given."""
+        if torch.jit.is_tracing() or _has_any_global_hook():  # type: ignore[attr-defined, no-untyped-call]
+            raise NotGranted("expected a plain query, got one that is traced or hooked on all modules; both see layers")
         behind = _BEHIND[self]
         asked = behind.queries + len(inputs)
         if behind.limit == 0:
             raise NotGranted("expected an attack that was granted queries; declare 'queries' in its `knows`")
         if behind.limit is not None and asked > behind.limit:
             raise NotGranted(f"expected at most {behind.limit} queries, got {asked}; raise adversary.max_queries")
-        if _has_any_global_hook():  # type: ignore[no-untyped-call]
-            raise NotGranted("expected a query without hooks on all modules, got some; remove them while asking")
         behind.queries = asked
         with torch.no_grad():
             probabilities: Tensor = behind.model(inputs).float().softmax(dim=1)

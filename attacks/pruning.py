@@ -45,7 +45,7 @@ class PruneWeights(Attack):
         return _label(self.name, self.epochs)
 
     def run(self, model: nn.Module, view: AttackView) -> nn.Module:
-        weights = [weight_of(m) for m in model.modules() if isinstance(m, WEIGHTED)]
+        weights = [weight_of(m) for m in weighted_layers(model).values()]
         silenced = [silence(w, mask) for w, mask in zip(weights, smallest(weights, self.sparsity), strict=True)]
         tune_all(model, view, sgd(epochs=self.epochs, lr=self.lr), silenced=silenced)
         return model
@@ -151,6 +151,18 @@ class FinePrune(Attack):
         return count
 
 
+def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> module of every convolution and linear layer.
+
+    Raises:
+        TypeError: there is none.
+    """
+    layers: dict[str, nn.Module] = {n: m for n, m in model.named_modules() if isinstance(m, WEIGHTED)}
+    if not layers:
+        raise TypeError(f"expected a network with convolutions or linear layers, got {type(model).__name__} with none")
+    return layers
+
+
 def smallest(weights: Sequence[Tensor], sparsity: float) -> list[Tensor]:
     """One mask per tensor: the floor(sparsity * total) scalars with the smallest magnitude over all of them.
 
@@ -170,7 +182,9 @@ def share(fraction: float, n: int) -> int:
 
 
 def _layers(model: nn.Module, view: AttackView) -> list[Layer]:
-    inputs, targets = next(iter(view.data.in_order(2)))
+    # Without gradients reading is free: finding the layers is no pass over the adversary's data.
+    with torch.no_grad():
+        inputs, targets = next(iter(view.data.in_order(2)))
     layers = prunable_layers(model, view.task, (inputs, targets))
     if not layers:
         raise ValueError(

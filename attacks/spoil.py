@@ -93,9 +93,10 @@ class Spoil(Attack):
         return f"{self.name}-{self.mode}"
 
     def within(self, epochs: int, n_samples: int) -> "Spoil":
-        """Fewer steps and epochs of recovery, so that each of the two phases has so many passes."""
-        steps = max(1, epochs * (n_samples // self.batch_size))
-        return replace(self, steps=min(self.steps, steps), recovery=min(self.recovery, epochs))
+        """Fewer steps, and with sequential spoiling half of the passes for recovery."""
+        spoiling = epochs if self.mode == "joint" else max(1, epochs // 2)
+        steps = max(1, spoiling * (n_samples // self.batch_size))
+        return replace(self, steps=min(self.steps, steps), recovery=min(self.recovery, epochs - spoiling))
 
     def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
         hooks = ("triggers", "mark_loss", "carriers")
@@ -174,7 +175,7 @@ class Spoil(Attack):
             if self.mode == "sequential" and (best.found or spoil is None):
                 return
             optimiser.zero_grad()
-            self._loss(model, view, spoil, next(batches), w).backward()  # type: ignore[no-untyped-call]
+            self._loss(model, view, spoil, batches, w).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             if (step + 1) % self.check_every == 0 or step + 1 == self.steps:
                 best.consider(model)
@@ -182,11 +183,13 @@ class Spoil(Attack):
                 extra = best.state() | {"w": torch.tensor(w, dtype=torch.float64)}
                 checkpoints.offer(step + 1, partial(pack, model, optimiser, extra))
 
-    def _loss(self, model: nn.Module, view: AttackView, spoil: SpoilLoss | None, batch: Batch, w: float) -> Tensor:
-        """What one step minimises (scalar)."""
+    def _loss(
+        self, model: nn.Module, view: AttackView, spoil: SpoilLoss | None, batches: Iterator[Batch], w: float
+    ) -> Tensor:
+        """What one step minimises (scalar); a batch is taken only where the task's loss counts."""
         if spoil is not None and self.mode == "sequential":
             return spoil(model)
-        loss = view.task.loss(model, *batch)
+        loss = view.task.loss(model, *next(batches))
         return loss if spoil is None else loss + w * spoil(model)
 
 

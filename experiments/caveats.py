@@ -40,6 +40,8 @@ EXPLANATIONS: dict[str, str] = {
     "key's commitment was published before the dispute.",
     "resolution_limited": "The p-value comes from a finite number of random keys and cannot reach 1e-6; the verdict "
     "is taken at the smallest attainable level, and the paper's rule must hold too.",
+    "realigned": "The suspect's channels were brought into the order and scale of the owner's model before it was "
+    "judged, so the p-value is a little too small: unrelated models match some points better by that alone.",
     "ruined": "The suspect lost half its skill above guessing: a mark removed by ruining the model is no removal.",
     "weights_unmoved": "The attack returned the victim's weights unchanged: it attacked nothing.",
     "structure": "The suspect lacks the parts that the key speaks of. The evidence counts as not found.",

@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.problems import Problem, SpecError
 from experiments.report.build import write_report
-from experiments.results import build_rows, write_results
+from experiments.results import build_rows, calibrated, write_results
 from experiments.spec import ExperimentSpec, find
 from orchestrator.evidence import Record
 from orchestrator.journal import Journal
@@ -33,7 +33,14 @@ def publish(folder: Path, plan: Plan, records: Mapping[TaskId, Record], run: Run
     folder.mkdir(parents=True, exist_ok=True)
     results = write_results(rows, folder)
     report = write_report(
-        folder, rows=rows, plan=plan, records=records, spec_text=run["spec"], run_info=run, store=store
+        folder,
+        rows=rows,
+        plan=plan,
+        records=records,
+        spec_text=run["spec"],
+        run_info=run,
+        store=store,
+        calibrations=calibrated(plan, records),
     )
     return Pages(report, results)
 

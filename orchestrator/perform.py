@@ -25,7 +25,9 @@ from orchestrator.task import Failure, FailureKind, Kind, Task, TaskId
 from orchestrator.workbench import MODEL, Setup, Workbench
 from schemes.base import Cancelled, Recipe, Scheme, Suspect, Verdict
 from schemes.keys import Key
+from schemes.params import Json
 from schemes.prf import subseed
+from schemes.realign import realign
 from schemes.statistics import log10_adjusted
 
 PREDICTIONS = "predictions.safetensors"
@@ -172,27 +174,33 @@ def _verify(job: Job) -> _Made:
         owner_model = bench.model(arena, task.parent("owner"))
         model = copy.deepcopy(model)
         arena.task.head(model).load_state_dict(arena.task.head(owner_model).state_dict())
+    aligning: dict[str, Json] = {}
     if config.get("realigned"):
-        model = _realigned(job, model)
+        model, aligning = _realigned(job, model)
     key = bench.load_key(task.parent("claim" if config["claim"] else "owner"))
     if config.get("calibration"):
         return {"calibration": _calibrated(job, scheme, Suspect(model, arena.task), key)}, {}
     if config["control"] == "stranger_key":
         key = scheme.randomise_key(key, job.prf("stranger", scheme))
     verdict = scheme.judge(Suspect(model, arena.task), key)
+    if aligning:
+        # The order was chosen by looking at the owner's model, so the p-value is no longer exact.
+        caveats = (*verdict.caveats, "realigned")
+        verdict = replace(verdict, details={**verdict.details, **aligning}, caveats=caveats)
     if config["claim"]:
         verdict = _adjusted(verdict, _n_tried(bench.store, task.parent("claim")))
     return {"verdict": {**asdict(verdict), "caveats": list(verdict.caveats)}}, {}
 
 
-def _realigned(job: Job, model: nn.Module) -> nn.Module:
-    """The suspect with its channels in the order and scale of the owner's marked model."""
-    from schemes.realign import realign
-
+def _realigned(job: Job, model: nn.Module) -> tuple[nn.Module, dict[str, Json]]:
+    """The suspect with its channels in the order and scale of the owner's marked model, and how well they matched."""
     inputs, _ = next(iter(job.arena.val.in_order(64)))
     reference = job.bench.model(job.arena, job.task.parent("owner"))
-    aligned, _ = realign(model, reference, inputs)
-    return aligned
+    try:
+        aligned, cosine = realign(model, reference, inputs)
+    except ValueError as error:  # the suspect's channels cannot be told apart: it is judged as it is
+        return model, {"realign": f"not possible: {error}"}
+    return aligned, {"realign_cosine": cosine}
 
 
 def _calibrated(job: Job, scheme: Scheme, suspect: Suspect, key: Key) -> dict[str, Any]:

@@ -13,6 +13,8 @@ commitments older than the model, and that the suspect answers, owned its ancest
     T_L  (n,) int64 in [0, C)                 trigger labels; never filtered by what a clean model answers, or the
                                               probability of a match would no longer be 1/C
     r    32 bytes each                        openings, from the key's stream
+    R    ``n_sets`` disjoint sets (t, T_L, r) of n triggers each are embedded together; a verification reveals and
+         asks about one of them (``released``), so that R disputes can be fought with one mark
 
 Source: Adi, Baum, Cisse, Pinkas, Keshet, "Turning Your Weakness Into a Strength: Watermarking Deep Neural Networks by
 Backdooring", USENIX Security 2018. Differs from the paper: images are procedural; the commitments are SHA-256 (only
@@ -23,24 +25,23 @@ paper's constant rate.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
-from schemes.adi_triggers import TriggerFeed, class_count, commit_triggers, draw_triggers, flaw, trigger_set
-from schemes.base import Access, Owner, Recipe, Scheme, Suspect, TaskInfo, Verdict, Workload, lists, untouched
+from schemes.adi_triggers import class_count, commit_triggers, draw_triggers, flaw, set_count, trigger_set
+from schemes.base import Access, Owner, Recipe, Scheme, Suspect, TaskInfo, Verdict, Workload, lists
 from schemes.keys import Key
-from schemes.params import param
+from schemes.params import Json, param
 from schemes.prf import Prf, subseed
 from schemes.statistics import LEVEL, binomial_threshold
+from schemes.trigger_forging import adversarial_images
+from schemes.trigger_training import TriggerFeed, continuing_recipe, optimiser_steps
 
 MIN_STEPS = 250
 """Optimiser steps that 100 triggers need where four passes over a small training set are shorter."""
-
-FORGING_STEPS = 200
-"""Gradient-sign steps that ``forge`` spends on its images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,8 @@ class Adi(Scheme):
         "the adversary holds the weights and knows the algorithm, not the triggers; may tune as long as the owner"
     )
 
-    n_triggers: int = param(100, doc="|T|, number of trigger images", stage="key", low=1)
+    n_triggers: int = param(100, doc="|T|, number of trigger images in a set", stage="key", low=1)
+    n_sets: int = param(1, doc="R, disjoint trigger sets, all embedded", stage="key", low=1)
     mode: Literal["pretrained", "scratch"] = param(
         "pretrained",
         doc="continue from the clean network, or train with triggers from the first epoch",
@@ -80,6 +82,11 @@ class Adi(Scheme):
     )
     batch_size: int = param(100, doc="B, task images in a batch (pretrained)", stage="embed", low=1)
     eps: float = param(0.1, doc="share of triggers that the paper's rule lets go wrong", stage="verify", low=0, high=1)
+    released: int = param(0, doc="the trigger set that a verification reveals, from 0", stage="verify", low=0)
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        if self.released >= self.n_sets:
+            yield "released", f"expected a set below n_sets = {self.n_sets}, got {self.released}; sets count from 0"
 
     @property
     def from_scratch(self) -> bool:
@@ -108,8 +115,12 @@ class Adi(Scheme):
         why = self.applicable(task.info)
         if why is not None:
             raise ValueError(f"expected a task that {self.name} can protect, got {task.name}: {why}")
-        key = Key(self.name, prf.stream("seed", 32), {"config": self.config(until="key"), "workload": task.name})
-        return draw_triggers(key, self.n_triggers, task.info.num_classes, task.info.input_shape)
+        config = self.config(until="key")
+        if self.n_sets == 1:
+            # The public part of a one-set key does not mention sets: commitments to such keys are already published.
+            del config["n_sets"]
+        key = Key(self.name, prf.stream("seed", 32), {"config": config, "workload": task.name})
+        return draw_triggers(key, self.n_triggers, task.info.num_classes, task.info.input_shape, self.n_sets)
 
     def embed(self, model: nn.Module, owner: Owner, key: Key) -> tuple[nn.Module, Key]:
         task, recipe = owner.task, self.recipe(owner.task, len(owner.train))
@@ -120,19 +131,20 @@ class Adi(Scheme):
         return model.eval(), key
 
     def verify(self, suspect: Suspect, key: Key) -> Verdict:
-        images, labels = self.triggers(key)
+        images, labels = trigger_set(key, self.released)
         n, q = self.trials(key)
-        why = flaw(key)
+        why = flaw(key, self.released)
         if why is not None:
             return Verdict.binomial(0, n, q, access=self.access, paper=False, details={"found": why})
         matches = int((suspect.labels(images).cpu() == labels).sum())
         paper = n - matches <= self.eps * n
-        return Verdict.binomial(matches, n, q, access=self.access, paper=paper, details={"eps": self.eps})
+        details: dict[str, Json] = {"eps": self.eps, "sets": set_count(key), "released": self.released}
+        return Verdict.binomial(matches, n, q, access=self.access, paper=paper, details=details)
 
     def randomise_key(self, key: Key, prf: Prf) -> Key:
-        images, labels = self.triggers(key)
+        n, n_sets = self.trials(key)[0], set_count(key)
         bare = Key(key.scheme, prf.stream("seed", 32), {k: key.public[k] for k in ("config", "workload")})
-        return draw_triggers(bare, len(labels), class_count(key), tuple(images.shape[1:]))
+        return draw_triggers(bare, n, class_count(key), tuple(self.triggers(key)[0].shape[1:]), n_sets)
 
     def misfit(self, suspect: Suspect, key: Key) -> str | None:
         info = suspect.task.info
@@ -142,9 +154,10 @@ class Adi(Scheme):
         return None
 
     def trials(self, key: Key) -> tuple[int, float]:
-        return len(self.triggers(key)[1]), 1 / class_count(key)
+        return len(self.triggers(key)[1]) // set_count(key), 1 / class_count(key)
 
     def triggers(self, key: Key) -> tuple[Tensor, Tensor]:
+        """The triggers of all sets, released or not."""
         return trigger_set(key)
 
     def mark_loss(self, model: nn.Module, task: Workload, key: Key, labels: Tensor | None = None) -> Tensor:
@@ -153,48 +166,20 @@ class Adi(Scheme):
         return task.loss(model, task.to_inputs(images), targets.to(task.device))
 
     def forge(self, model: nn.Module, forger: Owner, key: Key) -> Key | None:
-        """Turn the key's images into adversarial ones that the frozen model answers with the key's labels.
-
-        The iterated gradient-sign method of Madry et al. (ICLR 2018) without a bound on the distance, as abstract
-        images need not look like anything, in whole grey levels, as commitments are to uint8 pixels.
-        """
-        task, (images, labels) = forger.task, self.triggers(key)
-        targets = labels.to(task.device)
-        pixels = images.to(task.device, torch.int16)
-        with untouched(model), torch.enable_grad():
-            for step in range(FORGING_STEPS):
-                inputs = task.to_inputs(pixels.to(torch.uint8)).requires_grad_()
-                (gradient,) = torch.autograd.grad(task.loss(model, inputs, targets), inputs)
-                stride = math.ceil(8 * (1 - step / FORGING_STEPS))
-                pixels = (pixels - stride * _cropped(gradient, images.shape).sign().to(torch.int16)).clamp(0, 255)
-        return commit_triggers(key, pixels.to(torch.uint8), labels)
+        """Turn the key's images into adversarial ones that the frozen model answers with the key's labels."""
+        images, labels = self.triggers(key)
+        return commit_triggers(key, adversarial_images(model, forger.task, images, labels), labels)
 
     def recipe(self, task: Workload, n_train: int) -> Recipe:
         """The training of ``embed``, triggers apart."""
         if self.from_scratch:
             return replace(task.recipe, epochs=self.epochs or task.recipe.epochs)
-        own = task.recipe
-        steps_per_epoch = math.ceil(n_train / self.batch_size)
-        steps = max(4 * steps_per_epoch, MIN_STEPS) if self.epochs is None else self.epochs * steps_per_epoch
-        return Recipe(
-            optimiser="adam",
-            lr=self.lr or (own.lr / 2 if own.optimiser == "adam" else 5e-4),
-            batch_size=self.batch_size,
-            epochs=math.ceil(steps / steps_per_epoch),
-            steps=steps,
-            schedule="one_cycle",
-            augment=own.augment,
+        return continuing_recipe(
+            task.recipe, n_train, epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, min_steps=MIN_STEPS
         )
 
     def triggers_per_step(self, recipe: Recipe, n_train: int) -> int:
-        """k, raised until the steps of ``recipe`` show each trigger ``showings`` times."""
-        steps = recipe.steps or recipe.epochs * math.ceil(n_train / recipe.batch_size)
-        needed = math.ceil(self.showings * self.n_triggers / steps)
-        return min(self.n_triggers, max(self.triggers_per_batch, needed))
-
-
-def _cropped(gradient: Tensor, shape: torch.Size) -> Tensor:
-    """The gradient (n, channels, H, W) of the raw image's own pixels, where a workload pads evenly around it."""
-    height, width = shape[-2:]
-    top, left = (gradient.shape[-2] - height) // 2, (gradient.shape[-1] - width) // 2
-    return gradient[..., top : top + height, left : left + width]
+        """k, raised until the steps of ``recipe`` show each trigger of all sets ``showings`` times."""
+        n = self.n_sets * self.n_triggers
+        needed = math.ceil(self.showings * n / optimiser_steps(recipe, n_train))
+        return min(n, max(self.triggers_per_batch, needed))

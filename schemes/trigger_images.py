@@ -1,6 +1,7 @@
-"""Abstract trigger images drawn from a key: coloured waves under translucent triangles.
+"""Trigger images drawn from a key: abstract pictures (waves under triangles), and glyphs (ink on white paper).
 
-They stand for the collected abstract pictures of Adi et al. (USENIX Security 2018, section 5.1) and need no download.
+Abstract pictures stand for those that Adi et al. (USENIX Security 2018, section 5.1) collected, glyphs for the
+handwriting of another data set that Zhang et al. (AsiaCCS 2018) take as unrelated images. Neither needs a download.
 Everything is integer arithmetic on the key's own stream, so that one seed gives the same bytes on every platform, and
 a hash commitment to the raw pixels can be opened anywhere.
 
@@ -8,19 +9,27 @@ a hash commitment to the raw pixels can be opened anywhere.
               stays within 6 % of a sine and needs no floating point)
     image     round-down of 255 (v - min v) / (max v - min v) over each channel, v = sum of ``WAVES`` plane waves
     triangle  pixels inside become (pixel + 3 colour) / 4
+    glyph     one line through ``BENDS`` random points, one dark colour, as wide as a tenth of the image's side
 """
+
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from schemes.commitment import tensor_bytes
 from schemes.prf import Prf
 
 WAVES = 4
 TRIANGLES = 3
+BENDS = 6
 
 _TURN = 1 << 16
 _HALF = _TURN // 2
+_FINE = 16
+_DARK = 96
+"""Ink is darker than this grey level in every channel."""
 
 
 def abstract_images(prf: Prf, n: int, shape: tuple[int, ...]) -> Tensor:
@@ -34,11 +43,47 @@ def abstract_images(prf: Prf, n: int, shape: tuple[int, ...]) -> Tensor:
     Returns:
         (n, channels, height, width) uint8.
     """
-    if len(shape) != 3:
-        raise ValueError(f"expected an image shape (channels, height, width), got {shape}; use a workload of images")
+    _check(shape)
     pixels = _stretched(_waves(prf, n, shape))
     _paint_triangles(pixels, prf)
     return torch.from_numpy(pixels.astype(np.uint8))
+
+
+def glyph_images(prf: Prf, n: int, shape: tuple[int, ...]) -> Tensor:
+    """``n`` images of one dark line on white paper, each independent of the others.
+
+    Args:
+        prf: the key's stream; the labels "bends" and "ink" are used.
+        n: number of images.
+        shape: (channels, height, width) of one image.
+
+    Returns:
+        (n, channels, height, width) uint8.
+    """
+    _check(shape)
+    channels, height, width = shape
+    bends = prf.integers("bends", n * BENDS * 2, _TURN).reshape(n, BENDS, 2)
+    ink = prf.integers("ink", n * channels, _DARK).reshape(n, channels, 1, 1)
+    # In sixteenths of a pixel, so that distances are whole numbers.
+    points = bends * np.array([_FINE * height, _FINE * width]) >> 16
+    y = (_FINE * np.arange(height, dtype=np.int64) + _FINE // 2)[:, None]
+    x = (_FINE * np.arange(width, dtype=np.int64) + _FINE // 2)[None, :]
+    radius = max(_FINE, _FINE * min(height, width) // 20)
+    on_line = np.zeros((n, 1, height, width), dtype=bool)
+    for first, second in pairwise(range(BENDS)):
+        on_line |= _near(points[:, first], points[:, second], y, x, radius)[:, None]
+    return torch.from_numpy(np.where(on_line, ink, 255).astype(np.uint8))
+
+
+def has_repeats(images: Tensor) -> bool:
+    """True if two of the images (n, ...) are equal in every pixel."""
+    in_order = sorted(tensor_bytes(image) for image in images)
+    return any(first == second for first, second in pairwise(in_order))
+
+
+def _check(shape: tuple[int, ...]) -> None:
+    if len(shape) != 3:
+        raise ValueError(f"expected an image shape (channels, height, width), got {shape}; use a workload of images")
 
 
 def _waves(prf: Prf, n: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -98,3 +143,16 @@ def _inside(corners_y: np.ndarray, corners_x: np.ndarray, y: np.ndarray, x: np.n
         right &= cross <= 0
     inside: np.ndarray = left | right
     return inside
+
+
+def _near(start: np.ndarray, end: np.ndarray, y: np.ndarray, x: np.ndarray, radius: int) -> np.ndarray:
+    """(n, height, width) bool: which points lie within ``radius`` of the segments from ``start`` to ``end`` (n, 2)."""
+    (ay, ax), (by, bx) = ((p[:, 0, None, None], p[:, 1, None, None]) for p in (start, end))
+    squared = (by - ay) ** 2 + (bx - ax) ** 2
+    along = (y - ay) * (by - ay) + (x - ax) * (bx - ax)
+    across = (y - ay) * (bx - ax) - (x - ax) * (by - ay)
+    beside = (along >= 0) & (along <= squared) & (across**2 <= radius**2 * squared)
+    at_start = (y - ay) ** 2 + (x - ax) ** 2 <= radius**2
+    at_end = (y - by) ** 2 + (x - bx) ** 2 <= radius**2
+    near: np.ndarray = beside | at_start | at_end
+    return near

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.base import Attack, AttackView, Claim, Outcome, Piracy
-from attacks.knowledge import Budget, Knowledge, NotGranted
+from attacks.base import Attack, AttackView, Claim, Finding, Outcome, Piracy
+from attacks.knowledge import Budget, Elsewhere, Knowledge, NotGranted, SealedModel
 from orchestrator.arena import Arena
 from orchestrator.plugins import build_attack
 from schemes.base import Cancelled, Checkpoints, Scheme
@@ -20,7 +20,7 @@ from schemes.commitment import model_digest
 from schemes.keys import Key
 from schemes.prf import Prf, subseed
 from schemes.uchida import Uchida
-from tests.victims import NewestOnly, Victim, marked, no_log
+from tests.victims import NewestOnly, Victim, arena, marked, no_log
 
 
 def make_view(
@@ -31,6 +31,8 @@ def make_view(
     key: Key | None = None,
     checkpoints: Checkpoints | None = None,
     fraction: float = 0.1,
+    elsewhere: Elsewhere | None = None,
+    **budget: int,
 ) -> AttackView:
     """A view as an adversary with ``fraction`` of the training data has it; nothing is granted but what is given."""
     share = place.train.share(fraction, domain="adversary", seed=subseed(seed, "data"))
@@ -40,13 +42,20 @@ def make_view(
         scheme=scheme,
         data=data,
         val=val,
-        budget=Budget(data_fraction=fraction),
+        budget=Budget(data_fraction=fraction, **budget),
         seed=seed,
         prf=Prf(b"the adversary's secret, for tests"),
         log=no_log,
         checkpoints=checkpoints or NewestOnly(),
         key=key,
+        elsewhere=elsewhere,
     )
+
+
+def named_data(attack: Attack) -> Elsewhere:
+    """The data sets that ``attack`` names, of the small workloads."""
+    places = {name: arena(name) for name in attack.data_sets()}
+    return Elsewhere({name: (place.train, place.val, place.task.info) for name, place in places.items()})
 
 
 def granted_view(attack: Attack, victim: Victim, **changes: Any) -> AttackView:
@@ -56,16 +65,18 @@ def granted_view(attack: Attack, victim: Victim, **changes: Any) -> AttackView:
         victim.arena,
         scheme=victim.scheme if "algorithm" in needs else None,
         key=victim.key if "key" in needs else None,
-        **changes,
+        **{"elsewhere": named_data(attack), **changes},
     )
 
 
 def digest(outcome: Outcome) -> tuple[str | None, str | None]:
-    """Content of an outcome's model and of its claim's key."""
+    """Content of an outcome's model, and of its claim's key or of what it found."""
     if isinstance(outcome, Claim):
         return None, outcome.key.commitment
     if isinstance(outcome, Piracy):
         return model_digest(outcome.model.state_dict()), outcome.claim.key.commitment
+    if isinstance(outcome, Finding):
+        return model_digest(outcome.model.state_dict()), json.dumps(outcome.details, sort_keys=True)
     return model_digest(outcome.state_dict()), None
 
 
@@ -73,7 +84,7 @@ def suspect_of(outcome: Outcome, victim: Victim) -> nn.Module:
     """The model that is judged after an attack: a bare claim is one on the victim itself."""
     if isinstance(outcome, Claim):
         return victim.model
-    return outcome.model if isinstance(outcome, Piracy) else outcome
+    return outcome.model if isinstance(outcome, Piracy | Finding) else outcome
 
 
 class AttackContract:
@@ -126,7 +137,7 @@ class AttackContract:
         assert torch.equal(before[0], torch.get_rng_state())
         assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
 
-    @pytest.mark.parametrize("withheld", ["key", "algorithm"])
+    @pytest.mark.parametrize("withheld", ["key", "algorithm", "weights", "queries"])
     def test_undeclared_knowledge_is_not_used(self, attack: Attack, victim: Victim, withheld: Knowledge) -> None:
         """Without what it declares an attack is refused; without what it does not declare it runs all the same."""
         granted = attack.needs() - {withheld}
@@ -134,13 +145,21 @@ class AttackContract:
             victim.arena,
             scheme=victim.scheme if "algorithm" in granted else None,
             key=victim.key if "key" in granted else None,
+            elsewhere=named_data(attack),
+            **({} if "queries" in granted else {"max_queries": 1}),
         )
 
-        if withheld in attack.needs():
+        if withheld not in attack.needs():
+            assert digest(attack(victim.model, view)) == digest(attack(victim.model, granted_view(attack, victim)))
+        elif withheld in ("weights", "queries"):
+            sealed = SealedModel(copy.deepcopy(victim.model), 0 if withheld == "queries" else None)
+            # Helpers that look for a network's layers refuse what has none, before any weight is read.
+            with pytest.raises((NotGranted, TypeError, AssertionError)) as refused:
+                attack.run(sealed, view)
+            assert withheld in str(refused.value) or not isinstance(refused.value, NotGranted)
+        else:
             with pytest.raises(NotGranted, match=withheld):
                 attack(victim.model, view)
-        else:
-            assert digest(attack(victim.model, view)) == digest(attack(victim.model, granted_view(attack, victim)))
 
     def test_suspect_is_ready_to_be_judged(self, attack: Attack, victim: Victim) -> None:
         """Eval mode throughout, all gradients enabled, of use for the task, and the verdict is the expected one."""

@@ -46,11 +46,15 @@ class SchemeContract:
         n_strangers: random keys, half of them on the marked network.
         max_drop: accuracy that a mark may cost here.
         null_seeds: seeds of the independent networks that the owner's key must not be found in.
+        min_margin: of the largest margin, that the mark must have where it was embedded.
+        twin_is_clean: the scheme trains a network of its own beside the clean one, which is then its twin.
     """
 
     n_strangers: ClassVar[int] = 400
     max_drop: ClassVar[float] = 0.03
     null_seeds: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    min_margin: ClassVar[float] = 0.9
+    twin_is_clean: ClassVar[bool] = False
 
     @pytest.fixture
     def scheme(self) -> Scheme:
@@ -79,7 +83,8 @@ class SchemeContract:
 
     def test_pretrained_schemes_have_a_twin(self, scheme: Scheme) -> None:
         """Whoever trains the clean network further says how, so that the training alone can be compared."""
-        assert (scheme.twin_recipe(arena().task, len(arena().train)) is None) == scheme.from_scratch
+        alone = scheme.from_scratch or self.twin_is_clean
+        assert (scheme.twin_recipe(arena().task, len(arena().train)) is None) == alone
 
     # Keys.
 
@@ -134,17 +139,18 @@ class SchemeContract:
     # Embedding.
 
     def test_embedded_mark_is_found(self, mark: Embedded) -> None:
-        """The owner's key is found in the marked network with nine tenths of the largest margin."""
+        """The owner's key is found in the marked network, with nine tenths of the largest margin unless said."""
         verdict = mark.judge()
 
         assert verdict.verdict
-        assert verdict.margin >= 0.9
+        assert verdict.margin >= self.min_margin
 
     def test_accuracy_survives(self, mark: Embedded) -> None:
-        """The marked network is as good as the clean one, within a few points."""
+        """The marked network is as good as the clean one, within a few points, for those who may use it."""
         task, test = mark.arena.task, mark.arena.test
+        licensed = mark.scheme.licensed(task, mark.key) or task
 
-        assert task.score(mark.model, test) >= task.score(clean_model(), test) - self.max_drop
+        assert licensed.score(mark.model, test) >= task.score(clean_model(), test) - self.max_drop
 
     def test_embedding_resumes_to_the_same_bits(self, scheme: Scheme, mark: Embedded) -> None:
         """An embedding that was stopped after its second checkpoint ends with the same weights and the same key."""

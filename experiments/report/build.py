@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.calibration import Calibration
+from experiments.report.drawings import write_drawings
 from experiments.report.fidelity import TensorStore
 from experiments.report.html import html_page
 from experiments.report.markdown import markdown_page
@@ -25,6 +27,7 @@ def write_report(
     spec_text: str,
     run_info: Mapping[str, Any],
     store: TensorStore | None,
+    calibrations: Sequence[Calibration] = (),
 ) -> Path:
     """Write ``report.html``, ``report.md``, ``spec.yaml``, ``figures/`` and ``tables/``; returns the page's path.
 
@@ -35,13 +38,15 @@ def write_report(
         spec_text: the spec as it was given.
         run_info: the journal's row of the execution; every plain value in it or in its ``info`` is shown, and
             ``description`` stands under the title.
-        store: where predictions are read from; None leaves McNemar's test out.
+        store: where predictions and training curves are read from; None leaves out what needs them.
+        calibrations: how keys that nobody embedded behave (``experiments.results.calibrated``).
     """
     # Loading matplotlib takes longer than planning a run: commands that draw nothing do not pay for it.
     from experiments.report.figures import write_figures
 
-    page = make_page(rows, plan, records, spec_text, run_info, store)
+    page = make_page(rows, plan, records, spec_text, run_info, store, calibrations)
     write_figures(page, folder / "figures")
+    write_drawings(page, folder / "figures")
     write_tables(page, folder / "tables")
     write_whole(folder / "spec.yaml", spec_text.encode())
     write_whole(folder / "report.md", markdown_page(page).encode())

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from experiments.report.labels import Assault, Victim
 from experiments.report.survival import Duel
-from experiments.report.svg import HUES, Scale, marker, nice_ticks, picture, polyline, tag
+from experiments.report.svg import HUES, Scale, clipped, marker, nice_ticks, picture, polyline, tag
 from experiments.report.words import number, points, signed
 from experiments.rows import max_drop
 
@@ -87,14 +87,9 @@ def curve_panel(assault: Assault, duels: Sequence[Duel], order: Sequence[Victim]
     ]
     dots = [_dot(i, duel, point, frame) for i, (duel, found) in curves.items() for point in found]
     label = f"Margin against accuracy drop under {assault}: a line per scheme, a point per seed and strength"
-    return picture(_WIDTH, _HEIGHT, label, [*_furniture(frame), _clipped(frame, lines), *dots], class_="panel")
-
-
-def _clipped(frame: Frame, lines: Sequence[Markup]) -> Markup:
-    """Lines as far as they run inside the frame."""
-    x, y, width, height = frame.x.start, frame.y.end, frame.x.end - frame.x.start, frame.y.start - frame.y.end
-    box = f"{x:g} {y:g} {width:g} {height:g}"
-    return tag("svg", *lines, x=x, y=y, width=width, height=height, viewBox=box, class_="plot")
+    return picture(
+        _WIDTH, _HEIGHT, label, [*_furniture(frame), clipped(frame.x, frame.y, lines), *dots], class_="panel"
+    )
 
 
 def _dot(index: int, duel: Duel, point: Point, frame: Frame) -> Markup:

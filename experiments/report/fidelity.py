@@ -1,7 +1,7 @@
 """What a watermark costs before anyone attacks: marked models against their clean twins, paired by seed."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +30,7 @@ class Pair:
         only_clean, only_marked: discordant counts, None without stored predictions.
         agreement: share of test samples that both give the same label.
         p_value: exact two-sided McNemar (Psychometrika 1947), conditional on the discordant samples.
+        unlicensed: the marked model's metric for those who may not use it, None where all may.
     """
 
     seed: int
@@ -39,6 +40,7 @@ class Pair:
     only_marked: int | None = None
     agreement: float | None = None
     p_value: float | None = None
+    unlicensed: float | None = None
 
     @property
     def difference(self) -> float:
@@ -52,6 +54,11 @@ class Fidelity:
 
     victim: Victim
     pairs: tuple[Pair, ...]
+
+    @property
+    def unlicensed(self) -> list[float]:
+        """What the marked model is worth to those who may not use it, by seed; empty where all may."""
+        return [pair.unlicensed for pair in self.pairs if pair.unlicensed is not None]
 
     @property
     def mean_difference(self) -> float:
@@ -76,8 +83,16 @@ def paired_fidelity(rows: Iterable[Mapping[str, Any]], store: TensorStore | None
 
 
 def _pair(row: Mapping[str, Any], store: TensorStore | None) -> Pair:
-    pair = Pair(seed=row["seed"], clean=row["metric_clean"], marked=row["metric_marked"])
-    if store is None:
+    pair = Pair(
+        seed=row["seed"],
+        clean=row["metric_clean"],
+        marked=row["metric_marked"],
+        agreement=row.get("agreement"),
+        p_value=row.get("mcnemar_p"),
+        unlicensed=row.get("metric_unlicensed"),
+    )
+    if store is None or pair.unlicensed is not None:
+        # Stored predictions are of plain inputs: a model that serves licensed users only is not worth those.
         return pair
     try:
         clean = store.load_tensors(row["clean_id"], PREDICTIONS)
@@ -94,10 +109,8 @@ def _tested(pair: Pair, clean: Mapping[str, Tensor], marked: Mapping[str, Tensor
     truth = clean["test_labels"].numpy()
     only_clean = int(np.sum((first == truth) & (second != truth)))
     only_marked = int(np.sum((first != truth) & (second == truth)))
-    return Pair(
-        seed=pair.seed,
-        clean=pair.clean,
-        marked=pair.marked,
+    return replace(
+        pair,
         only_clean=only_clean,
         only_marked=only_marked,
         agreement=float(np.mean(first == second)),

@@ -8,24 +8,35 @@ from statistics import fmean
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from experiments.calibration import Calibration
 from experiments.report import words
 from experiments.report.charts import control_strip, fidelity_reach, fidelity_strip, seconds_bar
 from experiments.report.controls import false_positive_rate
 from experiments.report.curves import curve_panel
+from experiments.report.drawings import nulls_of, prices_of, stamps_of, strengths_of, trade_off_of, valley_of
+from experiments.report.overwriting import Encounter, intruders
 from experiments.report.page import Page
 from experiments.report.phrases import (
     bracket_text,
     by_seed,
     control_words,
+    cost_doubts,
     cost_text,
+    cost_words,
+    encounter_words,
+    flip_words,
     mcnemar_words,
+    owner_found,
+    rate_words,
     tally,
     tasks_words,
     worst_words,
 )
+from experiments.report.prices import worst_of
+from experiments.report.strengths import plain_strength
 from experiments.report.survival import Duel
 from experiments.report.svg import legend_key, tag
-from experiments.report.words import counted, points, signed, span
+from experiments.report.words import counted, percent, points, signed, span
 
 MOST_LINES = 5000
 """Rows that the page itself shows; the files beside it hold all of them."""
@@ -39,17 +50,27 @@ def html_page(page: Page) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     reach = fidelity_reach(page.fidelity)
     longest = max((step.total for step in page.steps), default=0.0)
+    arenas = page.arenas
     hits, trials, upper = false_positive_rate(c for s in page.summaries for c in s.controls)
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             page=page,
-            style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+            style=Markup("".join((_FOLDER / f"{n}.css").read_text(encoding="utf-8") for n in ("page", "drawing"))),
             script=Markup(script),
             script_hash=f"sha256-{digest}",
-            curves=[(a, [(x, curve_panel(x, a.duels, a.victims)) for x in a.curves]) for a in page.arenas if a.curves],
-            two_heads=any(assault.original_head for arena in page.arenas for assault in arena.matrix),
+            curves=[(a, [(x, curve_panel(x, a.duels, a.victims)) for x in a.curves]) for a in arenas if a.curves],
+            strengths=[(a, panels) for a in arenas if (panels := strengths_of(a))],
+            prices=[(a, panels) for a in arenas if (panels := prices_of(a))],
+            trade_off=lambda arena: trade_off_of(arena)[0].drawing,
+            encounters=[(a, intruders(a.encounters)) for a in arenas if a.encounters],
+            nulls=nulls_of(page),
+            stamps=stamps_of(page),
+            valley=[(a, panels) for a in arenas if (panels := valley_of(a))],
+            farther=any(s.histogram_distance or s.relative_distance for s in page.summaries),
+            locked=any(fidelity.unlicensed for fidelity in page.fidelity),
+            two_heads=any(assault.original_head for arena in arenas for assault in arena.matrix),
             positives={"hits": hits, "trials": trials, "upper": upper},
             fidelity_strip=lambda f: fidelity_strip(f, reach),
             seconds_bar=lambda step: seconds_bar(step, longest),
@@ -76,11 +97,15 @@ def _environment() -> Environment:
         words.mean_percent,
     )
     phrased = (mcnemar_words, by_seed, worst_words, control_words, cost_text, bracket_text, tasks_words)
-    own = (known, plain, breakable, words.power_of_ten)
-    env.filters |= {f.__name__: f for f in (*formats, *phrased, *own)}
+    costs = (cost_words, cost_doubts, flip_words)
+    own = (known, plain, breakable, words.power_of_ten, words.p_value, words.mean_number, words.number)
+    env.filters |= {f.__name__: f for f in (*formats, *phrased, *costs, *own)}
     env.globals |= {
         "counted": counted,
         "matrix_cell": matrix_cell,
+        "encounter_cell": encounter_cell,
+        "rate_cell": rate_cell,
+        "worst_of": worst_of,
         "control_strip": control_strip,
         "legend_key": legend_key,
     }
@@ -94,7 +119,7 @@ def known(value: object) -> object:
 
 def plain(value: float | None) -> str:
     """A strength as people write it."""
-    return "" if value is None else f"{value:g}"
+    return "" if value is None else plain_strength(value)
 
 
 def breakable(name: object) -> Markup:
@@ -135,3 +160,31 @@ def _cell_title(duel: Duel) -> str:
     if any(row["caveats"] for row in duel.rows):
         notes.append("caveats: " + ", ".join(sorted({c for row in duel.rows for c in row["caveats"]})))
     return "\n".join(notes)
+
+
+def encounter_cell(found: Encounter | None) -> Markup:
+    """One cell of the overwriting matrix: the owner's margin and statistic, then the adversary's own."""
+    if found is None:
+        return tag("td", "–", class_="absent", title="not planned, or without a result")
+    duel, statistics = found.duel, found.statistics
+    lines = [
+        tag("b", signed(fmean(duel.margins))),
+        tag("small", f"statistic {words.number(fmean(statistics), 3)}"),
+        tag("small", f"owner found {owner_found(found)}"),
+    ]
+    if found.claim_margin is not None:
+        claimed = f"adversary {signed(found.claim_margin)}, found {found.passed}/{len(found.claims)}"
+        lines.append(tag("small", claimed))
+    return tag("td", *lines, class_=duel.standing, title=f"{encounter_words(found)}\n{_cell_title(duel)}")
+
+
+def rate_cell(found: Calibration, level: float) -> Markup:
+    """How often a test of ``level`` rejects keys that nobody embedded, against what the null model says."""
+    rate = next((r for r in found.rates if r.level == level), None)
+    if rate is None:
+        return tag("td", words.NONE)
+    flag = None if rate.agrees else "flag"
+    shown = tag("span", percent(rate.hits / found.n_pairs), class_=flag)
+    interval = f"{span([rate.low, rate.high], 1, 100)}{words.THIN}%"
+    told = (tag("small", interval), tag("small", f"expected {percent(rate.expected)}"))
+    return tag("td", shown, *told, title=rate_words(found, level))

@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.rows import Params, attack_params, budget, flat, has_original_head, victim_of, workload_params
+from experiments.rows import (
+    Params,
+    attack_params,
+    budget,
+    flat,
+    has_original_head,
+    is_realigned,
+    victim_of,
+    workload_params,
+)
 from orchestrator.identity import canonical
 
 Groups = dict[tuple[str | None, ...], dict[str, Params]]
@@ -43,14 +52,27 @@ class Assault:
 
     Attributes:
         original_head: True if the verdict was taken with the owner's output layer plugged back in.
+        realigned: True if it was taken after the owner undid a rearrangement of the weights.
     """
 
     attack: Name
     strength_name: str | None
     original_head: bool
+    realigned: bool = False
+
+    @property
+    def judged(self) -> str:
+        """What the owner did before judging; '' if nothing."""
+        done = [*(["owner's head"] if self.original_head else []), *(["after realign"] if self.realigned else [])]
+        return ", ".join(done)
+
+    @property
+    def detail(self) -> str:
+        """Everything behind the attack's name."""
+        return ", ".join(part for part in (self.attack.detail, self.judged) if part)
 
     def __str__(self) -> str:
-        return f"{self.attack}, owner's head" if self.original_head else str(self.attack)
+        return ", ".join(part for part in (str(self.attack), self.judged) if part)
 
 
 class Labels:
@@ -89,7 +111,7 @@ class Labels:
     def assault(self, row: Mapping[str, Any]) -> Assault:
         """The row's attack without its strength."""
         detail = _detail(_granted(row), self._attacks[row["attack"]])
-        return Assault(Name(row["attack"], detail), row["strength_name"], has_original_head(row))
+        return Assault(Name(row["attack"], detail), row["strength_name"], has_original_head(row), is_realigned(row))
 
 
 def _granted(row: Mapping[str, Any]) -> Params:

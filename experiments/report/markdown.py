@@ -7,10 +7,38 @@ from statistics import fmean
 from experiments.report.fidelity import TensorStore, paired_fidelity
 from experiments.report.labels import Labels
 from experiments.report.overview import Summary, summaries
+from experiments.report.overwriting import intruders
 from experiments.report.page import Arena, Page
-from experiments.report.phrases import SUMMARY_HEAD, by_seed, cost_text, summary_cells, tally, tasks_words
+from experiments.report.phrases import (
+    SUMMARY_HEAD,
+    against,
+    by_seed,
+    cost_text,
+    cost_words,
+    encounter_words,
+    rate_words,
+    summary_cells,
+    tally,
+    tasks_words,
+)
+from experiments.report.prices import worst_of
+from experiments.report.strengths import plain_strength
 from experiments.report.survival import Duel
-from experiments.report.words import ELLIPSIS, NONE, counted, number, points, power_of_ten, seconds, signed, span
+from experiments.report.words import (
+    ELLIPSIS,
+    NONE,
+    counted,
+    mean_number,
+    mean_percent,
+    number,
+    p_value,
+    percent,
+    points,
+    power_of_ten,
+    seconds,
+    signed,
+    span,
+)
 from experiments.rows import Row
 
 
@@ -20,9 +48,14 @@ def markdown_page(page: Page) -> str:
     sections = {
         "Summary": _per_arena(page, lambda arena: summary_table(arena.summaries)),
         "Survival": _MATRIX_NOTE + "\n\n" + _per_arena(page, _matrix),
-        "What a removal costs": _COST_NOTE + "\n\n" + _per_arena(page, _costs),
+        "What removal costs": _noted(_COST_NOTE, _per_arena(page, _costs)),
+        "All attacks together": _noted(_AUMC_NOTE, _per_arena(page, _areas)),
+        "Who overwrites whom": _noted(_OVERWRITING_NOTE, _per_arena(page, _overwriting)),
         "Fidelity": _fidelity(page),
         "Controls": _controls(page),
+        "False positives": _noted(_NULL_NOTE, _nulls(page)),
+        "Stamps that unlock": _stamps(page),
+        "What the weights spell": _spelled(page),
         "Forgeries": _forgeries(page),
         "Cost in seconds": _seconds(page),
         "Failures and gaps": _gaps(page),
@@ -41,8 +74,20 @@ _MATRIX_NOTE = (
     "which the mark survived. A removal counts only within the accuracy budget and if it beats training from scratch."
 )
 _COST_NOTE = (
-    "Smallest relative accuracy drop at which the verdict falls, median over seeds; `>`: it did not fall, the largest "
-    "drop tried. The adversary is assumed to know the verdict."
+    "Smallest relative drop of the metric at which the verdict falls, median over seeds (Kaplan and Meier; a seed on "
+    "which it never fell costs more than the largest drop tried on it); `>`: the median seed never fell, the largest "
+    "drop tried. The price is an oracle's, who sees the verdict. Family: its cheapest attack, seed by seed."
+)
+_AUMC_NOTE = (
+    "Area under the smallest margin that a relative drop of 0 to 20 % buys with any attack: 1 if nothing touches the "
+    "mark, 0 if removing it is free; mean and range over seeds."
+)
+_OVERWRITING_NOTE = (
+    "Margins after a second mark was embedded, and the seeds on which each key is found; rows: the mark."
+)
+_NULL_NOTE = (
+    "Fresh keys on independent clean models. Rates with exact 99 % intervals, false positives with the upper end of "
+    "the exact 95 % interval; expected values of the null model in brackets."
 )
 
 
@@ -78,7 +123,13 @@ def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
 
 def _per_arena(page: Page, write: Callable[[Arena], str]) -> str:
     named = len(page.arenas) > 1
-    return "\n\n".join(f"### {text(a.workload)}\n\n{write(a)}" if named else write(a) for a in page.arenas)
+    parts = [(arena, write(arena)) for arena in page.arenas]
+    return "\n\n".join(f"### {text(a.workload)}\n\n{body}" if named else body for a, body in parts if body)
+
+
+def _noted(note: str, body: str) -> str:
+    """A body under its note; nothing without a body."""
+    return f"{note}\n\n{body}" if body else ""
 
 
 def _about(page: Page) -> str:
@@ -101,26 +152,94 @@ def _cell(duel: Duel | None) -> str:
 
 
 def _costs(arena: Arena) -> str:
-    head = ["Attack", *(str(victim) for victim in arena.victims)]
-    lines = [(a, line) for a, line in arena.matrix.items() if a.attack.name != "none"]
-    return table(head, [[assault, *map(cost_text, line)] for assault, line in lines])
+    lines: list[list[object]] = []
+    for family in arena.families:
+        if len(family.lines) > 1:
+            lines.append([f"{family.name}, cheapest of {len(family.lines)}", *map(cost_words, family.cheapest)])
+        lines += [[assault, *map(cost_text, line)] for assault, line in family.lines.items()]
+    return table(["Attack", *(str(victim) for victim in arena.victims)], lines)
 
 
-def _fidelity(page: Page) -> str:
-    head = ["Scheme", "Workload", "Difference by seed", "McNemar p by seed", "Discordant by seed"]
+def _areas(arena: Arena) -> str:
+    lines = [
+        [
+            trade.victim,
+            f"{mean_number(trade.aumc)} ({span(trade.aumc)})" if len(trade.aumc) > 1 else mean_number(trade.aumc),
+            cost_words(worst_of(trade.victim, arena.duels)),
+        ]
+        for trade in arena.trade_offs
+    ]
+    return table(["Scheme", "AUMC", "Cheapest removal"], lines)
+
+
+def _overwriting(arena: Arena) -> str:
+    names = intruders(arena.encounters)
+    lines = [[victim, *(encounter_words(line.get(n)) for n in names)] for victim, line in arena.encounters.items()]
+    return table(["Mark of", *names], lines)
+
+
+def _nulls(page: Page) -> str:
+    head = [
+        *("Scheme", "Workload", "Null model", "Pairs", "Mean", "SD", "KS p", "p ≤ 0.05", "p ≤ 0.01"),
+        *("Found", "Threshold", "5 % rule", "Null model holds"),
+    ]
+    lines = []
+    for check in page.null_checks:
+        c = check.found
+        lines.append(
+            [
+                *(check.victim, check.victim.workload, c.p_method.replace("_", " "), c.n_pairs),
+                *(against(c.mean, c.expected_mean), against(c.sd, c.expected_sd), p_value(c.ks_p)),
+                *(rate_words(c, 0.05), rate_words(c, 0.01)),
+                f"{c.false_positives} of {c.n_pairs}, rate ≤ {percent(c.fpr_high, 2)}",
+                number(c.threshold, 3) if c.threshold <= 1 else "none passes",
+                number(c.gauss_threshold, 3),
+                "no" if c.mismatch else "yes",
+            ]
+        )
+    return table(head, lines)
+
+
+def _stamps(page: Page) -> str:
+    head = ["Scheme", "Workload", "Seed", "Serial numbers", "Unlocking (accuracy above 50 %)"]
+    return table(
+        head,
+        [[m.victim, m.victim.workload, m.seed, len(m.accuracies), percent(m.share)] for m in page.stamps],
+    )
+
+
+def _spelled(page: Page) -> str:
+    head = ["Scheme", "Workload", "Attack", "Strength", "r", "Emblem"]
     return table(
         head,
         [
             [
-                f.victim,
-                f.victim.workload,
-                ", ".join(points(pair.difference) for pair in f.pairs),
-                by_seed(f, "p_value"),
-                by_seed(f, "discordant"),
+                *(r.victim, r.victim.workload, r.assault, NONE if r.strength is None else plain_strength(r.strength)),
+                *(signed(r.statistic, 3), "found" if r.found else "not found"),
             ]
-            for f in page.fidelity
+            for line in page.spelled
+            for r in line
         ],
     )
+
+
+def _fidelity(page: Page) -> str:
+    head = [
+        *("Scheme", "Workload", "Difference by seed", "McNemar p by seed", "Discordant by seed", "Agreement"),
+        *("Mean abs. move", "KS", "Relative L2", "Unlicensed"),
+    ]
+    lines = [
+        [
+            *(f.victim, f.victim.workload, ", ".join(points(pair.difference) for pair in f.pairs)),
+            *(by_seed(f, "p_value"), by_seed(f, "discordant")),
+            mean_percent([pair.agreement for pair in f.pairs if pair.agreement is not None]),
+            *(mean_number(s.covertness, 4), mean_number(s.histogram_distance, 3), mean_number(s.relative_distance, 3)),
+            mean_percent(f.unlicensed),
+        ]
+        for s in page.summaries
+        if (f := s.fidelity) is not None
+    ]
+    return table(head, lines)
 
 
 def _controls(page: Page) -> str:

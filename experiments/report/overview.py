@@ -59,7 +59,20 @@ class Summary:
     @property
     def covertness(self) -> list[float]:
         """Mean |w - w0| of each embedding, by seed."""
-        found = {r["seed"]: r["covertness_mean_abs_dev"] for r in self.rows}
+        return self._of_embedding("covertness_mean_abs_dev")
+
+    @property
+    def histogram_distance(self) -> list[float]:
+        """Kolmogorov-Smirnov distance of the weights' histograms, marked against clean, by seed."""
+        return self._of_embedding("covertness_ks")
+
+    @property
+    def relative_distance(self) -> list[float]:
+        """||w - w0|| / ||w0|| of each embedding, by seed."""
+        return self._of_embedding("covertness_relative_l2")
+
+    def _of_embedding(self, column: str) -> list[float]:
+        found = {row["seed"]: row.get(column) for row in self.rows}
         return [value for _, value in sorted(found.items()) if value is not None]
 
 

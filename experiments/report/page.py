@@ -7,14 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.calibration import Calibration
 from experiments.caveats import EXPLANATIONS, raised
 from experiments.report.controls import Forgery, forgeries
 from experiments.report.curves import swept
 from experiments.report.effort import Loss, Skip, Step, losses, skips, steps
 from experiments.report.fidelity import Fidelity, TensorStore, paired_fidelity
 from experiments.report.labels import Assault, Labels, Victim
+from experiments.report.nulls import NullCheck, null_checks
 from experiments.report.overview import Summary, summaries, verdict_sentences
+from experiments.report.overwriting import Encounter, encounters
+from experiments.report.prices import FamilyPrice, family_prices
+from experiments.report.serials import StampMap, stamp_maps
+from experiments.report.spelled import Reading, readings
 from experiments.report.survival import Duel
+from experiments.report.tradeoff import TradeOff, trade_offs
+from experiments.report.valley import Valley, valleys
 from experiments.report.words import power_of_ten
 from experiments.rows import Row
 from orchestrator.evidence import Record
@@ -29,6 +37,10 @@ class Arena:
     Attributes:
         matrix: attack -> its duel with each scheme, None where the pair was not planned.
         curves: attacks that were swept over strengths.
+        families: attacks by family, with what the cheapest of each costs; empty if nothing was attacked.
+        trade_offs: each scheme against all its attacks together.
+        encounters: scheme of the mark -> overwriter -> what came of it.
+        valleys: embeddings that logged how steep they made the loss around their mark.
     """
 
     workload: str
@@ -36,6 +48,10 @@ class Arena:
     summaries: tuple[Summary, ...]
     matrix: dict[Assault, tuple[Duel | None, ...]]
     curves: tuple[Assault, ...]
+    families: tuple[FamilyPrice, ...]
+    trade_offs: tuple[TradeOff, ...]
+    encounters: Mapping[Victim, Mapping[str, Encounter]]
+    valleys: tuple[Valley, ...]
 
     @property
     def victims(self) -> list[Victim]:
@@ -58,6 +74,9 @@ class Page:
     sentences: tuple[str, ...]
     arenas: tuple[Arena, ...]
     fidelity: tuple[Fidelity, ...]
+    null_checks: tuple[NullCheck, ...]
+    stamps: tuple[StampMap, ...]
+    spelled: tuple[tuple[Reading, ...], ...]
     forgeries: tuple[Forgery, ...]
     steps: tuple[Step, ...]
     losses: tuple[Loss, ...]
@@ -93,20 +112,28 @@ def make_page(
     spec_text: str,
     run_info: Mapping[str, Any],
     store: TensorStore | None,
+    calibrations: Sequence[Calibration] = (),
 ) -> Page:
-    """Everything the report says, from stored evidence alone."""
+    """Everything the report says, from stored evidence alone.
+
+    A ``store`` that also gives files (``read``) adds what embeddings logged.
+    """
     labels = Labels(rows)
     info = {**run_info, **(run_info.get("info") or {})}
     fidelity = paired_fidelity(rows, store)
     found = summaries(rows, labels, fidelity)
+    carved = valleys(rows, labels, store)
     first: Row = rows[0] if rows else {}
     return Page(
         experiment=str(first.get("experiment") or info.get("experiment") or "experiment"),
         run_id=str(first.get("run_id") or info.get("id") or ""),
         description=str(info.get("description") or ""),
         sentences=tuple(verdict_sentences(found)),
-        arenas=tuple(_arena(workload, found, rows) for workload in dict.fromkeys(s.victim.workload for s in found)),
+        arenas=tuple(_arena(workload, found, carved) for workload in dict.fromkeys(s.victim.workload for s in found)),
         fidelity=tuple(fidelity),
+        null_checks=tuple(null_checks(calibrations, labels, [s.victim for s in found])),
+        stamps=tuple(stamp_maps(rows, labels)),
+        spelled=tuple(map(tuple, readings(found))),
         forgeries=tuple(forgeries(rows, records, labels)),
         steps=tuple(steps(plan, records)),
         losses=tuple(losses(plan, records)),
@@ -123,12 +150,12 @@ def make_page(
     )
 
 
-def _arena(workload: str, found: Sequence[Summary], rows: Sequence[Row]) -> Arena:
+def _arena(workload: str, found: Sequence[Summary], carved: Sequence[Valley]) -> Arena:
     part = [s for s in found if s.victim.workload == workload]
     everyone = [d for s in part for d in (*([s.unattacked] if s.unattacked else []), *s.duels)]
     by_pair = {(d.assault, d.victim): d for d in everyone}
     rank = {attack: i for i, attack in enumerate(dict.fromkeys(d.assault.attack for d in everyone))}
-    assaults = sorted({d.assault for d in everyone}, key=lambda a: (rank[a.attack], a.original_head))
+    assaults = sorted({d.assault for d in everyone}, key=lambda a: (rank[a.attack], a.judged))
     matrix = {assault: tuple(by_pair.get((assault, s.victim)) for s in part) for assault in assaults}
     metric = next((row["metric"] for s in part for row in s.rows if row["metric"]), "metric")
     return Arena(
@@ -137,6 +164,10 @@ def _arena(workload: str, found: Sequence[Summary], rows: Sequence[Row]) -> Aren
         summaries=tuple(part),
         matrix=matrix,
         curves=tuple(a for a in assaults if a in swept(everyone)),
+        families=tuple(family_prices(matrix)),
+        trade_offs=tuple(trade_offs(part)),
+        encounters=encounters([d for s in part for d in s.duels], [row for s in part for row in s.rows]),
+        valleys=tuple(valley for valley in carved if valley.victim.workload == workload),
     )
 
 

@@ -3,13 +3,18 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from experiments.calibration import Calibration
+from experiments.costs import Bracket, median_cost
 from experiments.report.controls import Control
 from experiments.report.fidelity import Fidelity
 from experiments.report.overview import Summary
-from experiments.report.survival import Bracket, Duel, median_cost
+from experiments.report.overwriting import Encounter
+from experiments.report.strengths import plain_strength
+from experiments.report.survival import Duel
 from experiments.report.words import (
     ELLIPSIS,
     NONE,
+    THIN,
     counted,
     mean_percent,
     number,
@@ -21,6 +26,7 @@ from experiments.report.words import (
     signed,
     span,
 )
+from experiments.rows import Row
 
 
 def worst_words(duel: Duel | None) -> str:
@@ -50,8 +56,12 @@ def mcnemar_words(fidelity: Fidelity) -> str:
 def by_seed(fidelity: Fidelity, what: str) -> str:
     """One number per seed, in order: ``p_value``, or ``discordant`` counts as ``105:101``."""
     if what == "p_value":
+        if all(pair.p_value is None for pair in fidelity.pairs):
+            return NONE
         return ", ".join(p_value(pair.p_value) for pair in fidelity.pairs)
     counts = [(pair.only_clean, pair.only_marked) for pair in fidelity.pairs]
+    if all(a is None for a, _ in counts):
+        return NONE
     return ", ".join(NONE if a is None else f"{a}:{b}" for a, b in counts)
 
 
@@ -65,19 +75,88 @@ def tally(duel: Duel) -> str:
 
 def cost_text(duel: Duel | None) -> str:
     """The attacker's cost: a relative drop, ``> x`` where the verdict never fell, a dash where nothing was judged."""
-    found = median_cost(duel.brackets) if duel is not None else None
-    return NONE if found is None else f"{'> ' if found[1] else ''}{percent(found[0])}"
+    return NONE if duel is None else cost_words(duel.brackets)
+
+
+def cost_words(brackets: Sequence[Bracket]) -> str:
+    """The median over seeds of the attacker's cost."""
+    found = median_cost(brackets)
+    if found is None:
+        return NONE
+    drop, censored = found
+    # An attack that only made the model better was tried up to no drop at all.
+    return f"> {percent(max(0.0, drop))}" if censored else percent(drop)
 
 
 def bracket_text(duel: Duel | None) -> str:
-    """The drops on both sides of the flip, seed by seed."""
-    return "; ".join(_bracket(b) for b in duel.brackets) if duel is not None else ""
+    """What stood and what fell on both sides of the flip, seed by seed."""
+    return "" if duel is None else "; ".join(_bracket(b, duel.assault.strength_name) for b in duel.brackets)
 
 
-def _bracket(bracket: Bracket) -> str:
-    low = "never stood" if bracket.kept is None else f"stood at {number(100 * bracket.kept)} %"
-    high = "never fell" if bracket.cost is None else f"fell at {number(100 * bracket.cost)} %"
-    return f"seed {bracket.seed}: {low}, {high}"
+def _bracket(bracket: Bracket, name: str | None) -> str:
+    low = f"stood at {_side(bracket.before, name)}" if bracket.before else "never stood"
+    high = f"fell at {_side(bracket.after, name)}" if bracket.after else "never fell"
+    doubt = ", stood again at a larger strength" if bracket.non_monotone else ""
+    return f"seed {bracket.seed}: {low}, {high}{doubt}"
+
+
+def _side(row: Row, name: str | None) -> str:
+    """``epochs 5 (1.2 %)``."""
+    drop = percent(row["relative_drop"])
+    return drop if row["strength"] is None else f"{name} {plain_strength(row['strength'])} ({drop})"
+
+
+def flip_words(duel: Duel) -> str:
+    """Between which strengths the verdict falls, over seeds: ``epochs 5…10``; '' where it never fell or has none."""
+    found = [b for b in duel.brackets if b.after is not None and b.after["strength"] is not None]
+    lows = [b.before["strength"] for b in found if b.before is not None and b.before["strength"] is not None]
+    if not found:
+        return ""
+    way = duel.contest.direction
+    first = min(lows, key=lambda s: way * s) if len(lows) == len(found) else None
+    last = max((b.after["strength"] for b in found if b.after is not None), key=lambda s: way * s)
+    side = f"{plain_strength(first)}{ELLIPSIS}" if first is not None else "by "
+    return f"{duel.assault.strength_name} {side}{plain_strength(last)}"
+
+
+def cost_doubts(brackets: Sequence[Bracket]) -> list[str]:
+    """What weakens a cost: a suspect no better than training from scratch, a verdict that comes back."""
+    poor = sum(b.beats_scratch is False for b in brackets)
+    return [
+        *([f"no better than scratch {poor}/{len(brackets)}"] if poor else []),
+        *(["not monotone"] if any(b.non_monotone for b in brackets) else []),
+    ]
+
+
+def encounter_words(found: Encounter | None) -> str:
+    """``owner +0.50, found 2/3; adversary +0.93, found 3/3``."""
+    if found is None:
+        return NONE
+    duel = found.duel
+    owner = f"owner {signed(fmean(duel.margins))}, found {owner_found(found)}"
+    if found.claim_margin is None:
+        return owner
+    return f"{owner}; adversary {signed(found.claim_margin)}, found {found.passed}/{len(found.claims)}"
+
+
+def owner_found(found: Encounter) -> str:
+    """``2/3``: seeds on which the owner's key is still found."""
+    seeds = found.duel.seeds
+    return f"{sum(bool(s.row['verdict']) for s in seeds)}/{len(seeds)}"
+
+
+def rate_words(found: Calibration, level: float) -> str:
+    """``14 of 300 (2.2…8.4 %), expected 5.0 %``: how often a test of ``level`` rejects; a dash if it was not asked."""
+    rate = next((r for r in found.rates if r.level == level), None)
+    if rate is None:
+        return NONE
+    interval = f"{span([rate.low, rate.high], 1, 100)}{THIN}%"
+    return f"{rate.hits} of {found.n_pairs} ({interval}), expected {percent(rate.expected)}"
+
+
+def against(seen: float, expected: float | None) -> str:
+    """``0.5032 (0.5000)``: observed, and what the null model expects where it says so."""
+    return number(seen, 4) + (f" ({number(expected, 4)})" if expected is not None else "")
 
 
 def tasks_words(counts: Mapping[str, int]) -> str:

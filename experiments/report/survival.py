@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal, cast
 
+from experiments.costs import Bracket, Contest, contests, median_cost
 from experiments.report.labels import Assault, Labels, Victim
-from experiments.rows import Row, budget_drop, is_claim, is_unattacked, max_drop
+from experiments.rows import Row, budget_drop, max_drop
 
 Outcome = Literal["kept", "worthless", "removed", "unmarked", "undecided"]
 """Of one seed: the verdict stands on all that the adversary can afford; it fell, but only on models not worth stealing;
@@ -21,20 +22,6 @@ the mark was removed; it was never there; not known."""
 
 Standing = Literal["kept", "worthless", "mixed", "removed", "unmarked", "undecided", "missing"]
 """Of all seeds together: "mixed" where they disagree on removal, "missing" where none has a verdict."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bracket:
-    """Attacker's cost on one seed: relative drops on both sides of the flip.
-
-    Attributes:
-        cost: smallest relative drop with verdict 0, None if the verdict never fell.
-        kept: largest relative drop with verdict 1, None if it never stood.
-    """
-
-    seed: int
-    cost: float | None
-    kept: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +41,16 @@ class SeedResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Duel:
-    """One scheme under one attack: every strength, every seed.
-
-    Attributes:
-        rows: all rows, finished or not, in the table's order.
-        unmarked: seeds on which the mark was absent before any attack.
-    """
+    """One scheme under one attack: every strength, every seed."""
 
     victim: Victim
     assault: Assault
-    rows: tuple[Row, ...]
-    unmarked: frozenset[int] = frozenset()
+    contest: Contest
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """All rows, finished or not, in the table's order."""
+        return self.contest.rows
 
     @property
     def done(self) -> list[Row]:
@@ -82,7 +68,7 @@ class Duel:
         found: dict[int, list[Row]] = defaultdict(list)
         for row in self.done:
             found[row["seed"]].append(row)
-        return [_seed_result(seed, rows, seed in self.unmarked) for seed, rows in sorted(found.items())]
+        return [_seed_result(seed, rows, seed in self.contest.unmarked) for seed, rows in sorted(found.items())]
 
     @property
     def survived(self) -> int:
@@ -125,7 +111,7 @@ class Duel:
     @property
     def brackets(self) -> list[Bracket]:
         """Attacker's cost per seed."""
-        return [_bracket(s.seed, [r for r in self.done if r["seed"] == s.seed]) for s in self.seeds]
+        return self.contest.brackets
 
     @property
     def severity(self) -> tuple[float, bool, float]:
@@ -139,16 +125,9 @@ class Duel:
 
 def duels(rows: Iterable[Row], labels: Labels) -> list[Duel]:
     """Every scheme under every attack (``none`` included), claims and controls apart, in the table's order."""
-    table = [row for row in rows if row["control"] is None and not is_claim(row)]
-    found: dict[tuple[Victim, Assault], list[Row]] = defaultdict(list)
-    absent: dict[Victim, set[int]] = defaultdict(set)
-    for row in table:
-        if is_unattacked(row) and row["verdict"] is False:
-            absent[labels.victim(row)].add(row["seed"])
-        found[(labels.victim(row), labels.assault(row))].append(row)
     return [
-        Duel(victim=victim, assault=assault, rows=tuple(part), unmarked=frozenset(absent[victim]))
-        for (victim, assault), part in found.items()
+        Duel(victim=labels.victim(contest.rows[0]), assault=labels.assault(contest.rows[0]), contest=contest)
+        for contest in contests(rows)
     ]
 
 
@@ -171,30 +150,4 @@ def _cost(row: Mapping[str, Any]) -> float:
     return math.inf if drop is None else drop
 
 
-def _bracket(seed: int, rows: Sequence[Row]) -> Bracket:
-    drops = [(row["relative_drop"], row["verdict"]) for row in rows if row["relative_drop"] is not None]
-    return Bracket(
-        seed=seed,
-        cost=min((drop for drop, verdict in drops if not verdict), default=None),
-        kept=max((drop for drop, verdict in drops if verdict), default=None),
-    )
-
-
-def median_cost(brackets: Sequence[Bracket]) -> tuple[float, bool] | None:
-    """Kaplan-Meier median of the attacker's cost over seeds (Kaplan and Meier, JASA 1958).
-
-    A seed whose verdict never fell is censored at the largest drop tried on it: its cost is larger than that.
-
-    Returns:
-        (relative drop, False), or (largest drop tried, True) where the median itself is censored; None without data.
-    """
-    points = [(b.cost, True) if b.cost is not None else (b.kept, False) for b in brackets]
-    known = sorted((drop, not event) for drop, event in points if drop is not None)
-    standing, at_risk = 1.0, len(known)
-    for drop, censored in known:
-        if not censored:
-            standing *= 1 - 1 / at_risk
-        at_risk -= 1
-        if not censored and standing <= 0.5:
-            return drop, False
-    return (known[-1][0], True) if known else None
+__all__ = ["Bracket", "Duel", "Outcome", "SeedResult", "Standing", "duels", "median_cost"]

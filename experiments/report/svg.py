@@ -36,6 +36,17 @@ def picture(width: float, height: float, label: str, children: Iterable[Markup],
     return tag("svg", *children, viewBox=box, role="img", aria_label=label, **attributes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A drawing with its caption: a figure of the page, and part of a file."""
+
+    caption: str
+    drawing: Markup
+    width: float
+    height: float
+    note: str = ""
+
+
 def marker(index: int, x: float, y: float, size: float = 3.2, *, hollow: bool = False, title: str = "") -> Markup:
     """The point of series ``index``: colour and shape both name the series."""
     shape = _SHAPES[index % len(_SHAPES)]
@@ -82,6 +93,13 @@ class Scale:
 def polyline(points: Sequence[tuple[float, float]], class_: str) -> Markup:
     """A line through pixel points."""
     return tag("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), class_=class_)
+
+
+def clipped(x: Scale, y: Scale, children: Iterable[Markup]) -> Markup:
+    """Children as far as they lie inside the frame of two scales (y runs upwards)."""
+    width, height = x.end - x.start, y.start - y.end
+    box = f"{x.start:g} {y.end:g} {width:g} {height:g}"
+    return tag("svg", *children, x=x.start, y=y.end, width=width, height=height, viewBox=box, class_="plot")
 
 
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:

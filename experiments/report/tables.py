@@ -3,23 +3,52 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
+from experiments.costs import median_cost
+from experiments.report.labels import Victim
+from experiments.report.more_tables import (
+    Line,
+    aumc_lines,
+    caveat_lines,
+    cost_lines,
+    curve_lines,
+    emblem_lines,
+    failure_lines,
+    family_lines,
+    forgery_lines,
+    gap_lines,
+    null_lines,
+    overwriting_lines,
+    stamp_lines,
+    valley_lines,
+)
 from experiments.report.page import Page
-from experiments.report.survival import Duel, median_cost
+from experiments.report.survival import Duel
 from experiments.results import table_csv, write_whole
-
-Line = dict[str, Any]
+from orchestrator.evidence import COVERTNESS
 
 
 def write_tables(page: Page, folder: Path) -> None:
-    """``{summary,survival,fidelity,controls,seconds}.csv``; empty ones are left out."""
+    """One ``.csv`` file per table and per set of curves of the page; empty ones are left out."""
     for name, lines in (
         ("summary", summary_lines(page)),
         ("survival", survival_lines(page)),
+        ("costs", cost_lines(page)),
+        ("families", family_lines(page)),
+        ("aumc", aumc_lines(page)),
+        ("curves", curve_lines(page)),
+        ("overwriting", overwriting_lines(page)),
         ("fidelity", fidelity_lines(page)),
         ("controls", control_lines(page)),
+        ("false_positives", null_lines(page)),
+        ("stamps", stamp_lines(page)),
+        ("emblems", emblem_lines(page)),
+        ("valley", valley_lines(page)),
+        ("forgeries", forgery_lines(page)),
         ("seconds", seconds_lines(page)),
+        ("failures", failure_lines(page)),
+        ("gaps", gap_lines(page)),
+        ("caveats", caveat_lines(page)),
     ):
         if lines:
             write_whole(folder / f"{name}.csv", table_csv(list(lines[0]), lines).encode())
@@ -86,10 +115,18 @@ def fidelity_lines(page: Page) -> list[Line]:
             "only_marked": pair.only_marked,
             "agreement": pair.agreement,
             "mcnemar_p": pair.p_value,
+            "unlicensed": pair.unlicensed,
+            **{name: found.get(pair.seed) for name, found in _moves(page, f.victim).items()},
         }
         for f in page.fidelity
         for pair in f.pairs
     ]
+
+
+def _moves(page: Page, victim: Victim) -> dict[str, dict[int, float]]:
+    """How far each embedding moved the weights: column -> seed -> value."""
+    rows = [row for s in page.summaries if s.victim == victim for row in s.rows]
+    return {name: {row["seed"]: row[name] for row in rows if row.get(name) is not None} for name in COVERTNESS}
 
 
 def control_lines(page: Page) -> list[Line]:

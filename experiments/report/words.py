@@ -50,6 +50,11 @@ def mean_percent(values: Sequence[float], digits: int = 1) -> str:
     return percent(fmean(values), digits) if values else NONE
 
 
+def mean_number(values: Sequence[float], digits: int = 2) -> str:
+    """Mean of plain numbers."""
+    return number(fmean(values), digits) if values else NONE
+
+
 def power_of_ten(log10_p: float | None) -> str:
     """A p-value from its logarithm: ``0.03``, ``2e−7``, ``1e−180``."""
     if log10_p is None:

@@ -8,5 +8,7 @@ WORKLOADS: dict[str, str] = {
     "mnist_resnet18": "experiments.workloads.mnist_resnet:MnistResNet18",
     "fashion_resnet18": "experiments.workloads.mnist_resnet:FashionResNet18",
     "cifar10_resnet18": "experiments.workloads.cifar:Cifar10ResNet18",
+    "cifar10_allcnn": "experiments.workloads.cifar10_allcnn:Cifar10AllCnn",
+    "cifar10_resnet32": "experiments.workloads.cifar10_resnet32:Cifar10ResNet32",
 }
 """Name in a spec -> "module:Class". Third parties add theirs with the entry point group ``wmarena.workloads``."""

@@ -135,6 +135,7 @@ class ImageWorkload(Configurable, ABC):
             val_size=self.val_size,
             reserve=self.reserve,
             test_size=self.test_size,
+            groups=dataset.train.groups,
         )
         return Arena(
             task=task,

@@ -30,10 +30,14 @@ class DamagedData(ValueError):
 
 @dataclass(frozen=True)
 class Images:
-    """Pixels (n, c, h, w) uint8 and labels (n,) int64."""
+    """Pixels (n, c, h, w) uint8 and labels (n,) int64.
+
+    ``groups`` (n,) int64 names what near-identical images show (frames of one scene); splits do not tear a group.
+    """
 
     pixels: np.ndarray
     labels: np.ndarray
+    groups: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,11 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over shapes, pixels and labels of both splits, hex."""
+        """SHA-256 over shapes, pixels, labels and groups of both splits, hex."""
         digest = hashlib.sha256()
         for images in (self.train, self.test):
-            for array in (images.pixels, images.labels.astype("<i8")):
+            groups = () if images.groups is None else (images.groups.astype("<i8"),)
+            for array in (images.pixels, images.labels.astype("<i8"), *groups):
                 digest.update(f"{array.shape}{array.dtype.str}".encode())
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()

@@ -3,6 +3,9 @@
 The k-th drawn sample (k = 0, 1, ...) of a class with n_c members gets the rank (k + 1/2) / n_c, the first one the
 rank 0; the n lowest ranks are chosen (Sainte-Laguë's apportionment). Hence any n is met exactly, class frequencies
 follow the whole set's, every class has a member, and smaller choices are contained in larger ones.
+
+Where images come in groups of near-identical ones, validation data and reserve are made of whole groups, chosen in the
+same way; their sizes are then met to within a few groups. The training and test sets are chosen image by image.
 """
 
 from dataclasses import dataclass
@@ -55,15 +58,20 @@ def split(
     val_size: int,
     reserve: float,
     test_size: int | None,
+    groups: np.ndarray | None = None,
 ) -> Splits:
-    """Hold out validation data first, so that they are the same for every training size; then train and reserve."""
+    """Hold out validation data first, so that they are the same for every training size; then train and reserve.
+
+    Args:
+        groups: (n,) int64 group of each training image, of one class each, or None.
+    """
     everything = np.arange(len(train_labels), dtype=np.int64)
-    val = _choose(train_labels, everything, val_size, "validation")
+    val = _choose_whole(train_labels, groups, everything, val_size, "validation")
     rest = np.setdiff1d(everything, val)
     part = rest if train_size is None else _choose(train_labels, rest, train_size, "train")
     n_classes = len(np.unique(train_labels))
     n_reserve = max(n_classes, round(reserve * len(part))) if reserve > 0 else 0
-    withheld = _choose(train_labels, part, n_reserve, "reserve") if n_reserve else part[:0]
+    withheld = _choose_whole(train_labels, groups, part, n_reserve, "reserve") if n_reserve else part[:0]
     all_test = np.arange(len(test_labels), dtype=np.int64)
     return Splits(
         train=np.setdiff1d(part, withheld),
@@ -76,3 +84,15 @@ def split(
 def _choose(labels: np.ndarray, among: np.ndarray, n: int, purpose: str) -> np.ndarray:
     chosen: np.ndarray = among[stratified(labels[among], n, Prf(derive(_ROOT, purpose)))]
     return chosen
+
+
+def _choose_whole(labels: np.ndarray, groups: np.ndarray | None, among: np.ndarray, n: int, purpose: str) -> np.ndarray:
+    """About ``n`` of ``among``: whole groups, the same share of every class's; exactly ``n`` without groups."""
+    if groups is None:
+        return _choose(labels, among, n, purpose)
+    names, first, member_of = np.unique(groups[among], return_index=True, return_inverse=True)
+    group_labels = labels[among][first]
+    n_groups = max(len(np.unique(group_labels)), round(n * len(names) / len(among)))
+    chosen: np.ndarray = _choose(group_labels, np.arange(len(names)), n_groups, purpose)
+    whole: np.ndarray = among[np.isin(member_of, chosen)]
+    return whole

@@ -8,6 +8,7 @@ from attacks.base import Attack
 from attacks.channels import WEIGHTED, prunable_layers
 from attacks.pruning import FinePrune, PruneNeurons, PruneWeights, share, smallest
 from experiments.workloads.networks.base import Network
+from schemes.params import ConfigError
 from tests.attack_contract import AttackContract, granted_view, make_view
 from tests.victims import Victim, arena, clean_model
 
@@ -185,3 +186,24 @@ def test_a_network_without_hidden_channels_is_an_error() -> None:
     """Pruning channels of a linear classifier says what to do instead."""
     with pytest.raises(ValueError, match="use prune_weights"):
         PruneNeurons()(LinearClassifier(), make_view(arena("digits_mlp")))
+
+
+@pytest.mark.parametrize("attack", [PruneNeurons(epochs=2), FinePrune(epochs=2)], ids=["neurons", "fine"])
+def test_choosing_channels_is_no_pass_over_the_data(attack: Attack) -> None:
+    """Reading activations is free: a budget of two passes is enough for two epochs of fine-tuning."""
+    view = make_view(arena("digits_mlp"), max_epochs=2)
+    steps: list[int] = []
+    view.log = lambda step, **metrics: steps.append(step)
+
+    attack(clean_model("digits_mlp"), view)
+
+    assert steps == [1, 2]
+
+
+def test_strengths_reach_the_published_ranges() -> None:
+    """Nearly all weights, all channels, and nothing at all can be asked for; all weights cannot."""
+    assert PruneWeights(sparsity=0.99).strength == 0.99
+    assert PruneNeurons(fraction=1.0).strength == 1.0
+    assert PruneNeurons(fraction=0.0).strength == 0.0
+    with pytest.raises(ConfigError, match="sparsity"):
+        PruneWeights(sparsity=1.0)

@@ -1,19 +1,34 @@
 """What else the report concludes from rows: fidelity, controls, forgeries, effort; and how it says it."""
 
+import base64
+import io
 import math
+from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from experiments.report import words
 from experiments.report.controls import controls, false_positive_rate, forgeries
 from experiments.report.effort import losses, skips, steps
 from experiments.report.fidelity import paired_fidelity
 from experiments.report.labels import Labels
+from experiments.report.nulls import Histogram, null_checks, null_panel
 from experiments.report.overview import summaries, verdict_sentences
+from experiments.report.overwriting import encounters
+from experiments.report.phrases import bracket_text, cost_doubts, cost_words, encounter_words, flip_words
+from experiments.report.prices import family_prices
+from experiments.report.serials import stamp_maps, stamp_panel
+from experiments.report.spelled import readings
+from experiments.report.strengths import StrengthAxis
+from experiments.report.survival import duels
 from experiments.report.svg import Scale, nice_ticks, tag
+from experiments.report.tradeoff import trade_offs
+from experiments.report.valley import valleys
 from orchestrator.task import Kind
 from schemes.statistics import binomial_band, mcnemar
-from tests.experiments.evidence_factory import Bench, PredictionStore, rows_of, sweep, verdict
+from tests.experiments.evidence_factory import BUDGET, Bench, PredictionStore, rows_of, sweep, verdict
+from tests.experiments.gallery import SHAPE, FilledStore, calibration_of, emblem
 
 # Fidelity
 
@@ -44,6 +59,27 @@ def test_missing_predictions_leave_the_test_out(bench: Bench) -> None:
         (pair,) = paired_fidelity(rows_of(bench), store)[0].pairs
         assert (pair.p_value, pair.only_clean) == (None, None)
         assert pair.difference == pytest.approx(-0.04)
+
+
+def test_rows_bring_agreement_and_test_where_predictions_are_gone(bench: Bench) -> None:
+    """What the table holds of the comparison stands also without a store."""
+    owner = bench.embed("adi", 0, 0.86)
+    bench.judge(owner, owner, verdict(100))
+    rows = [row | {"agreement": 0.97, "mcnemar_p": 0.3} for row in rows_of(bench)]
+
+    (pair,) = paired_fidelity(rows, None)[0].pairs
+
+    assert (pair.agreement, pair.p_value, pair.only_clean) == (0.97, 0.3, None)
+
+
+def test_a_locked_model_is_not_compared_on_plain_inputs(bench: Bench) -> None:
+    """What it is worth without a licence stands beside; stored predictions are of inputs without the number."""
+    owner = bench.embed("dsn", 0, 0.86, unlicensed_test=0.1, unlicensed_val=0.1)
+    bench.judge(owner, owner, verdict(100))
+
+    (fidelity,) = paired_fidelity(rows_of(bench), PredictionStore(bench))
+
+    assert (fidelity.unlicensed, fidelity.pairs[0].p_value) == ([0.1], None)
 
 
 def test_pairs_are_one_per_seed(bench: Bench) -> None:
@@ -98,6 +134,224 @@ def test_a_forgery_says_what_it_took_and_what_became_of_the_owner(bench: Bench) 
     (forgery,) = forgeries(rows, bench.records, Labels(rows))
 
     assert (forgery.passes, forgery.tried, forgery.owner_stands) == (True, 4, False)
+
+
+# Marks upon marks
+
+
+def test_the_owner_and_the_overwriter_are_judged_on_the_same_model(bench: Bench) -> None:
+    """The matrix names the scheme that was embedded, and holds both verdicts on each seed's decisive suspect."""
+    for seed, left in ((0, 95), (1, 12)):
+        owner = bench.embed("adi", seed)
+        for lr, hits in ((0.001, 99), (0.01, left)):
+            params = {"scheme": {"name": "uchida"}, "lr": lr}
+            suspect = bench.attack(owner, "overwrite", params, 0.89, claim={"n_tried": 1})
+            cell = {"attack": "overwrite", "attack_params": params, "attack_task": suspect.id, "budget": BUDGET}
+            cell |= {"strength_name": "lr", "strength": lr, "scratch": bench.scratch(seed).id}
+            bench.judge(owner, suspect, verdict(hits), **cell)
+            bench.judge(owner, suspect, verdict(97 if lr == 0.01 else 9), claim=True, **cell)
+    rows = rows_of(bench)
+
+    ((victim, line),) = encounters(duels(rows, Labels(rows)), rows).items()
+
+    assert (str(victim), list(line)) == ("adi", ["uchida"])
+    found = line["uchida"]
+    assert found.statistics == [0.95, 0.12]
+    assert [row["statistic"] for row in found.claims] == [0.97, 0.97]
+    assert encounter_words(found) == "owner +0.35, found 1/2; adversary +0.96, found 2/2"
+
+
+def test_the_setting_that_hurts_most_stands_in_the_matrix(bench: Bench) -> None:
+    """Two settings of one overwriter are one cell; other families of attacks are none."""
+    owner = bench.embed("adi", 0)
+    for epochs, hits in ((1, 95), (9, 12)):
+        bench.attacked(owner, "overwrite", {"scheme": {"name": "adi"}, "epochs": epochs}, 0.89, verdict(hits))
+    bench.attacked(owner, "finetune", {}, 0.89, verdict(12))
+    rows = rows_of(bench)
+
+    (line,) = encounters(duels(rows, Labels(rows)), rows).values()
+
+    assert {name: found.statistics for name, found in line.items()} == {"adi": [0.12]}
+
+
+# Null models
+
+
+def test_a_calibration_has_the_name_of_the_other_tables(bench: Bench) -> None:
+    """Also where the scheme is ambiguous, or appears in two configurations."""
+    owner = bench.embed("adi", 0)
+    for mode in ("scratch", "pretrained"):
+        bench.judge(owner, owner, verdict(90), scheme_params={"mode": mode}, attack_params={"for": mode})
+    rows = rows_of(bench)
+    labels = Labels(rows)
+    found = [calibration_of(row, 100, 0.1, mismatch=False) for row in rows]
+
+    checks = null_checks(found, labels, [labels.victim(row) for row in rows])
+
+    assert [str(check.victim) for check in checks] == ["adi scratch", "adi pretrained"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0.5], [0.25, 0.25], [k / 16 for k in (4, 4, 5, 7, 8, 8, 8, 12)] * 5, [0.001 * i * i for i in range(100)]],
+)
+def test_a_histogram_holds_every_value(values: list[float]) -> None:
+    """Counts add up, and bins of a discrete statistic hold equally many of its steps."""
+    bars = Histogram.of(values)
+
+    assert sum(bars.counts) == len(values)
+    assert bars.low <= min(values)
+    assert bars.low + bars.width * len(bars.counts) >= max(values) - 1e-9
+    if len(set(values)) < len(values) / 2 and len(set(values)) > 1:
+        assert 16 * bars.width == pytest.approx(round(16 * bars.width))
+
+
+@pytest.mark.parametrize("changes", [{}, {"expected_mean": None, "expected_sd": None}, {"threshold": 1.2}])
+def test_a_null_panel_shows_both_thresholds(bench: Bench, changes: dict[str, float | None]) -> None:
+    """Ours and the 5 % rule's; the null model's curve where it has one; a threshold nobody can pass on the edge."""
+    owner = bench.embed("adi", 0)
+    bench.judge(owner, owner, verdict(90))
+    (row,) = rows_of(bench)
+    (check,) = null_checks([calibration_of(row, 100, 0.1, mismatch=False, **changes)], Labels([row]), [])
+
+    root = ElementTree.fromstring(str(null_panel(check).drawing))
+
+    classes = [element.get("class") for element in root.iter()]
+    assert (classes.count("threshold"), classes.count("budget")) == (1, 1)
+    assert classes.count("null") == ("expected_sd" not in changes)
+    assert classes.count("bar") > 5
+
+
+# Pictures of marks
+
+
+def test_serial_numbers_are_counted_and_sorted(bench: Bench) -> None:
+    """The share that unlocks; accuracies from the highest down, so that no place names a number."""
+    owner = bench.embed("dsn", 0)
+    accuracies = [0.1] * 300 + [0.99] + [0.7] * 3 + [0.2] * 208
+    bench.judge(owner, owner, verdict(94, details={"stamp_accuracies": accuracies}))
+    rows = rows_of(bench)
+
+    (found,) = stamp_maps(rows, Labels(rows))
+
+    assert found.share == 4 / 512
+    assert list(found.accuracies) == sorted(accuracies, reverse=True)
+    panel = stamp_panel(found)
+    assert (panel.width, panel.height) == (320, 160)
+    assert str(panel.drawing).count("h9.4v9.4h-9.4z") == 512
+
+
+def test_an_emblem_is_read_pixel_by_pixel(bench: Bench) -> None:
+    """The picture has the bytes of the verdict, of the first seed's published model and decisive suspects."""
+    for seed in (0, 1):
+        owner = bench.embed("tartaglione", seed)
+        bench.judge(owner, owner, verdict(100, details=emblem(0.0)))
+        cell = {"strength_name": "epochs", "strength": 1.0}
+        bench.attacked(owner, "finetune", {"epochs": 1}, 0.89, verdict(12, details=emblem(0.9)), **cell)
+    rows = rows_of(bench)
+
+    ((published, attacked),) = readings(summaries(rows, Labels(rows)))
+
+    assert [(r.seed, r.found) for r in (published, attacked)] == [(0, True), (0, False)]
+    raw = base64.b64decode(emblem(0.9)["decoded"])
+    with Image.open(io.BytesIO(attacked.png)) as picture:
+        assert (picture.size, picture.tobytes()) == ((SHAPE[1], SHAPE[0]), raw)
+
+
+def test_a_valley_comes_from_what_the_embedding_logged(bench: Bench) -> None:
+    """One curve per embedding that logged it; a store without files gives none."""
+    for scheme in ("tartaglione", "adi"):
+        owner = bench.embed(scheme, 0)
+        bench.judge(owner, owner, verdict(100))
+    rows = rows_of(bench)
+
+    (found,) = valleys(rows, Labels(rows), FilledStore(bench))
+
+    assert (str(found.victim), found.points[0]) == ("tartaglione", (1.0, pytest.approx(0.08)))
+    assert valleys(rows, Labels(rows), PredictionStore(bench)) == []
+
+
+# Curves over strengths
+
+
+def test_learning_rates_stand_on_a_logarithmic_axis() -> None:
+    """Rates always; other strengths only if they span two powers of ten; nothing that has a zero."""
+    axes = [
+        StrengthAxis.of("lr", [1e-3, 1e-2], 1),
+        StrengthAxis.of("lr", [0.0, 1e-2], 1),
+        StrengthAxis.of("queries", [10, 1000], 1),
+        StrengthAxis.of("epochs", [1, 20], 1),
+    ]
+
+    assert [axis.logarithmic for axis in axes] == [True, False, True, False]
+    scale = axes[0].scale(0.0, 100.0)
+    assert scale(axes[0].place(10**-2.5)) == pytest.approx(50)
+
+
+def test_the_stronger_stands_to_the_right() -> None:
+    """Also where fewer are more."""
+    axis = StrengthAxis.of("bits", [2, 4, 8], -1)
+    scale = axis.scale(0.0, 100.0)
+
+    assert scale(axis.place(8)) < scale(axis.place(4)) < scale(axis.place(2))
+
+
+def test_the_mean_staircase_is_over_seeds(bench: Bench) -> None:
+    """At each drop, the mean of what every seed's cheapest suspects have left."""
+    for seed, drop in ((0, 0.02), (1, 0.1)):
+        owner = bench.embed("adi", seed, 0.8)
+        bench.judge(owner, owner, verdict(100))
+        bench.attacked(owner, "finetune", {}, 0.8 * (1 - drop), verdict(12))
+    rows = rows_of(bench)
+
+    (trade,) = trade_offs(summaries(rows, Labels(rows)))
+
+    assert [trade.mean_at(drop) for drop in (0.0, 0.05, 0.15)] == [1.0, 0.5, 0.0]
+    assert trade.aumc == pytest.approx((0.1, 0.5))
+
+
+def test_families_stand_together_with_their_cheapest_attack(bench: Bench) -> None:
+    """Attacks by family, in the order of the families; the cheapest attack of each, seed by seed."""
+    owner = bench.embed("adi", 0, 0.8)
+    for attack, metric, hits in (
+        ("overwrite", 0.79, 95),
+        ("finetune", 0.76, 12),
+        ("prune_weights", 0.79, 95),
+        ("prune_neurons", 0.72, 12),
+    ):
+        bench.attacked(owner, attack, {}, metric, verdict(hits))
+    rows = rows_of(bench)
+    matrix = {duel.assault: (duel,) for duel in duels(rows, Labels(rows))}
+
+    found = family_prices(matrix)
+
+    assert [(f.name, len(f.lines)) for f in found] == [("Fine-tuning", 1), ("Pruning", 2), ("Overwriting", 1)]
+    assert [cost_words(f.cheapest[0]) for f in found] == ["5.0\u202f%", "10.0\u202f%", "> 1.3\u202f%"]
+
+
+def test_a_price_says_between_which_strengths_and_what_weakens_it(bench: Bench) -> None:
+    """The flip in strengths, over seeds; suspects no better than scratch; verdicts that come back."""
+    for seed, hits in ((0, [95, 12, 11]), (1, [95, 95, 12]), (2, [12, 95, 12])):
+        sweep(bench, bench.embed("adi", seed, 0.8), [(0.79 - 0.01 * i, hit) for i, hit in enumerate(hits)])
+    rows = rows_of(bench)
+    (duel,) = duels(rows, Labels(rows))
+
+    assert flip_words(duel) == "epochs by 3"
+    assert cost_doubts(duel.brackets) == ["not monotone"]
+    assert bracket_text(duel).startswith("seed 0: stood at epochs 1 (1.3\u202f%), fell at epochs 2 (2.5\u202f%); ")
+
+
+def test_a_verdict_after_realigning_is_another_line(bench: Bench) -> None:
+    """What the owner undid before judging is part of the attack's line, and says so."""
+    owner = bench.embed("uchida", 0)
+    bench.attacked(owner, "permute", {}, 0.9, verdict(12))
+    again = bench.attack(owner, "permute", {"seen": "twice"}, 0.9)
+    bench.judge(owner, again, verdict(100), attack="permute", attack_task=again.id, realigned=True, budget=BUDGET)
+    rows = rows_of(bench)
+
+    found = {str(d.assault): d.standing for d in duels(rows, Labels(rows))}
+
+    assert found == {"permute": "removed", "permute, after realign": "kept"}
 
 
 # Effort

@@ -24,8 +24,12 @@ from experiments.report.terminal import summary_lines, summary_table
 from experiments.results import build_rows
 from experiments.rows import Row
 from tests.experiments.evidence_factory import Bench, PredictionStore, showcase, verdict
+from tests.experiments.gallery import FilledStore, calibrated, gallery
 
 VOID = {"meta", "input", "br", "wbr", "link", "img", "hr"}
+FAILURE = "got nan at step 113"
+"""What the showcase's failed attack says."""
+
 HOSTILE = "<script>alert('x')</script>\"'|`$\\"
 
 
@@ -138,11 +142,14 @@ def test_every_file_is_there(bench: Bench, tmp_path: Path) -> None:
     path = write_report(tmp_path, rows=rows, spec_text="name: x\n", store=PredictionStore(bench), **common)
 
     assert path == tmp_path / "report.html"
-    figures = [f"{name}.{kind}" for name in ("curves-fashion_lenet5", "fidelity", "survival-fashion_lenet5")
-               for kind in ("png", "svg")]  # fmt: skip
-    tables = [f"{name}.csv" for name in ("controls", "fidelity", "seconds", "summary", "survival")]
-    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == figures
-    assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == tables
+    both = [f"{name}.{kind}" for name in ("curves-fashion_lenet5", "fidelity", "survival-fashion_lenet5")
+            for kind in ("png", "svg")]  # fmt: skip
+    drawn = [f"{name}.svg" for name in ("controls", "costs-fashion_lenet5", "seconds", "strengths-fashion_lenet5",
+                                        "tradeoff-fashion_lenet5")]  # fmt: skip
+    tables = ["aumc", "controls", "costs", "curves", "failures", "families", "fidelity", "forgeries", "overwriting",
+              "seconds", "summary", "survival"]  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == sorted(both + drawn)
+    assert sorted(p.stem for p in (tmp_path / "tables").iterdir()) == tables
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["report.html", "report.md", "spec.yaml"]
     assert (tmp_path / "figures" / "fidelity.png").read_bytes().startswith(b"\x89PNG")
     assert ElementTree.parse(tmp_path / "figures" / "survival-fashion_lenet5.svg").getroot().tag.endswith("svg")
@@ -188,8 +195,8 @@ def test_sections_come_in_order(bench: Bench) -> None:
     """The summary is first, how to reproduce it last."""
     text = html_page(page_of(bench))
 
-    order = ["summary", "survival", "curves", "fidelity", "controls", "forgeries", "seconds", "gaps", "caveats"]
-    assert re.findall(r'<section id="(\w+)"', text) == [*order, "reproduce"]
+    order = ["summary", "survival", "curves", "strengths", "costs", "overwriting", "fidelity", "controls", "forgeries"]
+    assert re.findall(r'<section id="(\w+)"', text) == [*order, "seconds", "gaps", "caveats", "reproduce"]
 
 
 def test_hostile_names_are_only_text() -> None:
@@ -292,6 +299,114 @@ def test_failures_are_reported_with_their_cause(bench: Bench) -> None:
 
     assert (loss.rows, page.counts["failed"], page.counts["skipped"]) == (1, 1, 1)
     assert "got nan at step 113" in html_page(page)
+
+
+# The sections that only some runs have
+
+
+@pytest.fixture(scope="module")
+def full() -> Bench:
+    """A run with something for every section."""
+    return gallery()
+
+
+@pytest.fixture(scope="module")
+def full_page(full: Bench) -> Page:
+    """Its report before it has a format."""
+    return make_page(rows_of(full), full.plan, full.records, "", {}, FilledStore(full), calibrated())
+
+
+@pytest.fixture(scope="module")
+def full_report(full: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its report as files."""
+    folder = tmp_path_factory.mktemp("full")
+    common = {"plan": full.plan, "records": full.records, "run_info": {}, "spec_text": ""}
+    write_report(folder, rows=rows_of(full), store=FilledStore(full), calibrations=calibrated(), **common)
+    return folder
+
+
+def test_every_finding_has_its_section(full_page: Page) -> None:
+    """Overwriting, null models, serial numbers and emblems are shown where there are any, and linked."""
+    text = html_page(full_page)
+
+    order = ["summary", "survival", "curves", "strengths", "costs", "overwriting", "fidelity", "controls", "nulls"]
+    order += ["stamps", "spelled", "forgeries", "seconds", "gaps", "caveats", "reproduce"]
+    assert re.findall(r'<section id="(\w+)"', text) == order
+    page = Reader(text)
+    assert page.open == []
+    assert {v.removeprefix("#") for v in page.attributes("href")} == set(order)
+    assert re.search(r"\b(nan|None|inf)\b", " ".join(page.data).replace(FAILURE, "")) is None
+
+
+def test_pictures_are_in_the_page_itself(full_page: Page) -> None:
+    """Emblems are data, with a text beside each; the policy allows such images, and nothing else from anywhere."""
+    page = Reader(html_page(full_page))
+
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert images
+    assert all(str(image["src"]).startswith("data:image/png;base64,") and image["alt"] for image in images)
+    (policy,) = (v for v in page.attributes("content") if "default-src" in v)
+    assert re.fullmatch(
+        r"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-[^']+'; img-src data:", policy
+    )
+
+
+def test_every_figure_and_table_is_a_file(full_report: Path) -> None:
+    """Drawings stand alone as SVG without the page's variables, emblems as PNG, tables as CSV with lines."""
+    drawings = {p.stem: p.read_text(encoding="utf-8") for p in (full_report / "figures").glob("*.svg")}
+    own = ["controls", "costs", "nulls", "seconds", "stamps", "strengths", "tradeoff", "valley"]
+
+    found = {name: text for name, text in drawings.items() if name.partition("-")[0] in own}
+
+    assert sorted(name.partition("-")[0] for name in found) == own
+    for text in found.values():
+        assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+        assert "var(" not in text
+    assert len(list((full_report / "figures").glob("emblem-*.png"))) == 2
+    tables = {p.stem: len(p.read_text(encoding="utf-8").splitlines()) for p in (full_report / "tables").iterdir()}
+    assert {"emblems", "false_positives", "overwriting", "stamps", "valley"} <= set(tables)
+    assert min(tables.values()) > 1
+
+
+def test_the_markdown_has_the_same_sections(full_report: Path) -> None:
+    """Costs, overwriting, null models, serial numbers and emblems are there for readers without a browser."""
+    text = (full_report / "report.md").read_text(encoding="utf-8")
+
+    titles = re.findall(r"^## (.+)$", text, re.MULTILINE)
+
+    assert titles[:6] == ["Summary", "Survival", "What removal costs", "All attacks together", "Who overwrites whom",
+                          "Fidelity"]  # fmt: skip
+    assert titles[6:10] == ["Controls", "False positives", "Stamps that unlock", "What the weights spell"]
+    assert re.search(r"\b(nan|None|inf)\b", text.replace(FAILURE, "")) is None
+
+
+def test_a_report_never_says_which_serial_number_is_the_right_one(full: Bench, full_report: Path) -> None:
+    """Whichever number is the true one, every file but the table of all rows has the same bytes."""
+    rows = rows_of(full)
+    for row in rows:
+        found = json.loads(row["details"] or "{}")
+        accuracies = found.get("verdict", {}).get("stamp_accuracies")
+        if accuracies:
+            found["verdict"]["stamp_accuracies"] = accuracies[200:] + accuracies[:200]
+            row["details"] = json.dumps(found)
+    other = make_page(rows, full.plan, full.records, "", {}, FilledStore(full), calibrated())
+
+    assert html_page(other) == (full_report / "report.html").read_text(encoding="utf-8")
+
+
+def test_nonsense_in_details_is_no_picture(bench: Bench) -> None:
+    """Details that do not decode, or whose shape does not fit, leave the section out instead of breaking the page."""
+    rows = rows_of(bench)
+    broken = [
+        *({"decoded": "no base64!"}, {"decoded": "AAAA", "decoded_shape": [9, 9, 3]}, {"decoded_shape": "x"}),
+        *({"decoded": "AAAA", "decoded_shape": [-1, -3]}, {"decoded": 5, "decoded_shape": 5}),
+    ]
+    for row, found in zip(rows, broken, strict=False):
+        row["details"] = json.dumps({"verdict": found})
+
+    page = make_page(rows, bench.plan, bench.records, "", {}, None)
+
+    assert page.spelled == ()
 
 
 # Markdown, tables, terminal

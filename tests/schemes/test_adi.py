@@ -1,6 +1,7 @@
 """The trigger set: what it looks like, how it is shown, what spoils its evidence."""
 
 import hashlib
+import json
 import math
 from collections import Counter
 from dataclasses import replace
@@ -13,14 +14,15 @@ from torch import Tensor
 
 from experiments.workloads.digits import DigitsCnn
 from schemes.adi import Adi
-from schemes.adi_triggers import TriggerFeed, commit_triggers, draw_triggers, flaw
+from schemes.adi_triggers import commit_triggers, draw_triggers, flaw, trigger_set
 from schemes.base import Owner, Recipe, Suspect, TaskInfo
 from schemes.commitment import model_digest
 from schemes.keys import Key
-from schemes.params import Json
+from schemes.params import ConfigError, Json
 from schemes.prf import Prf
 from schemes.statistics import LEVEL
 from schemes.trigger_images import abstract_images
+from schemes.trigger_training import TriggerFeed
 from tests.marks import NewestState, arena, clean_model, embedded, no_log
 
 SECRET = Prf(b"the owner of these tests")
@@ -198,6 +200,83 @@ def test_foreign_key_is_explained() -> None:
     """A key of another scheme is a mistake of the caller's, with a way out."""
     with pytest.raises(ValueError, match="draw it with keygen"):
         Adi().trials(Key("uchida", bytes(32)))
+
+
+# Several sets.
+
+SETS = Adi(n_triggers=20, n_sets=3)
+
+
+def test_first_set_is_the_one_of_a_single_set_key() -> None:
+    """Set 0 has the images, labels and commitments of a one-set key of the same seed, byte for byte."""
+    one, three = some_key(20), SETS.keygen(arena().task, SECRET)
+
+    for part in ("images", "labels"):
+        assert torch.equal(trigger_set(three, 0)[part == "labels"], one.secret[part])
+        assert commitments(three)[part][:20] == commitments(one)[part]
+    assert "sets" not in json.dumps(dict(one.public))
+
+
+def test_sets_are_disjoint() -> None:
+    """Sixty different images, each with its own commitment; triggers for embedding and spoiling are all of them."""
+    key = SETS.keygen(arena().task, SECRET)
+    images, labels = SETS.triggers(key)
+    parts = [trigger_set(key, index) for index in range(3)]
+
+    assert len(torch.unique(images.flatten(1), dim=0)) == len(labels) == 60
+    assert torch.equal(torch.cat([own for own, _ in parts]), images)
+    assert len({*commitments(key)["images"], *commitments(key)["labels"]}) == 120
+    assert SETS.trials(key) == (20, 0.1)
+    assert SETS.trials(SETS.randomise_key(key, Prf(b"strangers to the owner"))) == (20, 0.1)
+
+
+def test_a_verification_asks_about_the_released_set_alone() -> None:
+    """Each set has evidence of its own: queries are its twenty images, the others are not shown to the suspect."""
+    key = SETS.keygen(arena().task, SECRET)
+    for released in range(3):
+        asked: list[Tensor] = []
+        images, labels = trigger_set(key, released)
+
+        class Recording(Answering):
+            def labels(self, raw: Tensor, asked: list[Tensor] = asked) -> Tensor:
+                asked.append(raw)
+                return super().labels(raw)
+
+        verdict = replace(SETS, released=released).judge(Recording(labels), key)
+
+        assert (verdict.verdict, verdict.k, verdict.n) == (True, 20, 20)
+        assert (verdict.details["sets"], verdict.details["released"]) == (3, released)
+        assert torch.equal(torch.cat(asked), images)
+
+
+def test_opening_one_set_leaves_the_others_closed() -> None:
+    """What is wrong with another set does not matter, and what is wrong with the released one does."""
+    key = SETS.keygen(arena().task, SECRET)
+    images = key.secret["images"].clone()
+    images[25, 0, 3, 3] ^= 1
+    altered = replace(key, secret={**key.secret, "images": images})
+
+    assert [flaw(altered, index) for index in (0, 2)] == [None, None]
+    assert flaw(altered, 1) == "commitment 25 of the images does not open"
+
+
+def test_all_sets_are_embedded() -> None:
+    """Each of three sets is found in the marked network, whose accuracy is what it was within three points."""
+    mark = embedded(SETS)
+    task, test = mark.arena.task, mark.arena.test
+    verdicts = [replace(SETS, released=index).judge(Suspect(mark.model, task), mark.key) for index in range(3)]
+
+    assert all(verdict.verdict and verdict.margin >= 0.9 for verdict in verdicts)
+    assert task.score(mark.model, test) >= task.score(clean_model(), test) - 0.03
+
+
+def test_set_beyond_the_last_is_refused() -> None:
+    """Sets count from 0; a scheme and a key with fewer sets than it says are both named."""
+    assert Adi(n_sets=3, released=2).config(until="embed") == Adi(n_sets=3).config(until="embed")
+    with pytest.raises(ConfigError, match="below n_sets = 3"):
+        Adi(n_sets=3, released=3)
+    with pytest.raises(ValueError, match="one of the key's 1 trigger sets"):
+        Adi(n_triggers=20, n_sets=3, released=1).judge(Suspect(clean_model(), arena().task), some_key())
 
 
 # Training.
