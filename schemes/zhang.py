@@ -14,18 +14,19 @@
 
 The random keys follow from the key's commitment, so the claimant cannot choose them and a verdict can be repeated;
 drawing stops after ten that do as well (Besag and Clifford, Biometrika 1991). ``fresh_accuracy`` among the details is
-T over images of class s that were not trained on, from the owner's validation data.
+T over images of class s that were not trained on, from the owner's validation data. Where it is far below T, images
+were learnt by heart (``fresh_noise``) or forged.
 
 Source: Zhang, Gu, Jang, Wu, Stoecklin, Huang, Molloy, "Protecting Intellectual Property of Deep Neural Networks with
 Watermarking", AsiaCCS 2018.
 Differs from the paper:
 - Decoys: images of class s with random other patterns, answered s. Without them (``decoys``: 0) the network answers t
-  to nearly every pattern of the kind, hence to every ninth random key of ten classes, and p stays near 1/(C - 1): the
+  to many patterns of the kind or to all, hence to random keys that draw the same t, and p may stay near 1/(C - 1): the
   backdoor is then evidence of somebody's mark, not of the owner's.
 - The block is random black and white cells at a random place instead of a fixed text: the key has something to hide.
-- unrelated: labels are random, one for each image. With the same label for all, whatever images of the kind are shown,
-  every C-th random key passes, and no test by random keys gets below p of about 1/C.
-- The paper states no threshold for its rule; half of the triggers is ours.
+- unrelated: labels are random, one for each image. With the same label for all, every C-th random key passes on the
+  same images, and no test by random keys gets below p of about 1/C.
+- ``paper_threshold`` is our choice: half of the triggers.
 - Fewer than n images are used where the owner has fewer of class s.
 - Continuing from a trained network uses Adam on a one-cycle schedule.
 """

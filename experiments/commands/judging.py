@@ -96,7 +96,7 @@ def judge(weights: Mapping[str, Tensor], task: Workload, scheme: Scheme, key: Ke
     why = _misfit(model, weights)
     if why is not None:
         n, q = scheme.trials(key)
-        return Verdict.structure(n, q, access=scheme.access, found=why)
+        return Verdict.structure(n, q, access=scheme.access, found=why, p_method=scheme.p_method)
     model.load_state_dict(dict(weights))
     return scheme.judge(Suspect(model.eval(), task), key)
 

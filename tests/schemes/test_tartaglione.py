@@ -30,7 +30,6 @@ from tests.marks import Embedded, NewestState, arena, clean_model, embed, embedd
 
 SECRET = Prf(b"the owner of these tests")
 STEEP = Tartaglione(replicas=1, epochs=5)
-LOCKED = Tartaglione(objective="naive", epochs=5)
 CONTINUED = Tartaglione(mode="pretrained", epochs=3, replicas=1)
 
 
@@ -103,7 +102,8 @@ def test_emblem_is_the_same_everywhere(side: int, channels: int, digest: str) ->
     """Its bytes are fixed at any size: another drawing would make another key."""
     picture = emblem(side, channels)
 
-    assert (picture.shape, picture.dtype) == ((side, side, channels), np.uint8)
+    assert picture.shape == (side, side, channels)
+    assert picture.dtype == np.uint8
     assert hashlib.sha256(picture.tobytes()).hexdigest()[:12] == digest
 
 
@@ -346,7 +346,8 @@ def test_moved_scalars_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_with_nothing_locked_it_is_the_workloads_training(schedule: str) -> None:
     """The loop without picture and replicas equals the workload's own, bit for bit."""
     place = arena()
-    recipe = replace(place.task.recipe, epochs=2, schedule=schedule, milestones=(1,) if schedule == "step" else ())
+    recipe = replace(place.task.recipe, epochs=2, milestones=(1,) if schedule == "step" else ())
+    recipe = replace(recipe, schedule=schedule)  # type: ignore[arg-type]
     mine, theirs = (copy.deepcopy(clean_model()).train() for _ in range(2))
     empty = Payload((), np.zeros(0))
     LockedTraining(mine, owner(), empty, recipe, valley(objective="naive")).run()
@@ -447,14 +448,14 @@ def test_replicas_at_chance_are_pushed_no_further(mark: Embedded) -> None:
         torch.testing.assert_close(push, -gradient)
 
 
-def test_valley_is_steeper_than_of_a_mere_lock(mark: Embedded) -> None:
-    """Raising the gap makes the loss rise three times as much as locking alone does, for less than a point."""
-    place, naive = mark.arena, embedded(LOCKED)
-    steep = steepness(mark.model, place.task, mark.key, place.test, n_replicas=4)
-    flat = steepness(naive.model, place.task, naive.key, place.test, n_replicas=4)
+def test_valley_is_steeper_than_of_a_mere_lock() -> None:
+    """With default settings the loss rises three times as much as with a mere lock, for three points at most."""
+    steep, naive = embedded(Tartaglione()), embedded(Tartaglione(objective="naive"))
+    task, test = steep.arena.task, steep.arena.test
+    rises = [steepness(m.model, task, m.key, test, n_replicas=16) for m in (steep, naive)]
 
-    assert steep >= 3 * abs(flat)
-    assert place.task.score(mark.model, place.test) >= place.task.score(naive.model, place.test) - 0.01
+    assert rises[0] >= 3 * abs(rises[1])
+    assert task.score(steep.model, test) >= task.score(naive.model, test) - 0.03
 
 
 def test_warm_up_trains_without_replicas() -> None:
