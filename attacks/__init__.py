@@ -17,6 +17,7 @@ ATTACKS: dict[str, str] = {
     "overwrite": "attacks.overwrite:Overwrite",
     "piracy": "attacks.piracy:PlantTriggers",
     "spoil": "attacks.spoil:Spoil",
+    "reverse_serial": "attacks.reverse_serial:ReverseSerial",
     "ambiguity": "attacks.ambiguity:Ambiguity",
     "chain": "attacks.chain:Chain",
 }

@@ -84,18 +84,32 @@ def weight_of(layer: nn.Module) -> nn.Parameter:
     return layer.get_parameter("weight")
 
 
+def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> module of every convolution and linear layer.
+
+    Raises:
+        TypeError: there is none.
+    """
+    layers: dict[str, nn.Module] = {n: m for n, m in model.named_modules() if isinstance(m, WEIGHTED)}
+    if not layers:
+        raise TypeError(f"expected a network with convolutions or linear layers, got {type(model).__name__} with none")
+    return layers
+
+
 def prunable_layers(model: nn.Module, task: Workload, batch: Batch) -> list[Layer]:
     """Layers whose channels can be removed alone, in the order of the forward pass.
 
     Args:
         model: in eval mode, all parameters requiring gradients.
         batch: (inputs, targets); two samples are enough.
+
+    Raises:
+        TypeError: the model or one of its layers computes without gradients.
     """
     calls: list[tuple[nn.Module, Node]] = []
 
     def note(module: nn.Module, _: object, output: Tensor) -> None:
-        assert output.grad_fn is not None  # gradients are enabled and the layer has parameters
-        calls.append((module, output.grad_fn))
+        calls.append((module, _node(output, module)))
 
     modules = [m for m in model.modules() if isinstance(m, WEIGHTED)]
     handles = [m.register_forward_hook(note) for m in modules]
@@ -105,8 +119,7 @@ def prunable_layers(model: nn.Module, task: Workload, batch: Batch) -> list[Laye
     finally:
         for handle in handles:
             handle.remove()
-    assert loss.grad_fn is not None
-    flow = _Flow(model, loss.grad_fn, {node for _, node in calls})
+    flow = _Flow(model, _node(loss, model), {node for _, node in calls})
     names = {m: name for name, m in model.named_modules()}
     head = set(task.head(model).modules())
     seen = [m for m, _ in calls]
@@ -118,6 +131,16 @@ def prunable_layers(model: nn.Module, task: Workload, batch: Batch) -> list[Laye
         if ends is not None:
             layers.append(Layer(names[module], module, *ends))
     return layers
+
+
+def _node(computed: Tensor, by: nn.Module) -> Node:
+    """Where in the autograd graph ``computed`` stands, which ``by`` gave. Raises TypeError if it is not in one."""
+    if computed.grad_fn is None:
+        raise TypeError(
+            f"expected a network that computes with gradients, got {type(by).__name__} without; "
+            "let all its parameters require them"
+        )
+    return computed.grad_fn
 
 
 class _Flow:

@@ -6,6 +6,9 @@
     rtll      re-initialised      output layer
     rtal      re-initialised      all layers
 
+With ``renew: dense`` "output layer" means every dense layer after the convolutions [Tang et al. 2020, transfer]; a
+network without hidden dense layers has no other than the output layer.
+
 SGD, momentum 0.9, weight decay 5e-4, batch 100, at the last training rate (1e-3). The rate is constant, so epoch e
 does not depend on how many epochs were asked for: longer strengths continue the shorter ones' trajectory.
 
@@ -42,6 +45,12 @@ class FineTune(Attack):
         stage="attack",
         choices=("ftll", "ftal", "rtll", "rtal"),
     )
+    renew: Literal["head", "dense"] = param(
+        "head",
+        doc="which layers rt renews and ll trains: the output layer, or all dense layers",
+        stage="attack",
+        choices=("head", "dense"),
+    )
     epochs: int = param(20, doc="passes over the adversary's data", stage="attack", low=1, strength=True)
     lr: float = param(1e-3, doc="learning rate, constant", stage="attack", low=0, low_open=True)
     batch_size: int = param(100, doc="samples a step", stage="attack", low=1)
@@ -59,7 +68,7 @@ class FineTune(Attack):
         return self.variant.startswith("rt")
 
     def run(self, model: nn.Module, view: AttackView) -> nn.Module:
-        head = view.task.head(model)
+        _, head = view.task.split(model, self.renew)
         if self.replaces_head:
             # A resumed run overwrites the new head with the checkpoint's, so drawing it again changes nothing.
             reinitialise(head, subseed(view.seed, "head"))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack, AttackView, Family
-from attacks.channels import WEIGHTED, Layer, mean_activity, prunable_layers, weight_of
+from attacks.channels import Layer, mean_activity, prunable_layers, weight_of, weighted_layers
 from attacks.knowledge import Knowledge
 from attacks.tuning import Silenced, sgd, silence, tune_all
 from schemes.params import param
@@ -149,18 +149,6 @@ class FinePrune(Attack):
             for p, old in zip(layer.parameters(), before, strict=True):
                 p.copy_(old)
         return count
-
-
-def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module of every convolution and linear layer.
-
-    Raises:
-        TypeError: there is none.
-    """
-    layers: dict[str, nn.Module] = {n: m for n, m in model.named_modules() if isinstance(m, WEIGHTED)}
-    if not layers:
-        raise TypeError(f"expected a network with convolutions or linear layers, got {type(model).__name__} with none")
-    return layers
 
 
 def smallest(weights: Sequence[Tensor], sparsity: float) -> list[Tensor]:

@@ -26,9 +26,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from attacks.base import Attack, AttackView, Family
-from attacks.channels import weight_of
+from attacks.channels import weight_of, weighted_layers
 from attacks.knowledge import Knowledge
-from attacks.pruning import weighted_layers
 from attacks.tuning import sgd, tune_all
 from schemes.params import param
 

@@ -95,7 +95,7 @@ class Spoil(Attack):
     def within(self, epochs: int, n_samples: int) -> "Spoil":
         """Fewer steps, and with sequential spoiling half of the passes for recovery."""
         spoiling = epochs if self.mode == "joint" else max(1, epochs // 2)
-        steps = max(1, spoiling * (n_samples // self.batch_size))
+        steps = spoiling * steps_per_epoch(n_samples, self.batch_size)
         return replace(self, steps=min(self.steps, steps), recovery=min(self.recovery, epochs - spoiling))
 
     def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
@@ -265,10 +265,14 @@ def redraw_carriers(model: nn.Module, view: AttackView) -> None:
         tensor.copy_(torch.where(mask, others.mean() + others.std() * noise, tensor))
 
 
+def steps_per_epoch(n_samples: int, batch_size: int) -> int:
+    """Batches in one pass: the last one may be a part."""
+    return -(-n_samples // batch_size)
+
+
 def _batches(view: AttackView, batch_size: int, start: int) -> Iterator[Batch]:
     """The adversary's batches from step ``start`` on, for ever."""
-    per_epoch = -(-len(view.data) // batch_size)
-    epoch, skipped = divmod(start, per_epoch)
+    epoch, skipped = divmod(start, steps_per_epoch(len(view.data), batch_size))
     while True:
         batches = view.data.batches(batch_size, seed=subseed(view.seed, "spoil"), epoch=epoch)
         for index, batch in enumerate(batches):

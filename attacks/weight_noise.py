@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack, AttackView, Family
-from attacks.channels import weight_of
+from attacks.channels import weight_of, weighted_layers
 from attacks.knowledge import Knowledge
-from attacks.pruning import weighted_layers
 from attacks.tuning import sgd, tune_all
 from schemes.params import param
 from schemes.prf import subseed

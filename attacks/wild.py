@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks.base import Attack, AttackView, Family
+from attacks.descent import Descent
 from attacks.knowledge import Knowledge
-from attacks.refit import Descent
 from schemes.base import Batch, Scheme, TaskInfo
 from schemes.params import param
 from schemes.prf import subseed

@@ -5,6 +5,7 @@ SCHEMES: dict[str, str] = {
     "mtlsign_fixed": "schemes.mtlsign:MTLSignFixed",
     "adi": "schemes.adi:Adi",
     "tartaglione": "schemes.tartaglione:Tartaglione",
+    "dsn": "schemes.dsn:Dsn",
     "zhang_content": "schemes.zhang:ZhangContent",
     "zhang_noise": "schemes.zhang:ZhangNoise",
     "zhang_unrelated": "schemes.zhang:ZhangUnrelated",

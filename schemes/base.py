@@ -28,6 +28,7 @@ from schemes.statistics import (
 )
 
 Access = Literal["black", "white"]
+SplitAt = Literal["dense", "head"]
 PMethod = Literal["binomial", "key_randomisation", "gauss", "hash"]
 Batch = tuple[Tensor, Tensor]
 """(inputs, targets) on the workload's device, inputs normalised as the network wants them."""
@@ -183,10 +184,12 @@ class Workload(Protocol):
         """The output layer: what *LL attacks train and RT* attacks re-initialise."""
         ...
 
-    def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    def split(self, model: nn.Module, at: SplitAt) -> tuple[nn.Module, nn.Module]:
         """(extractor, predictor), sharing the model's parameters: ``model(x) == predictor(extractor(x))``.
 
-        The extractor ends where the convolutions do; a network without dense hidden layers is split at its head.
+        Args:
+            at: "dense": the extractor ends where the convolutions do (a network without hidden dense layers is split
+                at its head); "head": the predictor is the output layer.
         """
         ...
 

@@ -14,9 +14,11 @@ bound: a suspect is judged raw, so whoever unlocks the network has removed the m
 validation images, and so is enough to judge with.
 
 Source: Tang, Du, Hu, "Deep Serial Number: Computational Watermarking for DNN Intellectual Property Protection" (arXiv
-2011.08960 v1). Differs from the paper: invalid inputs include wrong numbers (``neg_mode: raw`` for the paper's), else
-nearly right ones unlock too; the rate falls on half a cosine instead of on plateaus, which the growing weight of the
-adversary would trigger; signs and lambda of Eqs 4 and 6 as they must be; the reversal sits between G_e and G_d.
+2011.08960 v1). Differs from the paper: invalid inputs include wrong numbers, else nearly right ones unlock too; the
+adversary reads the features before the output layer, and a bounded loss replaces gradient reversal (the paper's:
+``neg_mode: raw``, ``lock_at: dense``, ``loss: grl``; why: ``schemes.dsn_training``); the rate falls on half a cosine
+instead of on plateaus, which the weight of the adversary would trigger; signs and lambda of Eqs 4 and 6 as they must
+be; the reversal sits between G_e and G_d.
 """
 
 import math
@@ -215,7 +217,7 @@ class Dsn(LockFields, Scheme):
     def triggers(self, key: Key) -> tuple[Tensor, Tensor] | None:
         """The key's images, stamped, with their true labels; None for a key that was never embedded.
 
-        Spoiling teaches them wrong labels beside the task on raw inputs: the lock is turned round.
+        Spoiling teaches them wrong labels beside the task on raw inputs.
         """
         if "images" not in key.secret:
             return None

@@ -22,8 +22,7 @@ which take twice as long on a CPU: 170 ms against 80 ms for LeNet-5, R = 4, 100 
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -35,7 +34,7 @@ from torch.func import functional_call
 from schemes.base import Batch, Owner, Recipe, Samples, Workload, untouched
 from schemes.prf import subseed
 from schemes.tartaglione_payload import Payload
-from schemes.training_state import pack, unpack
+from schemes.training_state import pack, seeded, unpack
 
 Objective = Literal["naive", "paper", "gap"]
 
@@ -201,8 +200,7 @@ class LockedTraining:
             unpack(state, self.model, self.optimiser)
         self.payload.write(self.model)
         for epoch in range(done, n_epochs):
-            # Dropout draws from the global generator: seeded, so that a resumed epoch draws the same.
-            with _seeded(subseed(self.owner.seed, "tartaglione/dropout", epoch), self.owner.task.device):
+            with seeded(subseed(self.owner.seed, "tartaglione/dropout", epoch), self.owner.task.device):
                 loss = self._epoch(epoch)
             self._report(epoch + 1, loss)
             checkpoints.offer(epoch + 1, partial(pack, self.model, self.optimiser))
@@ -277,11 +275,3 @@ def _optimiser(parameters: Sequence[nn.Parameter], recipe: Recipe) -> torch.opti
     return torch.optim.SGD(
         parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The global generators seeded inside, restored afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

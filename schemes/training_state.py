@@ -4,7 +4,8 @@ Per-step randomness comes from (seed, epoch or step), so no generator state need
 batch-norm buffers and a loop's own tensors do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,22 @@ def unpack(state: Mapping[str, Tensor], model: nn.Module, optimiser: torch.optim
     optimiser.load_state_dict({"state": slots, "param_groups": groups})
     _lay_out(optimiser)
     return {k.removeprefix("extra."): v for k, v in state.items() if k.startswith("extra.")}
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, the global generators of the CPU and of ``device`` follow from ``seed``; afterwards they are as before.
+
+    Dropout draws from them: a loop that seeds each epoch by its number does not depend on where it was resumed.
+    """
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        # Not torch.manual_seed: it would seed the other devices too, which nobody restores.
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def _lay_out(optimiser: torch.optim.Optimizer) -> None:

@@ -4,17 +4,37 @@ import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from experiments.workloads.digits import DigitsCnn, DigitsMlp
+from experiments.workloads.networks.base import Network
+from experiments.workloads.networks.dsn import DsnMnist
 from orchestrator.arena import Arena
 from schemes.base import Cancelled, Owner, Scheme, Suspect, Verdict
 from schemes.keys import Key
 from schemes.prf import Prf
 
-WORKLOADS = {"digits_mlp": DigitsMlp(epochs=4), "digits_cnn": DigitsCnn(epochs=4)}
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsDsn(DigitsCnn):
+    """The digits with convolutions and two dense layers, without batch norm."""
+
+    name: ClassVar[str] = "digits_dsn"
+
+    def build(self) -> Network:
+        network = DsnMnist()
+        network.fc1 = nn.Linear(32 * 6 * 6, network.head.in_features)
+        return network
+
+
+WORKLOADS = {
+    "digits_mlp": DigitsMlp(epochs=4),
+    "digits_cnn": DigitsCnn(epochs=4),
+    "digits_dsn": DigitsDsn(epochs=6, lr=2e-3),
+}
 
 
 @dataclass

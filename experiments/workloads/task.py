@@ -13,7 +13,7 @@ from experiments.workloads import training
 from experiments.workloads.codes import qr_codes
 from experiments.workloads.networks.base import Network
 from experiments.workloads.pixels import Pixels
-from schemes.base import Batch, Checkpoints, Evaluation, Log, Recipe, Samples, TaskInfo, lists, untouched
+from schemes.base import Batch, Checkpoints, Evaluation, Log, Recipe, Samples, SplitAt, TaskInfo, lists, untouched
 from schemes.params import Json
 from schemes.prf import subseed
 
@@ -106,9 +106,9 @@ class ImageTask:
         """The output layer."""
         return _network(model).head
 
-    def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    def split(self, model: nn.Module, at: SplitAt) -> tuple[nn.Module, nn.Module]:
         """(extractor, predictor) that share the model's parameters."""
-        return _network(model).split()
+        return _network(model).split(at)
 
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of a batch, in the task's precision."""

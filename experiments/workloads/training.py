@@ -1,8 +1,8 @@
 """The training loop: one forward, one backward, one optimiser step per batch; resumable at every epoch.
 
 Nothing is carried from step to step but weights, batch-norm statistics and optimiser moments: the learning rate is a
-function of the step, order and augmentation of the epoch. That is why a checkpoint is small and a resumed training
-is bit-equal to an undisturbed one.
+function of the step; order, augmentation and what dropout drops are functions of the epoch. That is why a checkpoint
+is small and a resumed training is bit-equal to an undisturbed one.
 """
 
 import math
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from schemes.base import Batch, Checkpoints, Log, Recipe, Samples
-from schemes.training_state import pack, unpack
+from schemes.prf import subseed
+from schemes.training_state import pack, seeded, unpack
 
 _WARM_UP = 0.3
 _START_DIVISOR = 25.0
@@ -71,7 +72,7 @@ class Training:
         model: trained in place; its training flags are as before afterwards.
         loss: the workload's primary loss.
         device: where model and batches live.
-        seed: fixes batch order and augmentation.
+        seed: fixes batch order, augmentation and dropout.
         extra: global step -> batch appended to that step's batch, seen by batch norm, never augmented.
         penalty: scalar added to each step's loss.
     """
@@ -119,7 +120,8 @@ class Training:
             unpack(state, self.model, optimiser)
         with _training_mode(self.model, self.recipe.bn_mode):
             for epoch in range(done, self.n_epochs):
-                mean_loss = self._epoch(epoch, optimiser)
+                with seeded(subseed(self.seed, "dropout", epoch), self.device):
+                    mean_loss = self._epoch(epoch, optimiser)
                 if log is not None:
                     log(epoch + 1, loss=mean_loss, lr=optimiser.param_groups[0]["lr"])
                 # A pass that was cut short is no state that a longer training could continue from.

@@ -10,8 +10,8 @@ from attacks.base import Attack
 from attacks.finetune import FineTune, reinitialise
 from schemes.base import Scheme
 from schemes.mtlsign import MTLSign
-from tests.attack_contract import AttackContract, granted_view
-from tests.victims import Victim, clean_model, marked
+from tests.attack_contract import AttackContract, granted_view, make_view
+from tests.victims import Victim, arena, clean_model, marked
 
 MARKED_TASK = MTLSign(n=60, steps=150, lr=1e-3, head_lr=3e-3, lambda2=0.0, check_every=50)
 
@@ -105,6 +105,17 @@ class TestFineTuneLastLayer(AttackContract):
 
         buffers = {name for name, _ in victim.model.named_buffers()}
         assert changed - {"head.weight", "head.bias"} == buffers
+
+
+def test_all_dense_layers_may_be_renewed() -> None:
+    """``renew: dense`` draws both dense layers anew and trains them; the convolutions stay as they were."""
+    place, model = arena("digits_dsn"), clean_model("digits_dsn")
+    attack = FineTune(variant="rtll", renew="dense", epochs=4, lr=2e-2)
+    suspect = attack(model, make_view(place))
+
+    assert changed_tensors(model, suspect) == {"fc1.weight", "fc1.bias", "head.weight", "head.bias"}
+    assert attack.replaces_head
+    assert place.task.score(suspect, place.test) > 0.5
 
 
 def mark_features(victim: Victim, model: nn.Module) -> Tensor:

@@ -48,9 +48,9 @@ def test_parts_make_the_whole(workload: ImageWorkload) -> None:
     """Extractor and predictor, one after the other, are the network; the head is its linear output layer."""
     task = workload.task(CPU)
     model = task.network(0).eval()
-    extractor, predictor = task.split(model)
-
-    assert torch.equal(predictor(extractor(images(3))), model(images(3)))
+    for at in ("dense", "head"):
+        extractor, predictor = task.split(model, at)
+        assert torch.equal(predictor(extractor(images(3))), model(images(3)))
     assert isinstance(task.head(model), nn.Linear)
 
 

@@ -5,6 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from schemes.base import SplitAt
+
 
 class Extractor(nn.Module):
     """What a network computes before its output layer, as a module that shares its parameters."""
@@ -39,11 +41,12 @@ class Network(nn.Module, ABC):
         """(n, head.in_features) from the last tap; the tap itself unless a subclass has more to compute."""
         return last
 
-    def split(self) -> tuple[nn.Module, nn.Module]:
-        """(extractor, predictor) that share this network's parameters; subclasses with dense layers split before them.
+    def split(self, at: SplitAt) -> tuple[nn.Module, nn.Module]:
+        """(extractor, predictor) that share this network's parameters: ``network(x) == predictor(extractor(x))``."""
+        return self.split_before_dense() if at == "dense" else (Extractor(self), self.head)
 
-        ``network(x) == predictor(extractor(x))``.
-        """
+    def split_before_dense(self) -> tuple[nn.Module, nn.Module]:
+        """The split where the convolutions end; at the head unless a subclass has hidden dense layers."""
         return Extractor(self), self.head
 
     def forward(self, inputs: Tensor) -> Tensor:

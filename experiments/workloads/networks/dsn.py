@@ -28,7 +28,7 @@ class DenseOnConvolutions(Network):
         stages = self.convolutions(inputs)
         return *stages, F.relu(self.fc1(stages[-1].flatten(1)))
 
-    def split(self) -> tuple[nn.Module, nn.Module]:
+    def split_before_dense(self) -> tuple[nn.Module, nn.Module]:
         stages = (self.get_submodule(name) for name in self.stage_names[:-1])
         return nn.Sequential(*stages), nn.Sequential(nn.Flatten(), self.fc1, nn.ReLU(), self.head)
 

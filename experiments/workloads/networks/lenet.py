@@ -27,6 +27,6 @@ class LeNet5(Network):
         pool2 = F.max_pool2d(self.conv2(pool1), 2)
         return pool1, pool2, F.relu(self.fc1(pool2.flatten(1)))
 
-    def split(self) -> tuple[nn.Module, nn.Module]:
+    def split_before_dense(self) -> tuple[nn.Module, nn.Module]:
         extractor = nn.Sequential(self.conv1, nn.MaxPool2d(2), self.conv2, nn.MaxPool2d(2))
         return extractor, nn.Sequential(nn.Flatten(), self.fc1, nn.ReLU(), self.head)
