@@ -186,6 +186,22 @@ def test_shipped_specs_are_valid(name: str) -> None:
     assert name == ExperimentSpec.load(name).name
 
 
+PROFILES = [(name, profile) for name in shipped() for profile in ExperimentSpec.load(name).profiles]
+
+
+@pytest.mark.parametrize(("name", "profile"), PROFILES)
+def test_profiles_of_shipped_specs_are_valid(name: str, profile: str) -> None:
+    """Every profile of every shipped spec fits it and changes it."""
+    assert ExperimentSpec.load(name, overrides=[f"profile={profile}"]) != ExperimentSpec.load(name)
+
+
+def test_every_spec_of_a_paper_has_the_papers_size() -> None:
+    """The specs that reproduce tables, and the gauntlet, lift their caps with one word."""
+    lifted = {name for name, profile in PROFILES if profile == "paper"}
+
+    assert lifted >= {n for n in shipped() if n.endswith(("_tables", "_curves"))} | {"gauntlet_lite"}
+
+
 def test_specs_of_every_size_are_shipped() -> None:
     """A demo, the whole of Fashion-MNIST, the papers' own setting."""
     assert {"quickstart", "fashion_core", "cifar10_core"} <= set(shipped())
