@@ -450,7 +450,7 @@ def test_replicas_at_chance_are_pushed_no_further(mark: Embedded) -> None:
 
 def test_valley_is_steeper_than_of_a_mere_lock() -> None:
     """With default settings the loss rises three times as much as with a mere lock, for three points at most."""
-    steep, naive = embedded(Tartaglione()), embedded(Tartaglione(objective="naive"))
+    steep, naive = embedded(Tartaglione(lambda1=3.0)), embedded(Tartaglione(objective="naive"))
     task, test = steep.arena.task, steep.arena.test
     rises = [steepness(m.model, task, m.key, test, n_replicas=16) for m in (steep, naive)]
 
@@ -512,16 +512,16 @@ def test_dropout_resumes_too() -> None:
 @pytest.mark.parametrize(
     ("changes", "lambda1", "warm_up"),
     [
-        ({}, 3.0, 2),
+        ({}, 1.0, 2),
         ({"objective": "paper"}, 0.1, 2),
         ({"objective": "naive"}, 0.0, 2),
-        ({"epochs": 100}, 3.0, 10),
-        ({"mode": "pretrained"}, 3.0, 0),
+        ({"epochs": 100}, 1.0, 10),
+        ({"mode": "pretrained"}, 1.0, 0),
         ({"lambda1": 0.3, "warm_up": 5}, 0.3, 5),
     ],
 )
 def test_defaults_follow_objective_and_mode(changes: dict[str, Any], lambda1: float, warm_up: int) -> None:
-    """lambda is 3 for the gap and 0.1 for the paper's rule; a quarter of the epochs, ten at most, is warm-up."""
+    """lambda is 1 for the gap and 0.1 for the paper's rule; a quarter of the epochs, ten at most, is warm-up."""
     scheme = Tartaglione.from_config(changes)
     found = scheme._valley(scheme.recipe(arena().task, 1000))
 
