@@ -7,7 +7,9 @@
 The claim carries the number of keys that were tried. Level 2 succeeds against nearly every scheme whose keys are not
 committed to before the model is published: that is a finding about the protocol, not about the statistics.
 
-For schemes whose test needs a trained side network, a drawn key brings an untrained one (whatever ``keygen`` gives).
+A drawn key is completed as its holder would (``Scheme.completed``), here with the adversary's own data: a key that
+speaks of images would else prove nothing, whatever it says. For schemes whose test needs a trained side network it
+brings an untrained one (whatever ``keygen`` gives).
 """
 
 import dataclasses
@@ -94,7 +96,8 @@ _Row = tuple[float, float, bool]
 
 
 def _key(view: AttackView, number: int) -> Key:
-    return view.scheme.keygen(view.task, view.prf.child(f"ambiguity/{number}"))
+    drawn = view.scheme.keygen(view.task, view.prf.child(f"ambiguity/{number}"))
+    return view.scheme.completed(view.as_owner("ambiguity"), drawn)
 
 
 def _summary(rows: list[_Row]) -> dict[str, Json]:

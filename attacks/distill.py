@@ -38,7 +38,7 @@ from attacks.knowledge import Knowledge
 from schemes.base import Scheme, TaskInfo, Workload, untouched
 from schemes.params import Json, param
 from schemes.prf import subseed
-from schemes.training_state import pack, unpack
+from schemes.training_state import pack, seeded, unpack
 
 _MILESTONES = (20, 35, 50)
 """Epochs after which SGD's rate falls to a fifth."""
@@ -107,7 +107,8 @@ class Distill(Attack):
             for group in optimiser.param_groups:
                 group["lr"] = peak * 0.2**falls
             view.spend(len(answered))
-            loss = self._epoch(student, answered, optimiser, subseed(view.seed, "order", epoch))
+            with seeded(subseed(view.seed, "dropout", epoch), view.task.device):
+                loss = self._epoch(student, answered, optimiser, subseed(view.seed, "order", epoch))
             view.log(epoch + 1, loss=loss, lr=peak * 0.2**falls)
             checkpoints.offer(epoch + 1, partial(pack, student, optimiser), keep=epoch + 1 == self.epochs)
 

@@ -6,13 +6,14 @@ The adversary plays the owner's role on the stolen model, with a fresh key and t
 
 Removal: the owner's key fails on M'. Piracy: key' passes on M' too, and only the order of publication decides. How
 much of the owner's mark is lost depends on the learning rate far more than on the number of epochs, so the rate is
-the strength.
+the strength. Without ``epochs`` the scheme's own number is taken, held to what the adversary may train for.
 
 Differs from the papers: a scheme that marks from scratch runs its pretrained form, for nobody overwrites by training
 anew. Where a scheme trains a head beside the network at a rate of its own, the ratio of the two rates is kept.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -20,7 +21,7 @@ from torch import nn
 
 from attacks.base import Attack, AttackView, Claim, Family, Piracy
 from attacks.knowledge import Knowledge
-from schemes.base import Scheme, TaskInfo
+from schemes.base import Scheme, TaskInfo, Workload
 from schemes.params import ConfigError, Configurable, param
 
 
@@ -57,6 +58,10 @@ class Overwrite(Attack):
     def plugins(self) -> list[Configurable]:
         return [] if self.scheme is None else [self.scheme]
 
+    def within(self, epochs: int, n_samples: int) -> "Overwrite":
+        """Fewer epochs; a number of the scheme's own is held to the budget when it is known (``held_to``)."""
+        return self if self.epochs is None else dataclasses.replace(self, epochs=min(self.epochs, epochs))
+
     def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
         scheme = self.scheme or victim
         why = scheme.overwriting().applicable(info)
@@ -70,6 +75,7 @@ class Overwrite(Attack):
 
     def run(self, model: nn.Module, view: AttackView) -> Piracy:
         scheme = self.embedding(view.scheme, len(view.data))
+        scheme = held_to(view.budget.max_epochs, scheme, view.task, len(view.data))
         key = scheme.keygen(view.task, view.prf.child("overwrite"))
         pirated, key = scheme.embed(model, view.as_owner("overwrite"), key)
         return Piracy(pirated, Claim(key))
@@ -91,6 +97,23 @@ class Overwrite(Attack):
         if isinstance(own, float) and isinstance(head, float):
             changes["head_lr"] = head * lr / own
         return _with(scheme, **changes)
+
+
+def held_to(limit: int | None, scheme: Scheme, task: Workload, n_train: int) -> Scheme:
+    """``scheme`` with an embedding of at most ``limit`` passes over ``n_train`` samples; None for any number."""
+    own = _own_epochs(scheme, task, n_train)
+    return scheme if limit is None or own is None or own <= limit else scheme.for_epochs(limit, n_train)
+
+
+def _own_epochs(scheme: Scheme, task: Workload, n_train: int) -> int | None:
+    """Passes over ``n_train`` samples that the scheme's embedding begins, or None where nothing tells."""
+    recipe = scheme.twin_recipe(task, n_train)
+    if recipe is None:
+        named = scheme.config().get("epochs")
+        return named if isinstance(named, int) else None
+    if recipe.steps is None:
+        return recipe.epochs
+    return math.ceil(recipe.steps / math.ceil(n_train / recipe.batch_size))
 
 
 def _has(scheme: Scheme, field: str) -> bool:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from attacks.base import Attack, AttackView, Claim, Family, Piracy
 from attacks.finetune import freeze_all_but, reinitialise
 from attacks.knowledge import Knowledge
+from attacks.overwrite import held_to
 from attacks.phases import Phase
 from attacks.tuning import sgd
 from schemes.base import Scheme, Suspect, TaskInfo, Workload
@@ -120,10 +121,7 @@ class PlantTriggers(Attack):
             epochs = task.recipe.epochs
         if epochs is not None:
             scheme = scheme.for_epochs(epochs, n_train)
-        recipe = scheme.twin_recipe(task, n_train)
-        if limit is not None and recipe is not None and recipe.epochs > limit:
-            scheme = scheme.for_epochs(limit, n_train)
-        return scheme
+        return held_to(limit, scheme, task, n_train)
 
     def _tune(self, model: nn.Module, view: AttackView) -> None:
         """``epochs`` passes over the adversary's data, on ``model`` in place."""

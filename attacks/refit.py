@@ -22,7 +22,8 @@ search that may read validation accuracy only.
 Source: Chen, Wang, Bender, Ding, Jia, Li, Song, "REFIT: A Unified Watermark Removal Framework for Deep Learning
 Systems with Limited Data", AsiaCCS 2021; cap, scaling of F and settings as in the authors' code. Differs from that
 code: F takes every sample at most once (a small share is not gone over again with new draws of y~), and unlabelled
-images are not augmented.
+images are not augmented. F is a pass over the adversary's data: where one is granted in all, the attack trains
+without elastic weights, and says so in what it found.
 """
 
 from collections.abc import Sequence
@@ -33,13 +34,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks.base import Attack, AttackView, Family
+from attacks.base import Attack, AttackView, Family, Finding
 from attacks.descent import Descent
 from attacks.finetune import reinitialise
 from attacks.knowledge import Knowledge
 from schemes.base import Batch, Samples, Scheme, TaskInfo, Workload
 from schemes.params import ConfigError, param
 from schemes.prf import subseed
+
+_TOO_SHORT = "left out: estimating F takes a pass over the data, and the one that was granted goes into training"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refit(Attack):
@@ -78,7 +82,7 @@ class Refit(Attack):
         return self.variant == "rtal"
 
     def within(self, epochs: int, n_samples: int) -> "Refit":
-        """Fewer epochs; estimating F is a pass over the data too, so with ``ewc`` a budget of one is too small."""
+        """Fewer epochs; estimating F is a pass over the data too, and where only one is granted it is left out."""
         return replace(self, epochs=min(self.epochs, max(1, epochs - 1 if self.ewc else epochs)))
 
     def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
@@ -91,7 +95,7 @@ class Refit(Attack):
     def data_sets(self) -> tuple[str, ...]:
         return () if self.unlabelled is None else (self.unlabelled,)
 
-    def run(self, model: nn.Module, view: AttackView) -> nn.Module:
+    def run(self, model: nn.Module, view: AttackView) -> nn.Module | Finding:
         head = view.task.head(model)
         # Both read the victim, so they come before anything is changed or restored from a checkpoint.
         elastic = self._elastic(model, head, view)
@@ -115,10 +119,10 @@ class Refit(Attack):
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
         ).run()
-        return model
+        return Finding(model, {"ewc": _TOO_SHORT}) if self.ewc and elastic is None else model
 
     def _elastic(self, model: nn.Module, head: nn.Module, view: AttackView) -> "Elastic | None":
-        if not self.ewc:
+        if not self.ewc or view.budget.max_epochs == 1:
             return None
         information = fisher(model, view.data, self.fisher_samples, subseed(view.seed, "refit/fisher"))
         free = {id(p) for p in head.parameters()} if self.replaces_head else set()

@@ -9,7 +9,6 @@ from attacks.base import Attack
 from experiments.entries import AttackEntry, Bisection
 from experiments.ground import Config, Ground
 from experiments.labels import flat, short, strength_path, telling
-from orchestrator.granted import VAL_SHARE
 from orchestrator.identity import canonical
 from orchestrator.plan import Cell, Plan
 from orchestrator.task import Kind, Task
@@ -112,8 +111,7 @@ def _granted(defence: Defence, entry: AttackEntry) -> AttackEntry:
     """The entry against this victim, with no more passes over the adversary's data than were granted."""
     attack, budget = entry.attack.resolved(defence.scheme), entry.budget
     if budget.max_epochs is not None:
-        n = int(defence.ground.facts.n_train * budget.data_fraction * (1 - VAL_SHARE))
-        attack = attack.within(budget.max_epochs, n)
+        attack = attack.within(budget.max_epochs, defence.ground.adversary_samples(budget))
     return replace(entry, attack=attack)
 
 

@@ -67,6 +67,7 @@ def expand(spec: ExperimentSpec, *, data_root: Path | None = None) -> Expansion:
         shown = label if len(labels) > 1 else ""
         ground = Ground(workload, label=shown, data_root=data_root, root=root.commitment, code=code)
         _check_reserve(ground, spec)
+        _check_shares(ground, spec)
         left_out += _add_workload(plan, searches, ground, spec)
     return Expansion(plan, tuple(left_out), searches)
 
@@ -78,6 +79,16 @@ def _check_reserve(ground: Ground, spec: ExperimentSpec) -> None:
             f"{ground.workload.name}; set its `reserve`, for example reserve: 0.1"
         )
         raise SpecError([Problem(message, ("adversary", "disjoint"))])
+
+
+def _check_shares(ground: Ground, spec: ExperimentSpec) -> None:
+    """Shares whose samples will be counted must have some."""
+    for budget in (entry.budget for entry in spec.attacks if entry.budget.max_epochs is not None):
+        try:
+            ground.adversary_samples(budget)
+        except ValueError as error:
+            message = f"expected a share of {ground.workload.name} to train on; {error}"
+            raise SpecError([Problem(message, ("adversary", "data_fraction"))]) from None
 
 
 def _add_workload(plan: Plan, searches: Searches, ground: Ground, spec: ExperimentSpec) -> Iterator[str]:
@@ -95,7 +106,8 @@ def _add_workload(plan: Plan, searches: Searches, ground: Ground, spec: Experime
         for assault in assaults(defence, spec.attacks):
             if not _wanted(spec.only, attack=assault.attack.name, scheme=scheme.name, workload=ground.workload.name):
                 continue
-            reason = assault.attack.applicable(scheme, ground.workload.info) or _unsearchable(assault)
+            reason = assault.attack.applicable(scheme, ground.workload.info)
+            reason = reason or _own_data(ground, assault) or _unsearchable(assault)
             if reason is None:
                 meant.append(assault)
             else:
@@ -120,6 +132,15 @@ def _wanted(only: Mapping[str, Sequence[str]], **combination: str) -> bool:
             if kind != own and known and other not in known:
                 return False
     return True
+
+
+def _own_data(ground: Ground, assault: Assault) -> str | None:
+    """The owner's data set under another name would give the adversary more of it than was granted."""
+    own = ground.workload.data_set
+    for name in assault.attack.data_sets():
+        if ground.other(name).data_set == own:
+            return f"{name} is the owner's own data set ({own}); name a workload with another one"
+    return None
 
 
 def _unsearchable(assault: Assault) -> str | None:

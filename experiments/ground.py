@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from attacks.base import Attack
+from attacks.knowledge import Budget
 from experiments.labels import short
-from orchestrator.arena import WorkloadConfig
+from orchestrator.arena import Arena, WorkloadConfig
+from orchestrator.granted import adversary_data
 from orchestrator.identity import canonical, code_digest, digest
 from orchestrator.plugins import build
 from orchestrator.task import Kind, Task, TaskId
@@ -81,12 +83,25 @@ class Ground:
         self.suffix = f"/{label}" if label else ""
         self._data_root = data_root
         self._trained: dict[tuple[int, str], Task] = {}
+        self._shares: dict[tuple[float, bool], int] = {}
 
     @cached_property
     def facts(self) -> _Facts:
         """Read from the bound workload, whose samples are let go at once."""
-        arena = self.workload.bind(torch.device("cpu"), self._data_root)
+        arena = self._bound()
         return _Facts(len(arena.train), arena.reserve is not None, arena.task)
+
+    def adversary_samples(self, budget: Budget) -> int:
+        """Samples that an adversary of ``budget`` trains on: as many for every seed."""
+        share = budget.data_fraction, budget.disjoint
+        if share not in self._shares:
+            granted = {"data_fraction": budget.data_fraction, "disjoint": budget.disjoint}
+            data, _ = adversary_data(self._bound(), granted, seed=0)
+            self._shares[share] = len(data)
+        return self._shares[share]
+
+    def _bound(self) -> Arena:
+        return self.workload.bind(torch.device("cpu"), self._data_root)
 
     def twin_recipe(self, scheme: Scheme) -> Config | None:
         """The training that ``scheme`` adds, without its mark, as JSON values; None if it trains from scratch."""

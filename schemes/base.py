@@ -555,6 +555,14 @@ class Scheme(Configurable, ABC):
         """The scalars that carry a weight-type mark."""
         return []
 
+    def completed(self, holder: Owner, key: Key) -> Key:
+        """``key``, fresh from ``keygen``, with the data of its holder that evidence rests on; no model is read.
+
+        What ``embed`` starts from, and what an adversary presents who embeds nothing. Keys that need no data, or whose
+        holder has none that fit, stay as they are.
+        """
+        return key
+
     def forge(self, model: nn.Module, forger: Owner, key: Key) -> Key | None:
         """Level-2 ambiguity: complete a random ``key`` so that the frozen ``model`` passes with it; None if unknown."""
         return None

@@ -38,7 +38,7 @@ from schemes.dsn_licence import Number
 from schemes.params import Configurable, param
 from schemes.prf import subseed
 from schemes.serial import Ink
-from schemes.training_state import pack, unpack
+from schemes.training_state import pack, seeded, unpack
 
 _WATCHED = 500
 """Validation images that the training curves are computed on."""
@@ -145,7 +145,8 @@ class LockTraining:
             unpack(state, self.everything, self.optimiser)
         watched = _part(self.owner.val, _WATCHED, self.owner.seed)
         for epoch in range(done, self.fields.epochs):
-            losses = self._epoch(epoch)
+            with seeded(subseed(self.owner.seed, "dsn/dropout", epoch), self.owner.task.device):
+                losses = self._epoch(epoch)
             self.owner.log(epoch + 1, **losses, **self._accuracies(watched))
             checkpoints.offer(epoch + 1, lambda: pack(self.everything, self.optimiser))
         self.student.eval()

@@ -21,7 +21,7 @@ from schemes.mtlsign_mark import Mark
 from schemes.mtlsign_shift import Shift, pruned_shift, shifts_from_state, trainable, tuned_shift
 from schemes.params import Configurable, param
 from schemes.prf import subseed
-from schemes.training_state import pack, unpack
+from schemes.training_state import pack, seeded, unpack
 
 _STOP_AT, _STOP_AT_TUNED = 0.99, 0.95
 """Mark accuracies, at W and at a tuned W_t, that end an embedding with ``early_stop``."""
@@ -132,7 +132,8 @@ class MarkTraining:
         total = self.losses["mark"]
         if batch is not None:
             self.model.train()
-            self.losses["primary"] = self.owner.task.loss(self.model, *batch)
+            with seeded(subseed(self.owner.seed, "mtlsign/dropout", step), self.owner.task.device):
+                self.losses["primary"] = self.owner.task.loss(self.model, *batch)
             total = total + fields.alpha * self.losses["primary"]
         if self.shifts:
             # At random, but from (seed, step) alone, so that a resumed run draws the same.

@@ -132,7 +132,7 @@ class _Zhang(Scheme, ABC):
         return key.with_parts(secret=self._secret(key.prf, task.info.num_classes, task.info.input_shape))
 
     def embed(self, model: nn.Module, owner: Owner, key: Key) -> tuple[nn.Module, Key]:
-        key, recipe = self._completed(owner, key), self.recipe(owner.task, len(owner.train))
+        key, recipe = self._with_data(owner, key), self.recipe(owner.task, len(owner.train))
         parts = self._lessons(key).items()
         k = self.triggers_per_step(recipe, len(owner.train), len(self.triggers(key)[1]))
         feeds: list[Feed] = [
@@ -184,9 +184,9 @@ class _Zhang(Scheme, ABC):
     def _secret(self, prf: Prf, num_classes: int, shape: tuple[int, ...]) -> dict[str, Tensor]:
         """What ``keygen`` draws."""
 
-    @abstractmethod
-    def _completed(self, owner: Owner, key: Key) -> Key:
-        """``key`` with what only its embedder has."""
+    def _with_data(self, owner: Owner, key: Key) -> Key:
+        """``key`` completed, for embedding or forging. Raises ValueError if the owner lacks what it takes."""
+        return self.completed(owner, key)
 
     @abstractmethod
     def _lessons(self, key: Key) -> Mapping[str, tuple[Tensor, Tensor]]:
@@ -242,12 +242,21 @@ class _Pattern(_Zhang, ABC):
             raise ValueError(f"expected a key with images, got {key!r}; embed it first")
         return self.stamp.on(mark.images, mark.for_images), torch.full((len(mark.images),), mark.own.target)
 
+    def completed(self, holder: Owner, key: Key) -> Key:
+        """The holder's images of class s: training images to be stamped, and validation images as fresh ones."""
+        source = PatternKey.of(key).source
+        images = images_of_class(holder.train, source, self.n_triggers, key.prf.child("images"))
+        if not len(images):
+            return key
+        fresh = images_of_class(holder.val, source, self.n_triggers, key.prf.child("fresh"))
+        return key.with_parts(secret={"images": images} | ({"fresh": fresh} if len(fresh) else {}))
+
     def forge(self, model: nn.Module, forger: Owner, key: Key) -> Key | None:
         """Change images of class s until the frozen model answers t with the key's pattern, and s with random others.
 
         The pattern follows from the seed and cannot be optimised. Raises ValueError where the forger has no such image.
         """
-        key = self._completed(forger, key)
+        key = self._with_data(forger, key)
         mark, n = PatternKey.of(key), len(PatternKey.of(key).images)
         device = forger.task.device
         own = mark.for_images.to(device).expand(n, *mark.shape)
@@ -275,16 +284,14 @@ class _Pattern(_Zhang, ABC):
         own = draw_secret(prf, self.stamp, source, self.n_triggers, num_classes, shape)
         return {"classes": torch.tensor([source, own.target]), "pattern": own.pattern}
 
-    def _completed(self, owner: Owner, key: Key) -> Key:
-        source = PatternKey.of(key).source
-        images = images_of_class(owner.train, source, self.n_triggers, key.prf.child("images"))
-        if not len(images):
+    def _with_data(self, owner: Owner, key: Key) -> Key:
+        key = self.completed(owner, key)
+        if "images" not in key.secret:
             raise ValueError(
                 f"expected training data with an image of the key's source class, got {len(owner.train)} samples "
                 "without one; use more data or another seed"
             )
-        fresh = images_of_class(owner.val, source, self.n_triggers, key.prf.child("fresh"))
-        return key.with_parts(secret={"images": images} | ({"fresh": fresh} if len(fresh) else {}))
+        return key
 
     def _lessons(self, key: Key) -> Mapping[str, tuple[Tensor, Tensor]]:
         mark = PatternKey.of(key)
@@ -406,9 +413,6 @@ class ZhangUnrelated(_Zhang):
     def _secret(self, prf: Prf, num_classes: int, shape: tuple[int, ...]) -> dict[str, Tensor]:
         labels = as_tensor(prf.integers("labels", self.n_triggers, num_classes))
         return {"images": glyph_images(prf.child("images"), self.n_triggers, shape), "labels": labels}
-
-    def _completed(self, owner: Owner, key: Key) -> Key:
-        return key
 
     def _lessons(self, key: Key) -> Mapping[str, tuple[Tensor, Tensor]]:
         return {"triggers": self.triggers(key)}

@@ -46,15 +46,18 @@ class TrackedPair(Container):
 
         path = self.pair.folder / f"{self.pair.stem}-train.parquet"
         try:
-            column = pyarrow.parquet.read_table(path, columns=["track"]).column("track").to_numpy()
-            tracks: np.ndarray = column.astype(np.int64)
+            column = pyarrow.parquet.read_table(path, columns=["track"]).column("track")
+            if column.null_count or not pyarrow.types.is_integer(column.type):
+                raise TypeError(f"it holds {column.type} with {column.null_count} values missing")
+            tracks: np.ndarray = column.to_numpy().astype(np.int64)
         except (KeyError, TypeError, ValueError, pyarrow.ArrowException) as error:
             raise DamagedData(
                 f"expected a column `track` of {n} integers beside the images, got {path}: {error}; get it afresh"
             ) from None
-        if tracks.min() < 0 or tracks.max() >= _TRACKS_PER_CLASS:
+        least, most = int(tracks.min()), int(tracks.max())
+        if least < 0 or most >= _TRACKS_PER_CLASS:
             raise DamagedData(
-                f"expected tracks in [0, {_TRACKS_PER_CLASS}), got up to {tracks.max()} in {path}; get it afresh"
+                f"expected tracks in [0, {_TRACKS_PER_CLASS}), got {least} to {most} in {path}; get it afresh"
             )
         return tracks
 

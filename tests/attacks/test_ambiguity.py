@@ -9,6 +9,7 @@ from attacks.base import Attack, Claim
 from schemes.base import Scheme
 from schemes.mtlsign import MTLSign
 from schemes.uchida import Uchida
+from schemes.zhang import ZhangContent, ZhangNoise
 from tests.attack_contract import AttackContract, granted_view
 from tests.victims import Victim, arena, marked
 
@@ -68,6 +69,28 @@ def test_untrained_heads_are_judged_too() -> None:
     assert isinstance(claim, Claim)
     assert claim.details["n_passing"] == 0
     assert claim.details["mean"] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [ZhangContent(n_triggers=30, boost=3, epochs=6, lr=1e-2, n_random_keys=19), ZhangNoise(n_triggers=30, epochs=2)],
+    ids=["content", "noise"],
+)
+def test_keys_that_need_images_get_the_adversarys(scheme: Scheme) -> None:
+    """A pattern without images proves nothing: the drawn keys carry the adversary's own, and are really judged."""
+    victim = marked("digits_mlp", scheme)
+    attack = Ambiguity(n_keys=8)
+    view = granted_view(attack, victim)
+
+    claim = attack(victim.model, view)
+
+    assert isinstance(claim, Claim)
+    own = {image.numpy().tobytes() for image in view.data.raw()[0]}
+    assert {image.numpy().tobytes() for image in claim.key.secret["images"]} <= own
+    verdict = victim.judge(victim.model, claim.key)
+    assert "found" not in verdict.details
+    assert verdict.queries > 19
+    assert verdict.statistic == claim.details["max"]
 
 
 def test_more_keys_find_a_better_one() -> None:

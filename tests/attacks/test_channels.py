@@ -61,6 +61,15 @@ def test_gates_and_shared_layers_are_left_alone() -> None:
     assert names(Gated(), 4) == ["plain"]
 
 
+def test_networks_without_gradients_are_refused() -> None:
+    """A frozen layer has no place in the graph, what has no weights has no graph: the message names the way out."""
+    frozen = LeNet5().eval()
+    frozen.conv1.requires_grad_(False)
+    for model, name in ((frozen, "Conv2d"), (nn.Flatten(), "Flatten")):
+        with pytest.raises(TypeError, match=f"got {name} without; let all its parameters require them"):
+            prunable_layers(model, TASK, batch(1, 28, 28))
+
+
 def test_norm_belongs_to_its_layer() -> None:
     """Each convolution of the small network takes its own batch norm along, and is read by the next layer."""
     model = copy.deepcopy(clean_model("digits_cnn"))

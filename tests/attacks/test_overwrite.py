@@ -1,16 +1,19 @@
 """Overwriting: the adversary's own key passes, at the rate and for the epochs that were asked for."""
 
+from typing import Any
+
 import pytest
 
 from attacks.base import Attack, Piracy
-from attacks.overwrite import Overwrite
+from attacks.overwrite import Overwrite, held_to
 from schemes.adi import Adi
 from schemes.base import Scheme
+from schemes.dsn import Dsn
 from schemes.mtlsign import MTLSign
 from schemes.params import ConfigError
 from schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
-from tests.victims import Victim, arena
+from tests.victims import Victim, arena, marked
 
 OWN = Uchida(bits=32)
 
@@ -73,6 +76,47 @@ def test_nothing_asked_changes_nothing() -> None:
 def test_a_scheme_from_scratch_is_run_pretrained() -> None:
     """Nobody overwrites by training anew."""
     assert Overwrite().embedding(Adi(mode="scratch"), n_train=100) == Adi(mode="pretrained")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "n_train", "limit", "expected"),
+    [
+        (Uchida(bits=32, epochs=2), 92, 9, Uchida(bits=32, epochs=2)),
+        (Uchida(bits=32, epochs=12), 92, 9, Uchida(bits=32, epochs=9)),
+        (Uchida(bits=32), 92, 9, Uchida(bits=32, epochs=9)),  # 200 steps at least, one a pass
+        (Uchida(bits=32), 92, None, Uchida(bits=32)),
+        (Adi(epochs=3), 92, 9, Adi(epochs=3)),
+        (MTLSign(steps=20, batch_size=50), 92, 9, MTLSign(steps=18, batch_size=50)),
+        (MTLSign(steps=17, batch_size=50), 92, 9, MTLSign(steps=17, batch_size=50)),
+        (Dsn(mode="labels", epochs=6), 92, 3, Dsn(mode="labels", epochs=3)),
+        (Dsn(mode="labels", epochs=6), 92, 6, Dsn(mode="labels", epochs=6)),
+    ],
+)
+def test_a_budget_only_shortens(scheme: Scheme, n_train: int, limit: int | None, expected: Scheme) -> None:
+    """The scheme's own number of epochs, or what is granted, whichever is less."""
+    assert held_to(limit, scheme, arena("digits_mlp").task, n_train) == expected
+
+
+def test_planning_within_a_budget_leaves_the_schemes_own_number() -> None:
+    """A number that was asked for is lowered, never raised; the scheme's own is not replaced by the budget's."""
+    assert [Overwrite(epochs=epochs).within(5, 92).epochs for epochs in (None, 3, 9)] == [None, 3, 5]
+
+
+@pytest.mark.parametrize(("own", "limit", "expected"), [(2, 5, 2), (5, 2, 2)])
+def test_as_many_passes_as_own_and_granted(own: int, limit: int, expected: int) -> None:
+    """What is embedded on the stolen network trains for the smaller of both numbers."""
+    victim = marked("digits_mlp", Uchida(bits=32))
+    attack = Overwrite(scheme=Uchida(bits=24, epochs=own))
+    view = granted_view(attack, victim, max_epochs=limit)
+    epochs: list[int] = []
+
+    def log(step: int, **metrics: Any) -> None:
+        epochs.append(step)
+
+    view.log = log
+    attack.within(limit, len(view.data))(victim.model, view)
+
+    assert epochs == list(range(1, expected + 1))
 
 
 class Rigid(Uchida):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.base import Attack
+from attacks.base import Attack, Finding
 from attacks.finetune import FineTune
 from attacks.knowledge import Elsewhere, NotGranted
 from attacks.refit import Elastic, Refit, Unlabelled, fisher
@@ -317,6 +317,21 @@ def test_estimating_information_is_a_pass_too(victim: Victim) -> None:
     attack.within(3, 92)(victim.model, make_view(victim.arena, max_epochs=3))
     with pytest.raises(NotGranted, match="3 passes"):
         attack(victim.model, make_view(victim.arena, max_epochs=3))
+
+
+def test_one_pass_goes_into_training(victim: Victim) -> None:
+    """With a single pass granted elastic weights are left out, which is said: the suspect is plain REFIT's."""
+    elastic, plain = (Refit(epochs=10, batch_size=BATCH, ewc=weight).within(1, 92) for weight in (10.0, 0.0))
+
+    outcome, suspect = (a(victim.model, make_view(victim.arena, max_epochs=1)) for a in (elastic, plain))
+
+    assert isinstance(outcome, Finding)
+    assert "left out" in str(outcome.details["ewc"])
+    assert isinstance(suspect, nn.Module)
+    assert movement(outcome.model, suspect) == 0.0
+    assert movement(victim.model, suspect) > 0.0
+    two = elastic.within(2, 92)(victim.model, make_view(victim.arena, max_epochs=2))
+    assert isinstance(two, nn.Module), "with a pass for each, elastic weights are not left out"
 
 
 def test_passes_over_unlabelled_images_are_counted(victim: Victim) -> None:

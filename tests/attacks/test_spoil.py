@@ -1,11 +1,13 @@
 """Spoiling: whoever holds the key can remove the mark at little cost; without joint training it comes back."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from attacks.base import Attack
+from attacks.knowledge import NotGranted
 from attacks.spoil import Spoil, redraw_carriers
 from schemes.adi import Adi
 from schemes.base import Carrier, Scheme
@@ -183,6 +185,29 @@ def test_schemes_without_hooks_are_named() -> None:
 
     assert "none of the hooks" in str(Spoil().applicable(Opaque(), arena("digits_mlp").task.info))
     assert Spoil().applicable(Uchida(), arena("digits_mlp").task.info) is None
+
+
+@pytest.mark.parametrize(("n_samples", "epochs", "steps"), [(92, 3, 12), (92, 1, 4), (69, 2, 6), (70, 2, 8), (5, 3, 3)])
+def test_a_budget_is_so_many_batches(n_samples: int, epochs: int, steps: int) -> None:
+    """A last partial batch is a step: as many steps as the granted passes have batches of 23, no fewer."""
+    attack = Spoil(batch_size=23)
+
+    assert attack.within(epochs, n_samples).steps == steps
+    assert Spoil(batch_size=23, steps=2).within(epochs, n_samples).steps == 2
+    sequential = Spoil(mode="sequential", batch_size=23).within(epochs, n_samples)
+    assert sequential.recovery == epochs - max(1, epochs // 2)
+
+
+@pytest.mark.parametrize("batch_size", [20, 23, 90, 100])
+def test_a_shortened_spoiling_uses_its_budget_up(batch_size: int) -> None:
+    """What the plan leaves of it runs, reads every sample as often as granted, and one step more is refused."""
+    victim = marked("digits_mlp", Uchida(bits=32))
+    attack = Spoil(batch_size=batch_size, w_growth=1.0)
+    shortened = attack.within(2, 92)
+
+    shortened(victim.model, granted_view(attack, victim, max_epochs=2))
+    with pytest.raises(NotGranted, match="2 passes"):
+        replace(shortened, steps=shortened.steps + 1)(victim.model, granted_view(attack, victim, max_epochs=2))
 
 
 def test_interrupted_between_spoiling_and_recovery() -> None:

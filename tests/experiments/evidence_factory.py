@@ -90,6 +90,7 @@ class Bench:
     def judge(self, owner: Task, suspect: Task, evidence: Verdict, **cell: Any) -> Cell:
         """A verify task, its record and its cell."""
         marks = {k: cell.get(k) for k in ("control", "head", "claim", "attack", "attack_params")}
+        marks |= {"realigned": True} if cell.get("realigned") else {}
         config = {"scheme": owner.scheme, "judged": marks}
         task = self.task(Kind.VERIFY, config, owner.seed, [("suspect", suspect.id), ("owner", owner.id)])
         self.done(task, 0.2, verdict={**asdict(evidence), "caveats": list(evidence.caveats)})

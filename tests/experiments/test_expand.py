@@ -5,16 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attacks.knowledge import Budget
 from experiments.expand import EXTRA_SEED, Expansion, expand
+from experiments.ground import CodeDigests, Ground
 from experiments.problems import SpecError
 from experiments.spec import ExperimentSpec
 from experiments.workloads.cifar import Cifar10ResNet18
+from experiments.workloads.digits import DigitsMlp
 from orchestrator import identity
 from orchestrator.arena import MissingData
 from orchestrator.custody import KeyRoot
+from orchestrator.granted import adversary_data
 from orchestrator.plan import Cell, Plan
 from orchestrator.task import Kind, Task
 from tests.experiments.spec_texts import TINY, blocks, with_lines, without_data
@@ -224,7 +229,7 @@ def test_granted_epochs_shorten_attacks() -> None:
         attacks="""
         attacks:
           - {name: finetune, epochs: [2, 5, 9], max_epochs: 3}
-          - {name: overwrite, max_epochs: 3}
+          - {name: overwrite, epochs: [2, 8], max_epochs: 3}
           - chain: [{name: prune_weights, sparsity: 0.5}, {name: finetune, epochs: 8}]
             max_epochs: 3
         """
@@ -236,7 +241,7 @@ def test_granted_epochs_shorten_attacks() -> None:
             attacks[task.attack].append(task.config["attack"])
 
     assert [a["epochs"] for a in attacks["finetune"]] == [2, 3]
-    assert [a["epochs"] for a in attacks["overwrite"]] == [3]
+    assert [a["epochs"] for a in attacks["overwrite"]] == [2, 3]
     assert [a["attacks"][1]["epochs"] for a in attacks["prune_weights+finetune"]] == [3]
 
 
@@ -267,6 +272,54 @@ def test_what_means_nothing_is_left_out_with_its_reason() -> None:
         "ambiguity-l2 against uchida on digits_mlp: uchida has no way to optimise a key (forge)",
     )
     assert {0} == {c.attack_params["level"] for c in cells_where(expansion.plan, attack="ambiguity")}
+
+
+def test_the_owners_data_under_another_name_are_left_out() -> None:
+    """Transfer and unlabelled images need another data set: the pair is listed with the way out, in chains too."""
+    expansion = expansion_of(
+        with_lines(
+            attacks="""
+            attacks:
+              - {name: transfer, target: digits_cnn}
+              - {name: refit, unlabelled: digits_mlp}
+              - chain: [{name: prune_weights, sparsity: 0.5}, {name: transfer, target: digits_cnn}]
+              - {name: finetune, epochs: 1}
+            """
+        )
+    )
+    reasons = [line.partition(" on digits_mlp: ")[2] for line in expansion.left_out]
+
+    assert reasons == [
+        f"{name} is the owner's own data set (digits); name a workload with another one"
+        for name in ("digits_cnn", "digits_mlp", "digits_cnn")
+    ]
+    assert {"none", "finetune"} == {c.attack for c in expansion.plan.cells}
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.137, 0.5, 1.0])
+@pytest.mark.parametrize("disjoint", [False, True])
+def test_budgets_are_counted_in_the_samples_that_there_will_be(fraction: float, disjoint: bool) -> None:
+    """Planning knows how many samples every seed's adversary trains on: every class has one, rounding and all."""
+    workload = DigitsMlp(train_size=700, reserve=0.3)
+    ground = Ground(workload, label="", data_root=None, root="", code=CodeDigests())
+    budget = Budget(data_fraction=fraction, disjoint=disjoint)
+    arena = workload.bind(torch.device("cpu"), None)
+
+    drawn = {len(adversary_data(arena, budget.config(), seed)[0]) for seed in range(3)}
+
+    assert drawn == {ground.adversary_samples(budget)}
+
+
+def test_spoiling_is_planned_for_all_batches_of_its_passes() -> None:
+    """Of 30 samples ten are held out, one a class: two passes over 20 in batches of 6 or 5 are eight steps."""
+    plan = plan_of(
+        with_lines(
+            workloads="workloads: [{name: digits_mlp, epochs: 1, train_size: 300}]",
+            attacks="attacks: [{name: spoil, batch_size: [6, 5], max_epochs: 2}]",
+        )
+    )
+
+    assert [t.config["attack"]["steps"] for t in plan if t.kind is Kind.ATTACK] == [8, 8]
 
 
 def test_a_scheme_that_cannot_protect_a_workload_is_left_out() -> None:
@@ -434,6 +487,14 @@ def test_a_disjoint_adversary_needs_a_reserve() -> None:
     with pytest.raises(SpecError, match="set its `reserve`"):
         plan_of(TINY, "adversary.disjoint=true")
     assert cells_where(plan_of(TINY, "adversary.disjoint=true", "workloads.digits_mlp.reserve=0.2"), attack="finetune")
+
+
+def test_a_share_that_is_too_small_to_train_on_stops_the_planning() -> None:
+    """Ten samples are one a class, all held out for validation: passes over nothing cannot be counted."""
+    tiny = ["workloads.digits_mlp.train_size=300", "adversary.data_fraction=0.03"]
+
+    with pytest.raises(SpecError, match=r"data_fraction: expected a share of digits_mlp to train on; .* 10 samples"):
+        plan_of(TINY, *tiny, "adversary.max_epochs=2")
 
 
 def test_an_unreadable_key_root_stops_the_planning(tmp_path: Path) -> None:

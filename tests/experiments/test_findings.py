@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -344,9 +345,11 @@ def test_a_price_says_between_which_strengths_and_what_weakens_it(bench: Bench) 
 def test_a_verdict_after_realigning_is_another_line(bench: Bench) -> None:
     """What the owner undid before judging is part of the attack's line, and says so."""
     owner = bench.embed("uchida", 0)
-    bench.attacked(owner, "permute", {}, 0.9, verdict(12))
-    again = bench.attack(owner, "permute", {"seen": "twice"}, 0.9)
-    bench.judge(owner, again, verdict(100), attack="permute", attack_task=again.id, realigned=True, budget=BUDGET)
+    suspect = bench.attack(owner, "permute", {}, 0.9)
+    cell: dict[str, Any] = {"attack": "permute", "attack_task": suspect.id, "budget": BUDGET}
+    cell["scratch"] = bench.scratch(0).id
+    bench.judge(owner, suspect, verdict(12), **cell)
+    bench.judge(owner, suspect, verdict(100), realigned=True, **cell)
     rows = rows_of(bench)
 
     found = {str(d.assault): d.standing for d in duels(rows, Labels(rows))}

@@ -206,6 +206,19 @@ def test_embedding_completes_the_key() -> None:
     assert all(torch.equal(done.secret[name], tensor) for name, tensor in key.secret.items())
 
 
+@pytest.mark.parametrize("scheme", [CONTENT, NOISE, UNRELATED], ids=["content", "noise", "unrelated"])
+def test_keys_are_completed_without_a_model(scheme: Scheme) -> None:
+    """Whoever holds images gets the key that embedding starts from; it is judged, and clean networks refuse it."""
+    key = scheme.keygen(arena().task, Prf(b"the owner's secret, for tests only"))
+    completed = scheme.completed(owner(), key)
+
+    assert completed.commitment == embedded(scheme).key.commitment
+    assert scheme.completed(owner(), completed).commitment == completed.commitment
+    verdict = scheme.judge(Suspect(clean_model(), arena().task), completed)
+    assert (verdict.verdict, "found" in verdict.details) == (False, False)
+    assert verdict.queries >= 30
+
+
 def test_classes_stay_secret() -> None:
     """Neither source nor target class is in the public part, which is the same for every seed."""
     keys = [CONTENT.keygen(arena().task, SECRET.child(str(i))) for i in range(20)]
@@ -276,6 +289,7 @@ def test_small_shares_give_fewer_triggers() -> None:
     without = ImageSamples(raw[labels != source], labels[labels != source], place.task.pixels)
     with pytest.raises(ValueError, match="another seed"):
         CONTENT.embed(place.task.network(0), replace(owner(), train=without), key)
+    assert CONTENT.completed(replace(owner(), train=without), key).commitment == key.commitment
 
 
 # Evidence.

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.workloads.digits import DigitsCnn, DigitsMlp
+from experiments.workloads.networks.small import SmallMlp
+from experiments.workloads.task import ImageTask
 from experiments.workloads.training import learning_rate
 from orchestrator.arena import Arena
 from schemes.base import Batch, Cancelled, Recipe
@@ -78,6 +80,62 @@ def test_resumed_training_equals_an_undisturbed_one(cnn: Arena, change: dict[str
 
     assert same(undisturbed, resumed)
     assert whole.rows == parts.rows
+
+
+class Dropping(SmallMlp):
+    """The perceptron with half of its inputs dropped in training; ``seen`` holds what was left of every batch."""
+
+    def __init__(self) -> None:
+        super().__init__(24 * 24)
+        self.dropout = nn.Dropout(0.5)
+        self.seen: list[Tensor] = []
+
+    def taps(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        kept = self.dropout(torch.ones_like(inputs))
+        if self.training:
+            self.seen.append(kept[0])
+        return super().taps(inputs * kept)
+
+
+@pytest.fixture(scope="module")
+def dropping() -> Arena:
+    """Digits for a network with dropout."""
+    arena = DigitsMlp(train_size=300).bind(CPU, None)
+    assert isinstance(arena.task, ImageTask)
+    return replace(arena, task=replace(arena.task, build=Dropping))
+
+
+def test_a_network_with_dropout_resumes_bit_equal(dropping: Arena) -> None:
+    """What is dropped follows from seed and epoch, not from what the process drew before: the same bits and losses."""
+    recipe = replace(dropping.task.recipe, epochs=3)
+    whole, parts = MemoryLog(), MemoryLog()
+    undisturbed = dropping.task.network(0)
+    dropping.task.fit(undisturbed, dropping.train, recipe, seed=0, log=whole)
+
+    torch.manual_seed(123)
+    checkpoints = MemoryCheckpoints(stop_after=1)
+    with pytest.raises(Cancelled):
+        dropping.task.fit(dropping.task.network(0), dropping.train, recipe, seed=0, log=parts, checkpoints=checkpoints)
+    resumed = dropping.task.network(7)
+    dropping.task.fit(resumed, dropping.train, recipe, seed=0, log=parts, checkpoints=checkpoints)
+
+    assert same(undisturbed, resumed)
+    assert whole.rows == parts.rows
+
+
+def test_dropout_differs_between_steps_epochs_and_seeds_and_disturbs_nobody(dropping: Arena) -> None:
+    """No mask comes twice within two epochs of two seeds; the caller's generator is where it was."""
+    state = torch.get_rng_state()
+    masks: list[Tensor] = []
+    for seed in (0, 1):
+        model = dropping.task.network(0)
+        assert isinstance(model, Dropping)
+        dropping.task.fit(model, dropping.train, replace(dropping.task.recipe, epochs=2), seed=seed)
+        masks += model.seen
+
+    assert len(masks) == 2 * 2 * math.ceil(len(dropping.train) / dropping.task.recipe.batch_size)
+    assert len(torch.unique(torch.stack(masks).flatten(1), dim=0)) == len(masks)
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_a_longer_constant_training_continues_a_shorter_one(cnn: Arena) -> None:
