@@ -256,7 +256,7 @@ def test_chosen_signs_are_golden() -> None:
 
 
 def test_a_few_steps_on_files_lower_the_loss(tmp_path: Path) -> None:
-    """Bound to files, sixty steps of Adam on their colours beat any constant answer, with finite weights and a score."""
+    """Bound to files, sixty steps of Adam on colours beat any constant answer, with finite weights and a score."""
     arena = bound(write_gtsrb(tmp_path), batch_size=16, lr=3e-3)
     model = arena.task.network(0)
     curve: list[float] = []
