@@ -15,17 +15,35 @@ def telling(names: Sequence[str], configs: Sequence[Config]) -> list[str]:
     groups: dict[str, list[Config]] = defaultdict(list)
     for name, config in zip(names, configs, strict=True):
         groups[name].append(config)
-    differing = {name: _differing(group) for name, group in groups.items()}
+    shown = {name: differing(group) for name, group in groups.items()}
     out: list[str] = []
     for name, config in zip(names, configs, strict=True):
-        shown = ",".join(f"{f}={short(config.get(f))}" for f in differing[name])
-        out.append(f"{name}[{shown}]" if shown else name)
+        named = (f for f in shown[name] if f in config or _plugin_of(f) is None)
+        detail = ",".join(f"{f}={short(config.get(f))}" for f in named)
+        out.append(f"{name}[{detail}]" if detail else name)
     return out
 
 
-def _differing(configs: Sequence[Config]) -> list[str]:
-    fields = dict.fromkeys(f for config in configs for f in config)
-    return [f for f in fields if len({canonical(c.get(f)) for c in configs}) > 1]
+def differing(configs: Sequence[Config]) -> list[str]:
+    """Fields that take two values, in order of appearance; those of nested plugins, among plugins of one name.
+
+    An adversary's ``scheme.lr`` tells nothing where ``scheme.name`` tells the two apart already.
+    """
+    return [f for f in dict.fromkeys(f for config in configs for f in config) if _differs(f, configs)]
+
+
+def _differs(field: str, configs: Sequence[Config]) -> bool:
+    values: dict[str, set[str]] = defaultdict(set)
+    plugin = _plugin_of(field)
+    for config in configs:
+        values[canonical(config.get(plugin)) if plugin else ""].add(canonical(config.get(field)))
+    return any(len(found) > 1 for found in values.values())
+
+
+def _plugin_of(field: str) -> str | None:
+    """The field that names the nested plugin which ``field`` belongs to; None for a name, or one that is not nested."""
+    prefix, _, last = field.rpartition(".")
+    return f"{prefix}.name" if prefix and last != "name" else None
 
 
 def short(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The documents are tests too: every command, spec, snippet, name and link of the README is real."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -15,7 +16,7 @@ from schemes import SCHEMES
 
 TREE = Path(__file__).resolve().parents[1]
 README = (TREE / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/reproduction.md")
 
 
 def blocks(language: str) -> list[str]:
@@ -75,7 +76,29 @@ def test_links_lead_somewhere(document: str) -> None:
     text = (TREE / document).read_text(encoding="utf-8")
     targets = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]
 
-    assert [t for t in targets if not (TREE / t).exists()] == []
+    assert [t for t in targets if not (TREE / document).parent.joinpath(t).exists()] == []
+
+
+def quoted(program: str) -> list[str]:
+    """Commands in backticks that call ``program``, of all documents with figures."""
+    found: set[str] = set()
+    for document in ("README.md", "docs/reproduction.md"):
+        found |= set(re.findall(rf"`({program} [^`…]+)`", (TREE / document).read_text(encoding="utf-8")))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("command", quoted("wmarena run"))
+def test_every_figure_names_a_run_that_exists(command: str) -> None:
+    """The spec is shipped and takes the overrides."""
+    parsed = make_parser().parse_args(shlex.split(command)[1:])
+
+    assert ExperimentSpec.load(parsed.spec, overrides=parsed.overrides).name == parsed.spec
+
+
+@pytest.mark.parametrize("command", quoted("python -m"))
+def test_every_benchmark_that_a_document_names_exists(command: str) -> None:
+    """The module can be found; nothing is run."""
+    assert importlib.util.find_spec(shlex.split(command)[2]) is not None
 
 
 @pytest.mark.parametrize("document", ["ARCHITECTURE.md", "CONTRIBUTING.md"])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.labels import differing
 from experiments.rows import (
     Params,
     attack_params,
@@ -123,10 +124,7 @@ def _telling(groups: Groups) -> dict[str | None, list[str]]:
     """Plugin name -> parameters that take two values within one group, in order of appearance."""
     shown: dict[str | None, dict[str, None]] = defaultdict(dict)
     for (name, *_), variants in groups.items():
-        found = list(variants.values())
-        for key in dict.fromkeys(k for params in found for k in params):
-            if len({canonical(params.get(key)) for params in found}) > 1:
-                shown[name][key] = None
+        shown[name] |= dict.fromkeys(differing(list(variants.values())))
     return defaultdict(list, {name: list(keys) for name, keys in shown.items()})
 
 
