@@ -512,16 +512,16 @@ def test_dropout_resumes_too() -> None:
 @pytest.mark.parametrize(
     ("changes", "lambda1", "warm_up"),
     [
-        ({}, 1.0, 2),
+        ({}, 0.3, 2),
         ({"objective": "paper"}, 0.1, 2),
         ({"objective": "naive"}, 0.0, 2),
-        ({"epochs": 100}, 1.0, 10),
-        ({"mode": "pretrained"}, 1.0, 0),
-        ({"lambda1": 0.3, "warm_up": 5}, 0.3, 5),
+        ({"epochs": 100}, 0.3, 10),
+        ({"mode": "pretrained"}, 0.3, 0),
+        ({"lambda1": 2.0, "warm_up": 5}, 2.0, 5),
     ],
 )
 def test_defaults_follow_objective_and_mode(changes: dict[str, Any], lambda1: float, warm_up: int) -> None:
-    """lambda is 1 for the gap and 0.1 for the paper's rule; a quarter of the epochs, ten at most, is warm-up."""
+    """lambda is 0.3 for the gap and 0.1 for the paper's rule; a quarter of the epochs, ten at most, is warm-up."""
     scheme = Tartaglione.from_config(changes)
     found = scheme._valley(scheme.recipe(arena().task, 1000))
 
