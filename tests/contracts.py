@@ -26,7 +26,6 @@ from schemes.statistics import binomial_threshold, clopper_pearson, discrete_ks,
 from tests.marks import (
     OWNER_SECRET,
     Embedded,
-    NewestState,
     SmallBatches,
     altered_keys,
     another_process,
@@ -37,6 +36,7 @@ from tests.marks import (
     embedded,
     strangers,
 )
+from tests.victims import NewestOnly
 
 
 class SchemeContract:
@@ -155,7 +155,7 @@ class SchemeContract:
     def test_embedding_resumes_to_the_same_bits(self, scheme: Scheme, mark: Embedded) -> None:
         """An embedding that was stopped after its second checkpoint ends with the same weights and the same key."""
         key = scheme.keygen(arena().task, Prf(OWNER_SECRET))
-        checkpoints = NewestState(stop_at=2)
+        checkpoints = NewestOnly(stop_at=2)
         with pytest.raises(Cancelled):
             embed(scheme, key, checkpoints)
         model, completed = embed(scheme, key, checkpoints)

@@ -5,9 +5,9 @@ import functools
 import importlib
 import json
 import multiprocessing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,33 +15,13 @@ from torch import Tensor, nn
 from experiments.workloads.digits import DigitsCnn, DigitsMlp
 from experiments.workloads.task import ImageTask
 from orchestrator.arena import Arena
-from schemes.base import Cancelled, Checkpoints, Owner, Scheme, Suspect, Verdict
+from schemes.base import Checkpoints, Owner, Scheme, Suspect, Verdict
 from schemes.keys import Key
 from schemes.prf import Prf
+from tests.victims import NewestOnly, no_log
 
 WORKLOADS = {"digits_cnn": DigitsCnn(), "digits_mlp": DigitsMlp()}
 OWNER_SECRET = b"the owner's secret, for tests only"
-
-
-@dataclass
-class NewestState:
-    """Checkpoints that keep the newest state; the ``stop_at``-th offer stops the run."""
-
-    stop_at: int | None = None
-    n_offers: int = 0
-    states: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-
-    def latest(self, at_most: int | None = None) -> tuple[int, dict[str, Tensor]] | None:
-        """The newest state, unless it is beyond ``at_most``."""
-        found = [step for step in self.states if at_most is None or step <= at_most]
-        return (found[0], self.states[found[0]]) if found else None
-
-    def offer(self, step: int, state: Callable[[], dict[str, Tensor]], *, keep: bool = False) -> None:
-        """Keep this state instead of the last one."""
-        self.states = {step: state()}
-        self.n_offers += 1
-        if self.n_offers == self.stop_at:
-            raise Cancelled
 
 
 @dataclass(frozen=True)
@@ -76,10 +56,6 @@ class SmallBatches(ImageTask):
         return tuple(torch.cat(tap) for tap in zip(*parts, strict=True))
 
 
-def no_log(step: int, **metrics: float) -> None:
-    """A training log for those who do not read it."""
-
-
 @functools.cache
 def arena(workload: str = "digits_cnn") -> Arena:
     """A small workload on the CPU."""
@@ -109,7 +85,7 @@ def embed(scheme: Scheme, key: Key, checkpoints: Checkpoints, seed: int = 0) -> 
 @functools.cache
 def embedded(scheme: Scheme) -> Embedded:
     """The clean network with ``scheme``'s mark."""
-    model, key = embed(scheme, scheme.keygen(arena().task, Prf(OWNER_SECRET)), NewestState())
+    model, key = embed(scheme, scheme.keygen(arena().task, Prf(OWNER_SECRET)), NewestOnly())
     return Embedded(arena(), scheme, key, model)
 
 

@@ -23,7 +23,8 @@ from schemes.prf import Prf
 from schemes.statistics import LEVEL
 from schemes.trigger_images import abstract_images
 from schemes.trigger_training import TriggerFeed
-from tests.marks import NewestState, arena, clean_model, embedded, no_log
+from tests.marks import arena, clean_model, embedded
+from tests.victims import NewestOnly, no_log
 
 SECRET = Prf(b"the owner of these tests")
 
@@ -349,7 +350,7 @@ def test_forged_triggers_pass_on_an_untouched_model(padded: bool) -> None:
     """Adversarial images under valid openings are evidence by the numbers: only an older commitment tells."""
     place = PaddedDigits().bind(torch.device("cpu"), None) if padded else arena()
     scheme, model = Adi(n_triggers=30), clean_model()
-    forger = Owner(task=place.task, train=place.train, val=place.val, seed=0, log=no_log, checkpoints=NewestState())
+    forger = Owner(task=place.task, train=place.train, val=place.val, seed=0, log=no_log, checkpoints=NewestOnly())
     key = scheme.keygen(place.task, Prf(b"the forger's secret"))
     before = model_digest(model.state_dict())
     forged = scheme.forge(model, forger, key)

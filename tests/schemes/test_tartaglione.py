@@ -26,7 +26,8 @@ from schemes.tartaglione import Tartaglione, correlation, steepness
 from schemes.tartaglione_payload import Payload, as_pixels, image_of, layers_of
 from schemes.tartaglione_training import LockedTraining, Replicas, Valley, direction, learning_rate
 from tests.contracts import SchemeContract
-from tests.marks import Embedded, NewestState, arena, clean_model, embed, embedded, no_log, strangers
+from tests.marks import Embedded, arena, clean_model, embed, embedded, strangers
+from tests.victims import NewestOnly, no_log
 
 SECRET = Prf(b"the owner of these tests")
 STEEP = Tartaglione(replicas=1, epochs=5)
@@ -75,7 +76,7 @@ def owner(checkpoints: Checkpoints | None = None, task: ImageTask | None = None)
         val=place.val,
         seed=3,
         log=no_log,
-        checkpoints=checkpoints or NewestState(),
+        checkpoints=checkpoints or NewestOnly(),
     )
 
 
@@ -462,7 +463,7 @@ def test_warm_up_trains_without_replicas() -> None:
     """While the warm-up lasts "gap" and "naive" are the same network; naive locks whatever lambda says."""
     key = drawn()
     networks = [
-        embed(replace(Tartaglione(epochs=1), **changes), key, NewestState())[0]
+        embed(replace(Tartaglione(epochs=1), **changes), key, NewestOnly())[0]
         for changes in ({"warm_up": 1}, {"objective": "naive"}, {"objective": "naive", "lambda1": 3.0})
     ]
 
@@ -503,7 +504,7 @@ def test_dropout_resumes_too() -> None:
         torch.manual_seed(torch.seed() % 1000)
         return model_digest(scheme.embed(task.network(0), owner(checkpoints, task), key)[0].state_dict())
 
-    whole, stopped = run(NewestState()), NewestState(stop_at=1)
+    whole, stopped = run(NewestOnly()), NewestOnly(stop_at=1)
     with pytest.raises(Cancelled):
         run(stopped)
     assert run(stopped) == whole

@@ -16,7 +16,8 @@ from schemes.keys import Key
 from schemes.params import ConfigError
 from schemes.prf import Prf
 from schemes.uchida import MIN_STEPS, Uchida
-from tests.marks import Embedded, NewestState, arena, clean_model, embed, embedded
+from tests.marks import Embedded, arena, clean_model, embed, embedded
+from tests.victims import NewestOnly
 
 SECRET = Prf(b"the owner of these tests")
 Projection = Literal["random", "direct", "diff"]
@@ -244,7 +245,7 @@ def test_loss_is_the_papers_over_t(mark: Embedded) -> None:
 def test_weight_zero_is_the_twin() -> None:
     """With lambda1 = 0 the embedding is its compute-matched twin, bit for bit."""
     scheme, place = Uchida(lambda1=0.0, epochs=1), arena()
-    unmarked, _ = embed(scheme, scheme.keygen(place.task, SECRET), NewestState(), seed=3)
+    unmarked, _ = embed(scheme, scheme.keygen(place.task, SECRET), NewestOnly(), seed=3)
     twin = copy.deepcopy(clean_model())
     place.task.fit(twin, place.train, scheme.twin_recipe(place.task, len(place.train)), seed=3)
 

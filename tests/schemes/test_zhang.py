@@ -23,7 +23,8 @@ from schemes.trigger_images import glyph_images
 from schemes.zhang import EXCEEDANCES, MIN_STEPS, ZhangContent, ZhangNoise, ZhangUnrelated
 from schemes.zhang_triggers import Block, Draw, Noise, PatternKey, Stamp, images_of_class
 from tests.contracts import SchemeContract
-from tests.marks import Embedded, NewestState, arena, clean_model, embedded, no_log
+from tests.marks import Embedded, arena, clean_model, embedded
+from tests.victims import NewestOnly, no_log
 
 SECRET = Prf(b"the owner of these tests")
 CONTENT = ZhangContent(n_triggers=30, boost=3, epochs=6, lr=1e-2, decoys=5, n_random_keys=19)
@@ -72,7 +73,7 @@ class Answering(Suspect):
 def owner() -> Owner:
     """Somebody with the digits."""
     place = arena()
-    return Owner(task=place.task, train=place.train, val=place.val, seed=0, log=no_log, checkpoints=NewestState())
+    return Owner(task=place.task, train=place.train, val=place.val, seed=0, log=no_log, checkpoints=NewestOnly())
 
 
 def source_and_target(key: Key) -> tuple[int, int]:
