@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from orchestrator.allocator import keep_freed_memory
 from orchestrator.arena import Arena, WorkloadConfig
 from orchestrator.artifacts import CorruptArtifact, StoreError
 from orchestrator.checkpoints import Curves, FolderCheckpoints
@@ -56,6 +57,7 @@ class Workbench:
         if setup.workloads:  # none: those that this process knows already
             use_workloads(setup.workloads)
         torch.set_num_threads(setup.threads)
+        keep_freed_memory()
         kind = ("cuda" if torch.cuda.is_available() else "cpu") if setup.device == "auto" else setup.device
         self.device = torch.device(kind)
         self.device_name = torch.cuda.get_device_name() if kind == "cuda" else "cpu"
