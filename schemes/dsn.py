@@ -184,14 +184,15 @@ class Dsn(LockFields, Scheme):
         trial = Trial(suspect, number, key.secret["images"], key.secret["labels"])
         most = max(3 / num_classes, 0.1)
         locked = trial.raw_accuracy <= most
-        rivals = trial.against(rivals_of(number.pattern, self.n_random_keys, bytes.fromhex(key.commitment)))
+        others = rivals_of(number.pattern, self.n_random_keys, bytes.fromhex(key.commitment))
+        rivals = trial.against(others)
         details: dict[str, Json] = {
             "A1": trial.k / n,
             "A0": trial.raw_accuracy,
             "A_T": taught,
             "A0_most": most,
             "A0_relabelled": trial.relabelled(num_classes),
-            **number_facts(trial, number, rivals),
+            **number_facts(trial, number, rivals, others, locked=locked),
         }
         return Verdict.randomised(
             trial.k,

@@ -53,11 +53,6 @@ class Rivals:
     counts: Tensor
     n_planned: int
 
-    @property
-    def complete(self) -> bool:
-        """False if the test was stopped early."""
-        return len(self.patterns) == self.n_planned
-
 
 class Trial:
     """One suspect before one key's number and images.
@@ -160,15 +155,22 @@ def one_bit_wrong(pattern: Tensor) -> Tensor:
     return pattern.cpu().to(torch.uint8) ^ torch.eye(side * side, dtype=torch.uint8).view(-1, side, side)
 
 
-def number_facts(trial: Trial, number: Number, rivals: Rivals) -> dict[str, Json]:
-    """How many numbers unlock; empty where the test was stopped early, as there nearly all do."""
-    if not rivals.complete:
+def number_facts(trial: Trial, number: Number, rivals: Rivals, others: Tensor, *, locked: bool) -> dict[str, Json]:
+    """How many numbers unlock; empty for an unlocked network, where no number is needed.
+
+    Args:
+        others: (R, side, side), the rivals in their order; of a locked network those that an early end spared are
+            screened as well, because a lock that many numbers open is what the figures are to show.
+    """
+    if not locked:
         return {}
     n = min(SCREENED, trial.n)
     near = float(trial.screen(one_bit_wrong(number.pattern)).float().mean()) / n
     facts: dict[str, Json] = {"one_bit_wrong": near}
     if len(number.pattern) == _EXHAUSTED_SIDE:
-        accuracies = [int(trial.right[:n].sum()) / n, *(rivals.screened / n).tolist()]
+        spared = others[len(rivals.screened) :]
+        screened = torch.cat([rivals.screened, trial.screen(spared)]) if len(spared) else rivals.screened
+        accuracies = [int(trial.right[:n].sum()) / n, *(screened / n).tolist()]
         facts["unlocking_share"] = sum(a > 0.5 for a in accuracies) / len(accuracies)
         facts["stamp_accuracies"] = sorted((round(a, 6) for a in accuracies), reverse=True)
     return facts

@@ -12,7 +12,7 @@ from attacks.overwrite import Overwrite
 from attacks.spoil import Spoil
 from experiments.workloads.networks.dsn import DsnGtsrb, DsnMnist
 from experiments.workloads.networks.lenet import LeNet5
-from schemes import dsn
+from schemes import dsn, dsn_evidence
 from schemes.base import Owner, Recipe, Scheme, Suspect
 from schemes.commitment import model_digest
 from schemes.dsn import Dsn, flaw, number_of
@@ -123,6 +123,17 @@ def test_wrong_numbers_must_be_trained_against() -> None:
 
     assert accuracy(lax, None) <= 0.2
     assert strict_mean + 0.15 < lax_mean
+
+
+def test_a_lock_that_many_numbers_open_is_shown_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test of a network that many numbers unlock ends early; how many they are is measured all the same."""
+    monkeypatch.setattr(dsn_evidence, "ENOUGH", 1)
+    lax = marked("digits_mlp", replace(LOCK, neg_mode="raw"))
+    details = lax.judge(lax.model).details
+
+    assert details["random_keys"] < 511
+    assert len(details["stamp_accuracies"]) == 512
+    assert details["unlocking_share"] > 0.05
 
 
 def test_a_customers_number_is_of_no_use_with_another_customers_network() -> None:
