@@ -192,7 +192,7 @@ class Dsn(LockFields, Scheme):
             "A_T": taught,
             "A0_most": most,
             "A0_relabelled": trial.relabelled(num_classes),
-            **number_facts(trial, number, rivals, others, locked=locked),
+            **number_facts(trial, number, rivals, others, open_to_all=trial.raw_accuracy >= MIN_SHARE * taught),
         }
         return Verdict.randomised(
             trial.k,

@@ -155,14 +155,15 @@ def one_bit_wrong(pattern: Tensor) -> Tensor:
     return pattern.cpu().to(torch.uint8) ^ torch.eye(side * side, dtype=torch.uint8).view(-1, side, side)
 
 
-def number_facts(trial: Trial, number: Number, rivals: Rivals, others: Tensor, *, locked: bool) -> dict[str, Json]:
-    """How many numbers unlock; empty for an unlocked network, where no number is needed.
+def number_facts(trial: Trial, number: Number, rivals: Rivals, others: Tensor, *, open_to_all: bool) -> dict[str, Json]:
+    """How many numbers unlock; empty for an open network, where no number is needed.
 
     Args:
-        others: (R, side, side), the rivals in their order; of a locked network those that an early end spared are
-            screened as well, because a lock that many numbers open is what the figures are to show.
+        others: (R, side, side), the rivals in their order; those that an early end spared are screened as well,
+            because a lock that many numbers open is what the figures are to show.
+        open_to_all: raw inputs are answered as well as stamped ones should be.
     """
-    if not locked:
+    if open_to_all:
         return {}
     n = min(SCREENED, trial.n)
     near = float(trial.screen(one_bit_wrong(number.pattern)).float().mean()) / n
