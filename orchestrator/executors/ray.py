@@ -23,7 +23,7 @@ from orchestrator.task import Failure, FailureKind, Task
 from orchestrator.workbench import Setup, Workbench
 
 PERFORM = "orchestrator.perform:attempt_task"
-_START_S = 120.0
+_START_S = 300.0
 
 
 class GpuWorker:

@@ -31,7 +31,7 @@ from tests.victims import NewestOnly, no_log
 
 SECRET = Prf(b"the owner of these tests")
 STEEP = Tartaglione(replicas=1, epochs=5)
-CONTINUED = Tartaglione(mode="pretrained", epochs=3, replicas=1)
+CONTINUED = Tartaglione(mode="pretrained", epochs=6, replicas=1)
 
 
 class TestTartaglioneFromScratch(SchemeContract):
