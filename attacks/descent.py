@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attacks.base import AttackView, isolated_rng
+from attacks.base import AttackView
 from schemes.base import Batch
 from schemes.prf import subseed
-from schemes.training_state import pack, unpack
+from schemes.training_state import pack, seeded, unpack
 
 StepLoss = Callable[[Batch, int, float], Tensor]
 """(batch, number of the step from 0, learning rate) -> what the step minimises, a scalar."""
@@ -59,7 +59,7 @@ class Descent:
         for epoch in range(done, self.epochs):
             rate = self.rate(epoch)
             # Dropout draws from the global generator: seeded anew, it does not depend on where a run was resumed.
-            with isolated_rng(subseed(self.view.seed, self.purpose, "global", epoch)):
+            with seeded(subseed(self.view.seed, self.purpose, "global", epoch), self.view.task.device):
                 mean_loss = self._epoch(epoch, rate, optimiser)
             self.view.log(epoch + 1, loss=mean_loss, lr=rate)
             last = epoch + 1 == self.epochs

@@ -266,8 +266,7 @@ def near_patterns(pattern: Tensor, n: int, seed: int) -> Tensor:
 def fresh_copy(module: nn.Module, seed: int) -> nn.Module:
     """A copy with parameters initialised anew, on the CPU so that they are the same on every device."""
     device = next(module.parameters()).device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, torch.device("cpu")):
         fresh = copy.deepcopy(module).cpu()
         for layer in fresh.modules():
             reset = getattr(layer, "reset_parameters", None)
