@@ -7,8 +7,7 @@ key only where ``knows`` says so.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NoReturn, final
 
@@ -20,6 +19,7 @@ from schemes.base import Checkpoints, Log, Owner, Samples, Scheme, TaskInfo, Wor
 from schemes.keys import Key
 from schemes.params import Configurable, Json, Stage
 from schemes.prf import Prf, subseed
+from schemes.training_state import seeded
 
 Family = Literal[
     "none",
@@ -272,7 +272,7 @@ class Attack(Configurable, ABC):
         for parameter in private.parameters():
             parameter.requires_grad_(True)
         given = self._sealed(private, view.budget)
-        with isolated_rng(subseed(view.seed, "global")):
+        with seeded(subseed(view.seed, "global"), view.task.device):
             outcome = self.run(given, view.naming(self.data_sets()))
         if outcome is given:
             outcome = private
@@ -300,12 +300,3 @@ def finish(suspect: nn.Module) -> None:
     for parameter in suspect.parameters():
         parameter.requires_grad_(True)
     suspect.eval()
-
-
-@contextmanager
-def isolated_rng(seed: int) -> Iterator[None]:
-    """Global torch generators seeded inside, restored afterwards."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield

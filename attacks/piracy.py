@@ -27,11 +27,10 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from attacks.base import Attack, AttackView, Claim, Family, Piracy
-from attacks.finetune import freeze_all_but, reinitialise
 from attacks.knowledge import Knowledge
 from attacks.overwrite import held_to
 from attacks.phases import Phase
-from attacks.tuning import sgd
+from attacks.tuning import freeze_all_but, reinitialise, sgd
 from schemes.base import Scheme, Suspect, TaskInfo, Workload
 from schemes.keys import Key
 from schemes.params import Configurable, Json, param

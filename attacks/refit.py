@@ -36,8 +36,8 @@ from torch.nn import functional as F
 
 from attacks.base import Attack, AttackView, Family, Finding
 from attacks.descent import Descent
-from attacks.finetune import reinitialise
 from attacks.knowledge import Knowledge
+from attacks.tuning import reinitialise
 from schemes.base import Batch, Samples, Scheme, TaskInfo, Workload
 from schemes.params import ConfigError, param
 from schemes.prf import subseed

@@ -19,22 +19,21 @@ that guard a serial number, its authors replace every dense layer; here it is th
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from attacks.base import Attack, AttackView, Family, Finding
-from attacks.finetune import freeze_all_but, reinitialise
+from attacks.base import AttackView, Family, Finding
 from attacks.knowledge import Knowledge
-from attacks.tuning import sgd
+from attacks.tuning import TuningAttack, Variant, reinitialise
 from schemes.base import Samples, TaskInfo, untouched
 from schemes.params import ConfigError, param
 from schemes.prf import subseed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(Attack):
+class Transfer(TuningAttack):
     """Tune the stolen model to another data set, then give it its old head back."""
 
     name: ClassVar[str] = "transfer"
@@ -47,23 +46,12 @@ class Transfer(Attack):
     target_size: int | None = param(
         None, doc="class-stratified part of its training samples; none = all", stage="attack", low=1
     )
-    variant: Literal["ftll", "ftal", "rtll", "rtal"] = param(
+    variant: Variant = param(
         "rtal",
         doc="ft: keep the head, rt: a new one; ll: train the last layer, al: all layers",
         stage="attack",
         choices=("ftll", "ftal", "rtll", "rtal"),
     )
-    epochs: int = param(20, doc="passes over the target's samples", stage="attack", low=1, strength=True)
-    lr: float = param(1e-3, doc="learning rate, constant", stage="attack", low=0, low_open=True)
-    batch_size: int = param(100, doc="samples a step", stage="attack", low=1)
-    weight_decay: float = param(5e-4, doc="L2 penalty", stage="attack", low=0)
-    bn_mode: Literal["train", "eval"] = param(
-        "train", doc="train: batch-norm statistics move; eval: they stay", stage="attack", choices=("train", "eval")
-    )
-
-    @property
-    def label(self) -> str:
-        return f"{self.name}-{self.variant}"
 
     def data_sets(self) -> tuple[str, ...]:
         return (self.target,)
@@ -74,36 +62,15 @@ class Transfer(Attack):
         original = view.task.head(model)
         head = self._new_head(original, info.num_classes, view)
         plug(model, original, head)
-        self._tune(model, head, self._part(train, view), view)
+        self.tune(model, head, self._part(train, view), view)
         accuracy = top_1(model, val)
         plug(model, head, original)
         return Finding(model, {"target_accuracy": accuracy, "target_classes": info.num_classes})
 
-    def _tune(self, model: nn.Module, head: nn.Module, samples: Samples, view: AttackView) -> None:
-        """All of ``model``, or its ``head`` alone, in place."""
-        if self.variant.endswith("ll"):
-            freeze_all_but(model, head)
-        recipe = sgd(
-            epochs=self.epochs,
-            lr=self.lr,
-            batch_size=self.batch_size,
-            weight_decay=self.weight_decay,
-            bn_mode=self.bn_mode,
-        )
-        view.task.fit(
-            model,
-            samples,
-            recipe,
-            seed=subseed(view.seed, "transfer"),
-            log=view.log,
-            checkpoints=view.checkpoints,
-            keep_at=(self.epochs,),
-        )
-
     def _new_head(self, original: nn.Module, num_classes: int, view: AttackView) -> nn.Module:
         """The head that is trained: a copy of the victim's, or a new one drawn from the attack's seed."""
         head = copy.deepcopy(original)
-        if self.variant.startswith("ft"):
+        if not self.renews_head:
             return head
         if not isinstance(head, nn.Linear):
             raise ConfigError(
@@ -127,7 +94,7 @@ class Transfer(Attack):
         if own != wanted:
             raise ConfigError([("target", f"expected inputs of shape {own}, got {wanted} from {self.target}")])
         n_own = view.task.info.num_classes
-        if self.variant.startswith("ft") and info.num_classes != n_own:
+        if not self.renews_head and info.num_classes != n_own:
             raise ConfigError(
                 [
                     (

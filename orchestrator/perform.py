@@ -15,7 +15,7 @@ import torch
 from scipy.stats import ks_2samp
 from torch import Tensor, nn
 
-from attacks.base import Claim, Finding, Piracy, finish, isolated_rng
+from attacks.base import Claim, Finding, Piracy, finish
 from orchestrator.arena import Arena
 from orchestrator.checkpoints import Curves
 from orchestrator.granted import Job, adversary_data, attack_view, owner_of, scratch_recipe
@@ -29,6 +29,7 @@ from schemes.params import Json
 from schemes.prf import subseed
 from schemes.realign import realign
 from schemes.statistics import log10_adjusted
+from schemes.training_state import seeded
 
 PREDICTIONS = "predictions.safetensors"
 HISTORY = "history.json"
@@ -78,7 +79,7 @@ def _compute(bench: Workbench, task: Task) -> dict[str, Any]:
     job = Job(bench, bench.arena(task.config["workload"]), task, curves, bench.checkpoints(task, curves))
     verb = {Kind.TRAIN: _train, Kind.EMBED: _embed, Kind.ATTACK: _attack, Kind.VERIFY: _verify}[task.kind]
     # What a plugin draws from torch's global generator must not depend on what this process computed before.
-    with isolated_rng(subseed(task.seed, "global", task.kind.value)):
+    with seeded(subseed(task.seed, "global", task.kind.value), job.arena.task.device):
         result, files = verb(job)
     result |= {
         "seconds": time.perf_counter() - started,

@@ -26,26 +26,24 @@ paper's constant rate.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from schemes.adi_triggers import class_count, commit_triggers, draw_triggers, flaw, set_count, trigger_set
-from schemes.base import Access, Owner, Recipe, Scheme, Suspect, TaskInfo, Verdict, Workload, lists
+from schemes.base import Access, Owner, Recipe, Suspect, TaskInfo, Verdict, Workload, lists
+from schemes.continued import ContinuedTraining
 from schemes.keys import Key
 from schemes.params import Json, param
 from schemes.prf import Prf, subseed
 from schemes.statistics import LEVEL, binomial_threshold
 from schemes.trigger_forging import adversarial_images
-from schemes.trigger_training import TriggerFeed, continuing_recipe, optimiser_steps
-
-MIN_STEPS = 250
-"""Optimiser steps that 100 triggers need where four passes over a small training set are shorter."""
+from schemes.trigger_training import TriggerFeed, optimiser_steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adi(Scheme):
+class Adi(ContinuedTraining):
     """Backdoor trigger set with hash commitments (Adi et al. 2018)."""
 
     name: ClassVar[str] = "adi"
@@ -57,40 +55,16 @@ class Adi(Scheme):
 
     n_triggers: int = param(100, doc="|T|, number of trigger images in a set", stage="key", low=1)
     n_sets: int = param(1, doc="R, disjoint trigger sets, all embedded", stage="key", low=1)
-    mode: Literal["pretrained", "scratch"] = param(
-        "pretrained",
-        doc="continue from the clean network, or train with triggers from the first epoch",
-        stage="embed",
-        choices=("pretrained", "scratch"),
-    )
     triggers_per_batch: int = param(2, doc="k, triggers appended to a batch, at least", stage="embed", low=1)
     showings: int = param(
         30, doc="times that each trigger is shown, at least: raises k where steps are few", stage="embed", low=1
     )
-    epochs: int | None = param(
-        None,
-        doc="passes over the training data; none: the workload's own (scratch), or 4 and at least 250 steps",
-        stage="embed",
-        low=1,
-    )
-    lr: float | None = param(
-        None,
-        doc="peak rate of Adam's one cycle (pretrained); none: half the workload's own, 5e-4 where it trains by SGD",
-        stage="embed",
-        low=0,
-        low_open=True,
-    )
-    batch_size: int = param(100, doc="B, task images in a batch (pretrained)", stage="embed", low=1)
     eps: float = param(0.1, doc="share of triggers that the paper's rule lets go wrong", stage="verify", low=0, high=1)
     released: int = param(0, doc="the trigger set that a verification reveals, from 0", stage="verify", low=0)
 
     def problems(self) -> Iterable[tuple[str, str]]:
         if self.released >= self.n_sets:
             yield "released", f"expected a set below n_sets = {self.n_sets}, got {self.released}; sets count from 0"
-
-    @property
-    def from_scratch(self) -> bool:
-        return self.mode == "scratch"
 
     def applicable(self, info: TaskInfo) -> str | None:
         if info.kind != "classification" or len(info.input_shape) != 3:
@@ -101,15 +75,6 @@ class Adi(Scheme):
                 "raise n_triggers"
             )
         return None
-
-    def twin_recipe(self, task: Workload, n_train: int) -> Recipe | None:
-        return None if self.from_scratch else self.recipe(task, n_train)
-
-    def overwriting(self) -> "Adi":
-        return replace(self, mode="pretrained")
-
-    def for_epochs(self, epochs: int, n_train: int) -> "Adi":
-        return replace(self, epochs=epochs)
 
     def keygen(self, task: Workload, prf: Prf) -> Key:
         why = self.applicable(task.info)
@@ -169,14 +134,6 @@ class Adi(Scheme):
         """Turn the key's images into adversarial ones that the frozen model answers with the key's labels."""
         images, labels = self.triggers(key)
         return commit_triggers(key, adversarial_images(model, forger.task, images, labels), labels)
-
-    def recipe(self, task: Workload, n_train: int) -> Recipe:
-        """The training of ``embed``, triggers apart."""
-        if self.from_scratch:
-            return replace(task.recipe, epochs=self.epochs or task.recipe.epochs)
-        return continuing_recipe(
-            task.recipe, n_train, epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, min_steps=MIN_STEPS
-        )
 
     def triggers_per_step(self, recipe: Recipe, n_train: int) -> int:
         """k, raised until the steps of ``recipe`` show each trigger of all sets ``showings`` times."""

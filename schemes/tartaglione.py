@@ -49,7 +49,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from schemes.base import Access, Carrier, Owner, PMethod, Recipe, Samples, Scheme, Suspect, Verdict, Workload
+from schemes.base import Access, Carrier, Owner, PMethod, Recipe, Samples, Suspect, Verdict, Workload
+from schemes.continued import ContinuedTraining
 from schemes.emblem import MIN_SIDE, emblem
 from schemes.keys import Key
 from schemes.params import Json, param
@@ -57,14 +58,11 @@ from schemes.prf import Prf
 from schemes.tartaglione_payload import Layer, Payload, as_pixels, image_of, layers_of, weight_layers
 from schemes.tartaglione_training import LockedTraining, Objective, Replicas, Valley, mean_rise
 
-MIN_STEPS = 250
-"""Optimiser steps that a trained network needs around the scalars written into it, where one pass is shorter."""
-
 _LAMBDA = {"naive": 0.0, "paper": 0.1, "gap": 0.3}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tartaglione(Scheme):
+class Tartaglione(ContinuedTraining):
     """Picture in locked weights, with replicas that make the loss steep around them (Tartaglione et al. 2020)."""
 
     name: ClassVar[str] = "tartaglione"
@@ -76,6 +74,8 @@ class Tartaglione(Scheme):
     threat_model: ClassVar[str] = (
         "the adversary holds the weights and knows algorithm and picture, not the positions; fine-tunes or quantises"
     )
+
+    usual_batch: ClassVar[int | None] = None
 
     share: float = param(
         0.02,
@@ -113,20 +113,6 @@ class Tartaglione(Scheme):
         stage="embed",
         low=0,
     )
-    epochs: int | None = param(
-        None,
-        doc="passes over the training data; none: the workload's own (scratch), or 4 and at least 250 steps",
-        stage="embed",
-        low=1,
-    )
-    lr: float | None = param(
-        None,
-        doc="peak learning rate; none: the workload's own (scratch), else half of it, 5e-4 where it trains by SGD",
-        stage="embed",
-        low=0,
-        low_open=True,
-    )
-    batch_size: int | None = param(None, doc="images in a batch; none: the workload's own", stage="embed", low=1)
     visible: float = param(
         0.5,
         doc="correlation from which the picture can be recognised: the paper's rule",
@@ -134,19 +120,6 @@ class Tartaglione(Scheme):
         low=-1,
         high=1,
     )
-
-    @property
-    def from_scratch(self) -> bool:
-        return self.mode == "scratch"
-
-    def twin_recipe(self, task: Workload, n_train: int) -> Recipe | None:
-        return None if self.from_scratch else self.recipe(task, n_train)
-
-    def overwriting(self) -> "Tartaglione":
-        return replace(self, mode="pretrained")
-
-    def for_epochs(self, epochs: int, n_train: int) -> "Tartaglione":
-        return replace(self, epochs=epochs)
 
     def keygen(self, task: Workload, prf: Prf) -> Key:
         """Draw a seed; the picture's size and the layers follow from the workload.
@@ -207,24 +180,6 @@ class Tartaglione(Scheme):
         layers = [replace(la, amplitude=la.amplitude * stretch.get(la.name, 1.0)) for la in layers_of(key)]
         forged = key.with_parts(public={"layers": [layer.described() for layer in layers]})
         return _with_image(forged, as_pixels(found, image_of(key).shape))
-
-    def recipe(self, task: Workload, n_train: int) -> Recipe:
-        """The training of ``embed``, replicas apart."""
-        own = task.recipe
-        batch_size = self.batch_size or own.batch_size
-        if self.from_scratch:
-            return replace(own, epochs=self.epochs or own.epochs, lr=self.lr or own.lr, batch_size=batch_size)
-        steps_per_epoch = math.ceil(n_train / batch_size)
-        steps = max(4 * steps_per_epoch, MIN_STEPS) if self.epochs is None else self.epochs * steps_per_epoch
-        return Recipe(
-            optimiser="adam",
-            lr=self.lr or (own.lr / 2 if own.optimiser == "adam" else 5e-4),
-            batch_size=batch_size,
-            epochs=math.ceil(steps / steps_per_epoch),
-            steps=steps,
-            schedule="one_cycle",
-            augment=own.augment,
-        )
 
     def _valley(self, recipe: Recipe) -> Valley:
         usual = min(10, recipe.epochs // 4) if self.from_scratch else 0

@@ -1,9 +1,6 @@
 """Training with triggers beside the task's own batches, as backdoor schemes embed.
 
-    L = L_task over a batch of B task images and k triggers
-    pretrained: Adam on one cycle from the clean network, for ``epochs`` passes, or for 4 and at least so many steps
-
-A constant rate, as the papers have it, costs more accuracy: a twin trained equally long loses as much without a mark.
+L = L_task over a batch of B task images and k triggers
 """
 
 import math
@@ -16,32 +13,8 @@ from torch import Tensor
 from schemes.base import Batch, Recipe
 from schemes.prf import subseed
 
-_PASSES = 4
-
 Feed = Callable[[int], Batch]
 """Global step -> (inputs (k, ...), labels (k,)): a function of the step alone, so that training can resume."""
-
-
-def continuing_recipe(
-    own: Recipe, n_train: int, *, epochs: int | None, lr: float | None, batch_size: int, min_steps: int
-) -> Recipe:
-    """The training that goes on from a network that ``own`` trained.
-
-    Args:
-        epochs: passes over ``n_train`` samples; None: 4, and at least ``min_steps`` steps.
-        lr: peak rate; None: half of ``own``'s, 5e-4 where that trains by SGD.
-    """
-    steps_per_epoch = math.ceil(n_train / batch_size)
-    steps = max(_PASSES * steps_per_epoch, min_steps) if epochs is None else epochs * steps_per_epoch
-    return Recipe(
-        optimiser="adam",
-        lr=lr or (own.lr / 2 if own.optimiser == "adam" else 5e-4),
-        batch_size=batch_size,
-        epochs=math.ceil(steps / steps_per_epoch),
-        steps=steps,
-        schedule="one_cycle",
-        augment=own.augment,
-    )
 
 
 def optimiser_steps(recipe: Recipe, n_train: int) -> int:

@@ -35,24 +35,22 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from schemes.adi_triggers import class_count
-from schemes.base import Access, Owner, PMethod, Recipe, Scheme, Suspect, TaskInfo, Verdict, Workload, lists
+from schemes.base import Access, Owner, PMethod, Recipe, Suspect, TaskInfo, Verdict, Workload, lists
+from schemes.continued import ContinuedTraining
 from schemes.keys import Key
 from schemes.params import Json, param
 from schemes.prf import Prf, as_tensor, subseed
 from schemes.statistics import LEVEL, binomial_threshold
 from schemes.trigger_forging import adversarial_images
 from schemes.trigger_images import glyph_images, has_repeats
-from schemes.trigger_training import Feed, TriggerFeed, continuing_recipe, together
+from schemes.trigger_training import Feed, TriggerFeed, together
 from schemes.zhang_triggers import Block, Noise, PatternKey, Stamp, draw_secret, images_of_class
-
-MIN_STEPS = 250
-"""Optimiser steps of an embedding where four passes over a small training set are shorter."""
 
 EXCEEDANCES = 10
 """Random keys that do as well as the owner's before drawing stops."""
@@ -65,7 +63,7 @@ _FORGERS_PATTERNS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Zhang(Scheme, ABC):
+class _Zhang(ContinuedTraining, ABC):
     """What the three kinds of triggers share: how they are trained and shown."""
 
     access: ClassVar[Access] = "black"
@@ -75,48 +73,15 @@ class _Zhang(Scheme, ABC):
     )
 
     n_triggers: int = param(100, doc="n, number of triggers, at most", stage="key", low=1)
-    mode: Literal["pretrained", "scratch"] = param(
-        "pretrained",
-        doc="continue from the clean network, or train with triggers from the first epoch",
-        stage="embed",
-        choices=("pretrained", "scratch"),
-    )
     boost: int = param(10, doc="times that a pass over the training data shows each trigger", stage="embed", low=1)
-    epochs: int | None = param(
-        None,
-        doc="passes over the training data; none: the workload's own (scratch), or 4 and at least 250 steps",
-        stage="embed",
-        low=1,
-    )
-    lr: float | None = param(
-        None,
-        doc="peak rate of Adam's one cycle (pretrained); none: half the workload's own, 5e-4 where it trains by SGD",
-        stage="embed",
-        low=0,
-        low_open=True,
-    )
-    batch_size: int = param(100, doc="B, task images in a batch (pretrained)", stage="embed", low=1)
     paper_threshold: float = param(
         0.5, doc="share of triggers that the paper's rule wants answered", stage="verify", low=0, high=1
     )
-
-    @property
-    def from_scratch(self) -> bool:
-        return self.mode == "scratch"
 
     def applicable(self, info: TaskInfo) -> str | None:
         if info.kind != "classification" or len(info.input_shape) != 3:
             return f"triggers are images with class labels, the task is {info.kind} on inputs {info.input_shape}"
         return None
-
-    def twin_recipe(self, task: Workload, n_train: int) -> Recipe | None:
-        return None if self.from_scratch else self.recipe(task, n_train)
-
-    def overwriting(self) -> Self:
-        return replace(self, mode="pretrained")
-
-    def for_epochs(self, epochs: int, n_train: int) -> Self:
-        return replace(self, epochs=epochs)
 
     def keygen(self, task: Workload, prf: Prf) -> Key:
         why = self.applicable(task.info)
@@ -167,14 +132,6 @@ class _Zhang(Scheme, ABC):
         images, own = self.triggers(key)
         targets = own if labels is None else labels
         return task.loss(model, task.to_inputs(images), targets.to(task.device))
-
-    def recipe(self, task: Workload, n_train: int) -> Recipe:
-        """The training of ``embed``, triggers apart."""
-        if self.from_scratch:
-            return replace(task.recipe, epochs=self.epochs or task.recipe.epochs)
-        return continuing_recipe(
-            task.recipe, n_train, epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, min_steps=MIN_STEPS
-        )
 
     def triggers_per_step(self, recipe: Recipe, n_train: int, n: int) -> int:
         """k of ``n`` triggers."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Attack
-from attacks.finetune import FineTune, reinitialise
+from attacks.finetune import FineTune
+from attacks.tuning import reinitialise
 from schemes.base import Scheme
 from schemes.mtlsign import MTLSign
 from tests.attack_contract import AttackContract, granted_view, make_view

@@ -20,7 +20,7 @@ from schemes.params import ConfigError
 from schemes.prf import Prf
 from schemes.statistics import LEVEL
 from schemes.trigger_images import glyph_images
-from schemes.zhang import EXCEEDANCES, MIN_STEPS, ZhangContent, ZhangNoise, ZhangUnrelated
+from schemes.zhang import EXCEEDANCES, ZhangContent, ZhangNoise, ZhangUnrelated
 from schemes.zhang_triggers import Block, Draw, Noise, PatternKey, Stamp, images_of_class
 from tests.contracts import SchemeContract
 from tests.marks import Embedded, arena, clean_model, embedded
@@ -428,7 +428,7 @@ def test_each_pass_shows_each_trigger_boost_times(
     k, steps = scheme.triggers_per_step(recipe, n_train, n), math.ceil(n_train / recipe.batch_size)
 
     assert (k - 1) * steps < boost * n <= k * steps
-    assert scratch or epochs is not None or n_steps(recipe, n_train) >= MIN_STEPS
+    assert scratch or epochs is not None or n_steps(recipe, n_train) >= ZhangContent.min_steps
 
 
 def test_lessons_teach_the_pattern_and_nothing_else() -> None:
