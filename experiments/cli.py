@@ -89,11 +89,12 @@ def _add_judging(command: AddCommand) -> None:
 
 
 def _add_store(command: AddCommand) -> None:
-    store = command("store", "storing:ls", "list, check or clear out artifacts")
+    store = command("store", "storing:ls", "list, check or clear out artifacts; seal keys")
     actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (
         ("ls", "list artifacts and keys"),
         ("verify", "check every file against its manifest; exit status 1 if any is damaged"),
+        ("encrypt", "seal all keys with the passphrase in WMARENA_PASSPHRASE; may be repeated after an interruption"),
         ("gc", "remove what no spec reaches; counts only, unless --apply"),
     ):
         action = actions.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")

@@ -26,12 +26,14 @@ from orchestrator.evidence import Record
 from orchestrator.executors.base import Executor, NoWorkers
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.journal import Journal
+from orchestrator.keyring import check_passphrase
 from orchestrator.loop import Grow, Growth, Limits, expected_seconds
 from orchestrator.perform import Setup
 from orchestrator.plan import Plan
 from orchestrator.recorders.plan_file import save_plan
 from orchestrator.recorders.process import RecorderProcess
 from orchestrator.resume import already_done
+from orchestrator.sealing import Passphrase
 from orchestrator.session import Request, execute
 from orchestrator.store import Store
 from orchestrator.task import State, Task, TaskId
@@ -125,7 +127,8 @@ def run(
         watch: shows progress.
 
     Raises:
-        SpecError, MissingData, StoreError: bad input, or workers that cannot be had; nothing has run.
+        SpecError, MissingData, StoreError: bad input (a passphrase that does not open the store's keys among it), or
+            workers that cannot be had; nothing has run.
         NoWorkers: all workers were lost on the way; the same call resumes.
         Interrupted: stopped; the same call resumes.
     """
@@ -138,8 +141,11 @@ def run(
     limits = Limits(spec.executor.task_timeout_s, spec.executor.max_retries, fail_fast)
     request = Request(run_id, spec.name, spec.text, _facts(spec, expansion, pool), limits)
     recording = Recording(home, run_id, tracking_uri) if record else None
+    passphrase = Passphrase.find(spec.keys.passphrase if spec.keys else None)
     with Journal(home.journal_path) as journal:
         cached = set(already_done(plan, home, journal))
+        if len(cached) < len(plan):  # a finished plan reads no key
+            check_passphrase(home, cached, passphrase)
         # A finished plan never asks, so its run need not read every duration there is.
         seconds = expected_seconds(journal.durations() if len(cached) < len(plan) else {})
         save_plan(plan, home.report_dir(spec.name, run_id), cached)
@@ -190,8 +196,16 @@ def new_run_id() -> str:
 
 def make_executor(pool: Pool, spec: ExperimentSpec, store: Store, data_root: Path | None) -> Executor:
     """The executor that was asked for; what the caller leaves open is the spec's to say."""
-    root_file = spec.keys.root if spec.keys else None
-    setup = Setup(store=store.root, data_root=data_root, root_file=root_file, workloads=WORKLOADS)
+    root_file, passphrase_file = (spec.keys.root, spec.keys.passphrase) if spec.keys else (None, None)
+    passphrase = Passphrase.find(passphrase_file)
+    setup = Setup(
+        store=store.root,
+        data_root=data_root,
+        root_file=root_file,
+        passphrase_file=passphrase_file,
+        challenge=None if passphrase is None else passphrase.challenge(),
+        workloads=WORKLOADS,
+    )
     if pool.executor == "inline":
         return InlineExecutor(setup)
     # Imported here: runs in this process need no Ray.

@@ -56,8 +56,11 @@ def json_schema() -> Schema:
         "executor": _ref("executor"),
         "keys": {
             "type": "object",
-            "properties": {"root": {"type": "string", "description": "file of at least 32 secret bytes"}},
-            "required": ["root"],
+            "properties": {
+                "root": {"type": "string", "description": "file of at least 32 secret bytes"},
+                "passphrase": {"type": "string", "description": "file of the passphrase that keys are sealed with"},
+            },
+            "minProperties": 1,
             "additionalProperties": False,
         },
         "profiles": {

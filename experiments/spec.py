@@ -23,6 +23,7 @@ from pydantic import (
     SkipValidation,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
@@ -173,7 +174,7 @@ def _auto_or(kind: type, low: float, what: str) -> PlainValidator:
     return PlainValidator(check)
 
 
-def _root_file(value: Any, info: ValidationInfo) -> Path:
+def _secret_file(value: Any, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError(f"expected the path of a secret file, got {value!r}")
     # Absolute: workers have working folders of their own.
@@ -201,9 +202,16 @@ class CalibrationSpec(_Block):
 
 
 class KeysSpec(_Block):
-    """Where key material comes from."""
+    """Where key material comes from, and what keys are sealed with: paths of secret files, never the secrets."""
 
-    root: Annotated[Path, PlainValidator(_root_file)]
+    root: Annotated[Path | None, PlainValidator(_secret_file)] = None
+    passphrase: Annotated[Path | None, PlainValidator(_secret_file)] = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.root is None and self.passphrase is None:
+            raise ValueError("expected `root`, `passphrase` or both, got neither; leave `keys` out for none")
+        return self
 
 
 class ExperimentSpec(_Block):

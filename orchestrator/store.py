@@ -43,7 +43,8 @@ class Store(Artifacts):
         try:
             for part in ("artifacts", "keys", "checkpoints", "reports"):
                 (self.root / part).mkdir(parents=True, exist_ok=True)
-            (self.root / "keys").chmod(0o700)
+            for part in ("keys", "checkpoints"):  # what an embedding trains of a key passes through its checkpoints
+                (self.root / part).chmod(0o700)
             probe = self.root / f".probe-{uuid.uuid4().hex}"
             probe.write_bytes(b"x")
             probe.unlink()

@@ -16,8 +16,10 @@ from orchestrator.artifacts import CorruptArtifact, StoreError
 from orchestrator.checkpoints import Curves, FolderCheckpoints
 from orchestrator.custody import KeyRoot
 from orchestrator.identity import canonical, digest
+from orchestrator.keyring import load_key, save_key
 from orchestrator.plugins import build, build_attack, use_workloads
 from orchestrator.resident import Resident
+from orchestrator.sealing import workers_passphrase
 from orchestrator.store import Store
 from orchestrator.task import Kind, Task, TaskId
 from schemes.keys import Key, KeyFileError
@@ -29,12 +31,14 @@ _MOST_KEYS = 8
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker process needs to make its workbench; holds no secret, only the path of one.
+    """What a worker process needs to make its workbench; holds no secret, only the paths of secrets.
 
     Attributes:
         device: "cpu", "cuda" or "auto".
         threads: CPU threads per task; the same under every executor, since sums depend on it.
         root_file: file of the key root, None for the published one.
+        passphrase_file: file of the passphrase that keys are sealed with, None for the environment's.
+        challenge: what the worker's passphrase must open (``Passphrase.challenge``), None where keys stay plain.
         workloads: name -> "module:Class" of the built-in workloads.
         checkpoint_s: least seconds between two checkpoints of one task.
         resident_bytes: models kept on the device between tasks.
@@ -45,6 +49,8 @@ class Setup:
     device: str = "auto"
     threads: int = 1
     root_file: Path | None = None
+    passphrase_file: Path | None = None
+    challenge: bytes | None = None
     workloads: Mapping[str, str] = field(default_factory=dict)
     checkpoint_s: float = 60.0
     resident_bytes: int = 512 * 2**20
@@ -64,6 +70,7 @@ class Workbench:
         self.setup = setup
         self.store = Store(setup.store)
         self.root = KeyRoot.from_file(setup.root_file)
+        self._passphrase = workers_passphrase(setup.passphrase_file, setup.challenge)
         self.cancelled = cancelled
         self._arenas: dict[str, Arena] = {}
         self._models = Resident(setup.resident_bytes)
@@ -103,7 +110,7 @@ class Workbench:
         """
         self._keys.pop(task_id, None)
         try:
-            key.save(self.store.key_dir(task_id))
+            save_key(key, self.store.key_dir(task_id), self._passphrase)
         except OSError as error:
             raise StoreError(f"expected to write the key of {task_id[:12]}, got: {error}") from error
 
@@ -112,10 +119,11 @@ class Workbench:
 
         Raises:
             CorruptArtifact: it is missing or damaged; its task has to run again.
+            SealError: it is sealed with another passphrase.
         """
         if task_id not in self._keys:
             try:
-                loaded = Key.load(self.store.key_dir(task_id))
+                loaded = load_key(self.store.key_dir(task_id), self._passphrase)
             except KeyFileError as error:
                 raise CorruptArtifact(task_id, str(error)) from None
             while len(self._keys) >= _MOST_KEYS:

@@ -1,5 +1,6 @@
 """``wmarena ui``: MLflow on the records, on this machine only."""
 
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -7,6 +8,7 @@ from argparse import Namespace
 from experiments.commands.terminal import NO_RECORDS, Terminal
 from experiments.problems import Problem, SpecError
 from orchestrator.recorders.addresses import is_remote, resolve, shown, sqlite_file
+from orchestrator.sealing import without_passphrase
 
 
 def ui(terminal: Terminal, args: Namespace) -> int:
@@ -24,7 +26,8 @@ def ui(terminal: Terminal, args: Namespace) -> int:
     terminal.note(
         f"MLflow at http://127.0.0.1:{args.port}/?workflowType=machine_learning on {shown(uri)}; Ctrl-C ends it"
     )
-    return subprocess.run(ui_command(uri, args.port), check=False).returncode
+    environment = without_passphrase({**os.environ})
+    return subprocess.run(ui_command(uri, args.port), check=False, env=environment).returncode
 
 
 def ui_command(uri: str, port: int) -> list[str]:

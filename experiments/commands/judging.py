@@ -15,7 +15,9 @@ from experiments.commands.terminal import Terminal
 from experiments.problems import Problem, SpecError
 from experiments.workloads import WORKLOADS
 from orchestrator.arena import WorkloadConfig
+from orchestrator.keyring import load_key
 from orchestrator.plugins import build, build_scheme, use_workloads
+from orchestrator.sealing import Passphrase
 from schemes.base import Scheme, Suspect, Verdict, Workload
 from schemes.commitment import model_digest
 from schemes.keys import Key
@@ -27,7 +29,7 @@ _WAY_OUT = "save the weights with safetensors.torch.save_file(model.state_dict()
 def verify(terminal: Terminal, args: Namespace) -> int:
     """0 if the watermark is found, 1 if not."""
     use_workloads(WORKLOADS)
-    key = Key.load(Path(args.key))
+    key = load_key(Path(args.key), Passphrase.find())
     weights = read_weights(Path(args.model))
     scheme, workload = _scheme(key, Path(args.key)), _workload(key, args.workload, Path(args.key))
     task = workload.task(torch.device("cpu"))

@@ -1,6 +1,7 @@
-"""``wmarena store``: list artifacts, check their hashes, remove what nothing reaches."""
+"""``wmarena store``: list artifacts, check their hashes, seal keys, remove what nothing reaches."""
 
 from argparse import Namespace
+from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
@@ -10,6 +11,8 @@ from experiments.expand import expand
 from experiments.problems import Problem, SpecError
 from experiments.spec import ExperimentSpec
 from orchestrator.journal import Journal
+from orchestrator.keyring import seal_store, sealed_keys
+from orchestrator.sealing import PASSPHRASE, Passphrase, SealError
 from orchestrator.store import Store
 from orchestrator.task import Task, TaskId
 from orchestrator.workbench import trajectory_id
@@ -27,7 +30,8 @@ def _opened(terminal: Terminal) -> Store:
 def ls(terminal: Terminal, args: Namespace) -> int:
     """Every artifact."""
     home = _opened(terminal)
-    rows = home.ls()
+    sealed = set(sealed_keys(home))
+    rows = [{**row, "sealed": row["task_id"] in sealed} for row in home.ls()]
     if terminal.json:
         terminal.document(rows)
         return 0
@@ -57,6 +61,22 @@ def verify(terminal: Terminal, args: Namespace) -> int:
         for damage in found["damaged"]:
             terminal.text(f"  {damage['task_id'][:12]}  {damage['detail']}")
     return 1 if found["damaged"] else 0
+
+
+def encrypt(terminal: Terminal, args: Namespace) -> int:
+    """Seal every plain key with the environment's passphrase; 1 if a key is damaged and was left as it is."""
+    home = _opened(terminal)
+    passphrase = Passphrase.find()
+    if passphrase is None:
+        raise SealError(f"expected a passphrase to seal keys with, got none; set {PASSPHRASE} and repeat")
+    found = seal_store(home, passphrase)
+    if terminal.json:
+        terminal.document(asdict(found))
+    else:
+        terminal.text(f"sealed {len(found.sealed)} keys; {len(found.before)} were sealed before")
+        for task_id, detail in found.damaged.items():
+            terminal.text(f"  {task_id[:12]}  {detail}")
+    return 1 if found.damaged else 0
 
 
 def gc(terminal: Terminal, args: Namespace) -> int:

@@ -92,7 +92,7 @@ class RayExecutor(Executor):
         perform: str = PERFORM,
     ) -> None:
         # A worker on this machine may have another working directory.
-        files = {n: getattr(setup, n) for n in ("store", "data_root", "root_file")}
+        files = {n: getattr(setup, n) for n in ("store", "data_root", "root_file", "passphrase_file")}
         self._setup = replace(setup, **{n: p.expanduser().absolute() for n, p in files.items() if p is not None})
         self._wanted = workers
         self._gpus = gpus_per_worker

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from orchestrator.recorders.addresses import resolve
 from orchestrator.recorders.base import SyncReport
+from orchestrator.sealing import without_passphrase
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -51,7 +52,8 @@ class RecorderProcess:
 
     def start(self) -> None:
         """Begin to follow; returns at once."""
-        environment = {**ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        mine = without_passphrase({**os.environ})
+        environment = {**ENVIRONMENT, **mine, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with (self._root / _LOG).open("w") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", _MODULE],

@@ -1,0 +1,153 @@
+"""Encryption of keys at rest: AES-256-GCM under a key that scrypt derives from a passphrase.
+
+A sealed file is ``magic || log2 N || r || p || salt (16) || nonce (12) || ciphertext || tag (16)``; everything before
+the ciphertext, and the identity of what is sealed, are authenticated with it. Salt and nonce are fresh for every file,
+so equal secrets give unrelated files and no two files share a key.
+
+The passphrase is read from an environment variable or a file by each process that needs it. It has no ``repr`` and
+refuses to be pickled, so it can be in no message, task or actor argument by accident.
+"""
+
+import os
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn, Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from orchestrator.artifacts import StoreError
+
+PASSPHRASE = "WMARENA_PASSPHRASE"
+"""Name of the environment variable."""
+
+_LEAST_BYTES = 8
+_MAGIC = b"wmarena sealed 1\n"
+_HEAD = struct.Struct(f"<{len(_MAGIC)}sBBB16s12s")
+_MOST_MEMORY = 256 * 2**20
+_MOST_LANES = 16
+_WORD = b"wmarena passphrase check"
+
+
+class SealError(StoreError):
+    """A passphrase is missing, unusable or wrong, or a sealed file is damaged; the message says which."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one guess at the passphrase costs: scrypt's N (as its logarithm), r and p."""
+
+    log2_n: int = 15
+    r: int = 8
+    p: int = 3
+
+    @property
+    def bearable(self) -> bool:
+        """True if deriving a key takes neither more memory nor more lanes than a forged file may ask for."""
+        sane = 1 <= self.log2_n < 32 and self.r >= 1 and 1 <= self.p <= _MOST_LANES
+        return sane and 128 * self.r << self.log2_n <= _MOST_MEMORY
+
+
+@dataclass(frozen=True)
+class Passphrase:
+    """What keys are sealed with; never shown, never pickled."""
+
+    secret: bytes = field(repr=False)
+    cost: Cost = Cost()
+
+    @classmethod
+    def find(cls, path: Path | None = None) -> Self | None:
+        """From ``path`` if one is given, else from ``WMARENA_PASSPHRASE``, else None: keys stay plain.
+
+        One line break at the end of a file does not count, so that editors and ``$(cat FILE)`` agree.
+
+        Raises:
+            SealError: unreadable, or shorter than 8 bytes; what was read is not repeated.
+        """
+        if path is not None:
+            try:
+                raw = path.read_bytes()
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise SealError(
+                    f"expected a readable passphrase file, got {path} ({reason}); make one with "
+                    "`head -c 24 /dev/urandom | base64 > FILE && chmod 600 FILE`"
+                ) from None
+            return cls(_long_enough(raw.removesuffix(b"\n").removesuffix(b"\r"), str(path)))
+        given = os.environ.get(PASSPHRASE)
+        return None if given is None else cls(_long_enough(os.fsencode(given), PASSPHRASE))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("expected a passphrase to stay in its process, got an attempt to pickle it")
+
+    def seal(self, raw: bytes, identity: bytes) -> bytes:
+        """``raw`` encrypted, bound to ``identity``: under another identity it cannot be opened."""
+        salt, nonce = os.urandom(16), os.urandom(12)
+        head = _HEAD.pack(_MAGIC, self.cost.log2_n, self.cost.r, self.cost.p, salt, nonce)
+        return head + AESGCM(self._key(salt, self.cost)).encrypt(nonce, raw, head + identity)
+
+    def open(self, sealed: bytes, identity: bytes) -> bytes:
+        """What ``seal`` encrypted.
+
+        Raises:
+            SealError: another passphrase, another identity, one altered bit, or no sealed file at all.
+        """
+        head, body = sealed[: _HEAD.size], sealed[_HEAD.size :]
+        if len(head) < _HEAD.size or not head.startswith(_MAGIC):
+            raise SealError("expected a file sealed by this version, got other bytes; restore it from a backup")
+        _, log2_n, r, p, salt, nonce = _HEAD.unpack(head)
+        cost = Cost(log2_n, r, p)
+        if not cost.bearable:
+            raise SealError(f"expected scrypt within {_MOST_MEMORY >> 20} MiB, got {cost}; the file is not ours")
+        try:
+            return AESGCM(self._key(salt, cost)).decrypt(nonce, body, head + identity)
+        except InvalidTag:
+            raise SealError(
+                "expected the passphrase that sealed it, got another (or the file belongs to another key); "
+                f"set {PASSPHRASE}, or name its file by `keys: {{passphrase: FILE}}`"
+            ) from None
+
+    def challenge(self) -> bytes:
+        """Something that only this passphrase opens: what a worker is sent instead of the passphrase."""
+        return self.seal(b"", _WORD)
+
+    def meets(self, challenge: bytes) -> bool:
+        """True if ``challenge`` was made with this passphrase."""
+        try:
+            return self.open(challenge, _WORD) == b""
+        except SealError:
+            return False
+
+    def _key(self, salt: bytes, cost: Cost) -> bytes:
+        return Scrypt(salt=salt, length=32, n=1 << cost.log2_n, r=cost.r, p=cost.p).derive(self.secret)
+
+
+def workers_passphrase(path: Path | None, challenge: bytes | None) -> Passphrase | None:
+    """The passphrase in a worker's process; None where the driver has none, so that all processes write alike.
+
+    Raises:
+        SealError: the driver has one, and this process has none or another.
+    """
+    if challenge is None:
+        return None
+    found = Passphrase.find(path)
+    if found is None or not found.meets(challenge):
+        got = "none" if found is None else "another"
+        raise SealError(
+            f"expected the driver's passphrase in every worker's process, got {got}; on a cluster that is running "
+            f"already set {PASSPHRASE} on its nodes, or name a file that they share by `keys: {{passphrase: FILE}}`"
+        )
+    return found
+
+
+def without_passphrase(environment: dict[str, str]) -> dict[str, str]:
+    """The environment of a process that reads no keys."""
+    return {name: value for name, value in environment.items() if name != PASSPHRASE}
+
+
+def _long_enough(secret: bytes, where: str) -> bytes:
+    if len(secret) < _LEAST_BYTES:
+        raise SealError(f"expected a passphrase of at least {_LEAST_BYTES} bytes in {where}, got {len(secret)}")
+    return secret
