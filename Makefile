@@ -7,7 +7,7 @@ STORE ?= wmarena-store
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check lint types imports ui bench clean
+.PHONY: help demo test fuzz check lint types imports ui bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,6 +26,9 @@ demo: $(READY) ## run the main job on real data: MLflow records and an HTML repo
 
 test: $(READY) ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+fuzz: $(READY) ## 10,000 altered inputs for everything that is read from disk: minutes
+	WMARENA_FUZZ=1 $(BIN)/python -m pytest -n 2 --dist load tests/fuzz
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -142,7 +142,7 @@ class EntryReader:
         for extra in sorted(set(wanted) - {"bisect", "low", "high", "steps"}):
             self._wrong((*place, extra), unknown(str(extra), ("bisect", "low", "high", "steps")))
         name, known = raw.get("name"), names("attack")
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             self._wrong(place, "expected a search on a named attack, got one on something else; name the attack")
             return None
         cls = plugin_class("attack", str(name))
@@ -269,7 +269,8 @@ class EntryReader:
     def _own_fields(self, raw: Mapping[str, Any]) -> set[str]:
         """Fields of the attack itself, which win over the adversary's of the same name."""
         name = raw.get("name")
-        return set(plugin_class("attack", name).parameters()) if name in names("attack") else set()
+        known = isinstance(name, str) and name in names("attack")
+        return set(plugin_class("attack", str(name)).parameters()) if known else set()
 
     def _unknown_field(self, cls: type[Configurable], name: str, value: Any, path: Path) -> None:
         granted = ("adversary", *Budget.parameters()) if issubclass(cls, Attack) else ()

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from experiments.problems import Path, Problem, SpecError, dotted, unknown
-from experiments.yaml_lines import Document, read
+from experiments.yaml_lines import MAX_DEPTH, Document, read
 
-_PART = re.compile(r"(?:^|\.)([^.\[\]=]+)|\[(\d+)\]")
+_PART = re.compile(r"(?:^|\.)([^.\[\]=]+)|\[([0-9]{1,9})\]")
 
 
 def apply(document: Document, overrides: Iterable[str]) -> Document:
@@ -88,6 +88,8 @@ def _parts(text: str) -> Path:
             return ()
         parts.append(match[1] if match[2] is None else int(match[2]))
         end = match.end()
+        if len(parts) > MAX_DEPTH:
+            return ()
     return tuple(parts) if end == len(text) else ()
 
 

@@ -1,6 +1,8 @@
 """Table and report of one execution: after the run, or rebuilt from the journal and the artifacts alone."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from experiments.spec import ExperimentSpec, find
 from orchestrator.evidence import Record
 from orchestrator.journal import Journal
 from orchestrator.plan import Cell, Plan
-from orchestrator.store import Store
+from orchestrator.store import Store, StoreError
 from orchestrator.task import Kind, State, Task, TaskId
+
+logger = logging.getLogger(__name__)
 
 RunInfo = dict[str, Any]
 """One of ``Journal.runs``."""
@@ -29,6 +33,11 @@ class Pages:
 
 def publish(folder: Path, plan: Plan, records: Mapping[TaskId, Record], run: RunInfo, store: Store) -> Pages:
     """Write table and report of an execution into ``folder``."""
+    with _readable(run["id"]):
+        return _published(folder, plan, records, run, store)
+
+
+def _published(folder: Path, plan: Plan, records: Mapping[TaskId, Record], run: RunInfo, store: Store) -> Pages:
     rows = build_rows(plan, records, experiment=run["experiment"], run_id=run["id"])
     folder.mkdir(parents=True, exist_ok=True)
     results = write_results(rows, folder)
@@ -45,6 +54,20 @@ def publish(folder: Path, plan: Plan, records: Mapping[TaskId, Record], run: Run
     return Pages(report, results)
 
 
+@contextmanager
+def _readable(run_id: str) -> Iterator[None]:
+    """What a report is made of was read from disk, where anybody may have altered it."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        logger.debug("no report of %s", run_id, exc_info=True)
+        raise StoreError(
+            f"expected the evidence that a run leaves, got {run_id} with something that no report can be made of "
+            f"({type(error).__name__}: {error!s:.200}); if journal and artifacts were not altered, this is a fault "
+            "of ours: see --log-level debug"
+        ) from error
+
+
 def rebuild(store: Store, run: RunInfo, journal: Journal, out: Path | None = None) -> Pages:
     """The report of an earlier execution, from what the store has of it now.
 
@@ -56,12 +79,14 @@ def rebuild(store: Store, run: RunInfo, journal: Journal, out: Path | None = Non
     cached = {task_id for _, task_id, was_cached, _ in entries if was_cached}
     plan = Plan()
     records: dict[TaskId, Record] = {}
-    for row in journal.task_rows(task_id for _, task_id, _, _ in entries):
-        task = _task(row)
-        if all(parent in plan.tasks for parent in task.parent_ids):
-            plan.add([task])
-            records[task.id] = _record(row, cached)
-    plan.cells += [Cell(**cell) for cell in run["info"]["cells"]]
+    rows = journal.task_rows(task_id for _, task_id, _, _ in entries)
+    with _readable(run["id"]):
+        for row in rows:
+            task = _task(row)
+            if all(parent in plan.tasks for parent in task.parent_ids):
+                plan.add([task])
+                records[task.id] = _record(row, cached)
+        plan.cells += [Cell(**cell) for cell in run["info"]["cells"]]
     return publish(out or store.report_dir(run["experiment"], run["id"]), plan, records, run, store)
 
 

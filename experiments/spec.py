@@ -164,10 +164,10 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-def _auto_or(kind: type, low: float, what: str) -> PlainValidator:
+def _auto_or(kind: type, low: float, high: float, what: str) -> PlainValidator:
     def check(value: Any) -> Any:
         numeric = isinstance(value, kind | int) and not isinstance(value, bool)
-        if value == "auto" or (numeric and value >= low):
+        if value == "auto" or (numeric and low <= value <= high):
             return value
         raise ValueError(f'expected "auto" or {what}, got {value!r}')
 
@@ -177,8 +177,12 @@ def _auto_or(kind: type, low: float, what: str) -> PlainValidator:
 def _secret_file(value: Any, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError(f"expected the path of a secret file, got {value!r}")
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"expected the path of a secret file, got {value!r}, whose home folder is not known") from None
     # Absolute: workers have working folders of their own.
-    return ((_context(info, "folder") or Path()) / Path(value).expanduser()).absolute()
+    return ((_context(info, "folder") or Path()) / path).absolute()
 
 
 class _Block(BaseModel):
@@ -188,8 +192,8 @@ class _Block(BaseModel):
 class ExecutorSpec(_Block):
     """How the plan is run; nothing here changes a result."""
 
-    workers: Annotated[int | Literal["auto"], _auto_or(int, 1, "an integer of 1 or more")] = "auto"
-    gpus_per_worker: Annotated[float | Literal["auto"], _auto_or(float, 0, "a number of 0 or more")] = "auto"
+    workers: Annotated[int | Literal["auto"], _auto_or(int, 1, 10_000, "an integer from 1 to 10000")] = "auto"
+    gpus_per_worker: Annotated[float | Literal["auto"], _auto_or(float, 0, 1024, "a number from 0 to 1024")] = "auto"
     task_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = 3600.0
     max_retries: Annotated[int, Field(ge=0, strict=True)] = 2
 

@@ -114,6 +114,14 @@ def _syntax(error: yaml.MarkedYAMLError) -> Problem:
     )
 
 
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class _Mark(Protocol):
     line: int
     column: int
@@ -131,6 +139,7 @@ class _Reader:
         self.problems: list[Problem] = []
         self._open: set[int] = set()
         self._count = 0
+        self._characters = 0
 
     def value(self, node: yaml.Node, path: Path) -> Any:
         self.places.setdefault(path, f"line {node.start_mark.line + 1}")
@@ -154,6 +163,8 @@ class _Reader:
             return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
         kind = node.tag.removeprefix(_TAG)
         if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
+            if not self._bearable(node, path):
+                return None
             try:
                 return _SCALARS[kind](node.value)
             except ValueError:
@@ -161,12 +172,27 @@ class _Reader:
         shown = node.tag.replace(_TAG, "!!")
         return self._refuse(node, path, f"expected plain YAML, got the tag {shown!r}; write the value without a tag")
 
+    def _bearable(self, node: yaml.ScalarNode, path: Path) -> bool:
+        """False for text that no file can hold, and for what aliases make of a long text: messages would repeat it."""
+        self._characters += len(node.value)
+        if self._characters > MAX_CHARACTERS:
+            if self._characters - len(node.value) <= MAX_CHARACTERS:
+                message = f"expected at most {MAX_CHARACTERS} characters, got more once aliases are expanded"
+                self._refuse(node, path, message)
+            return False
+        if not _encodable(node.value):
+            self._refuse(node, path, f"expected Unicode text, got half of a surrogate pair: {node.value!a:.80}")
+            return False
+        return True
+
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key is None or key_node.tag not in (_TAG + "str", _TAG + "int", _TAG + "bool", _TAG + "null"):
                 self._refuse(key_node, path, f"expected a word before the colon, got {key_node.tag.split(':')[-1]}")
+                continue
+            if not self._bearable(key_node, path):
                 continue
             inner = (*path, key)
             if key == "<<" and key_node.style is None:

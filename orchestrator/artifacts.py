@@ -76,7 +76,10 @@ class Artifacts:
         Raises:
             StoreError: the disk is full or not writable.
             TypeError: identity or result cannot be written as JSON.
+            ValueError: a file's name is not a plain one.
         """
+        if not all(map(_plain_name, files)):
+            raise ValueError(f"expected plain names of files, got {sorted(files)}; an artifact has no folders")
         manifest = _manifest(task_id, identity, result, files)
         final = self.folder(task_id)
         part = final.with_name(f".{task_id[:16]}.{uuid.uuid4().hex}.part")
@@ -141,8 +144,9 @@ class Artifacts:
                 manifest["task_id"] == task_id
                 and manifest["format"] == FORMAT
                 and manifest["digest"] == _manifest_digest(manifest)
+                and _well_formed(manifest)
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             intact = False
         if not intact:
             raise CorruptArtifact(task_id, f"{MANIFEST} is not the manifest of this task")
@@ -227,6 +231,18 @@ def _manifest(
     # Through text and back, so that the writer goes on with what a reader gets (lists for tuples, text for all keys).
     manifest: dict[str, Any] = json.loads(json.dumps(body))
     return {**manifest, "digest": _manifest_digest(manifest)}
+
+
+def _well_formed(manifest: Mapping[str, Any]) -> bool:
+    """True if all parts are of their types, and every file is a plain name inside the artifact's own folder."""
+    names, parts = manifest["files"], (manifest["identity"], manifest["result"], manifest["identity"].get("config", {}))
+    return all(isinstance(part, dict) for part in parts) and all(
+        _plain_name(name) and isinstance(entry["sha256"], str) for name, entry in names.items()
+    )
+
+
+def _plain_name(name: str) -> bool:
+    return name not in ("", ".", "..", MANIFEST) and not set(name) & {"/", "\\", "\0"}
 
 
 def _manifest_digest(manifest: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
@@ -37,8 +38,11 @@ class Curves:
         return json.dumps(self.points).encode()
 
     def restore(self, raw: bytes) -> None:
-        """Go back to what ``to_bytes`` wrote."""
-        self.points = json.loads(raw)
+        """Go back to what ``to_bytes`` wrote. Raises ValueError for anything else."""
+        points = json.loads(raw)
+        if not isinstance(points, list) or not all(isinstance(p, dict) and "step" in p for p in points):
+            raise ValueError("expected a list of points, each with a step, got other JSON")
+        self.points = points
 
 
 class _Saved(NamedTuple):
@@ -71,14 +75,23 @@ class FolderCheckpoints:
         for step, kind, path in sorted(self._saved(), reverse=True):
             if at_most is not None and step > at_most:
                 continue
-            raw = path.read_bytes()
-            if path.name != _name(step, kind, raw):
-                path.unlink()
-                continue
+            state = self._read(path, step, kind)
+            if state is not None:
+                return step, state
+            path.unlink()
+        return None
+
+    def _read(self, path: Path, step: int, kind: str) -> dict[str, Tensor] | None:
+        """The state in a file, the curves restored; None if it is not what was written."""
+        raw = path.read_bytes()
+        if path.name != _name(step, kind, raw):
+            return None
+        try:
             state: dict[str, Tensor] = load(raw)
             self._curves.restore(state.pop(_CURVES).numpy().tobytes())
-            return step, state
-        return None
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError):
+            return None
+        return state
 
     def offer(self, step: int, state: Callable[[], dict[str, Tensor]], *, keep: bool = False) -> None:
         """Write if asked, due or stopping; then stop if stopping."""

@@ -1,11 +1,16 @@
 """The journal's file: its tables, its connection, whole transactions."""
 
+import json
+import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from orchestrator.artifacts import StoreError
+
+T = TypeVar("T")
 
 # Rows of `task` are long: with a row id they are appended, and only ids and seconds are kept in order.
 _SCHEMA = """
@@ -66,6 +71,42 @@ class Database:
         self._db.executescript(_SCHEMA)
         if not found:
             self._db.execute(f"PRAGMA user_version={FORMAT}")
+
+    def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._unreadable(str(error)) from None
+
+    def _decoded(self, text: object, kind: type[T], what: str) -> T:
+        """JSON of a column, of the type that was written there.
+
+        Raises:
+            StoreError: it is something else.
+        """
+        try:
+            value = json.loads(text)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RecursionError):
+            value = None
+        return self._checked(value, kind, what)
+
+    def _checked(self, value: object, kind: type[T], what: str) -> T:
+        """A column of the type that was written there: SQLite itself would hold anything."""
+        number = kind is float and isinstance(value, int) and abs(value) < 2**53
+        if not (isinstance(value, kind) or number) or (isinstance(value, float) and not math.isfinite(value)):
+            raise self._unreadable(f"{what} that is no {kind.__name__}")
+        return value  # type: ignore[return-value]
+
+    def _unreadable(self, what: str) -> StoreError:
+        return StoreError(
+            f"expected a journal as runs write it, got {self._path} with {what}; move it away: "
+            "what is finished is found again by its artifacts"
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -24,6 +24,8 @@ _COLUMNS = (
 
 _RUN_COLUMNS = ("id", "experiment", "started", "finished", "status", "spec", "info")
 
+_STATES = frozenset(State)
+
 FLUSH_S = 0.05
 _FLUSH_ROWS = 64
 _MOST_VARIABLES = 30_000
@@ -61,7 +63,7 @@ class Journal(Database):
         for start in range(0, len(wanted), _MOST_VARIABLES):
             part = wanted[start : start + _MOST_VARIABLES]
             marks = ",".join("?" * len(part))
-            rows = self._db.execute(
+            rows = self._rows(
                 "SELECT id, result, seconds, attempt, worker, caveats FROM task "
                 f"WHERE state='done' AND id IN ({marks})",
                 part,
@@ -70,14 +72,17 @@ class Journal(Database):
                 out[task_id] = Record(
                     task_id,
                     State.DONE,
-                    result=json.loads(result),
+                    result=self._decoded(result, dict, "a result"),
                     cached=True,
-                    seconds=seconds,
-                    attempt=attempt,
-                    worker=worker,
-                    caveats=tuple(json.loads(caveats)) if caveats != "[]" else (),
+                    seconds=self._checked(seconds, float, "seconds"),
+                    attempt=self._checked(attempt, int, "an attempt"),
+                    worker=self._checked(worker, str, "a worker"),
+                    caveats=tuple(self._caveats(caveats)) if caveats != "[]" else (),
                 )
         return out
+
+    def _caveats(self, text: object) -> list[str]:
+        return [self._checked(c, str, "a caveat") for c in self._decoded(text, list, "caveats")]
 
     def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
         """Note that a task was settled; written within 50 ms or 64 rows, or at ``flush``."""
@@ -160,22 +165,34 @@ class Journal(Database):
     def durations(self) -> dict[tuple[str, str, str, str], float]:
         """Median seconds of done tasks by (kind, workload, scheme, attack)."""
         found: dict[tuple[str, str, str, str], list[float]] = {}
-        rows = self._db.execute("SELECT kind, workload, scheme, attack, seconds FROM task WHERE state='done'")
+        rows = self._rows("SELECT kind, workload, scheme, attack, seconds FROM task WHERE state='done'")
         for kind, workload, scheme, attack, seconds in rows:
-            found.setdefault((kind, workload, scheme, attack), []).append(seconds)
+            found.setdefault((kind, workload, scheme, attack), []).append(self._checked(seconds, float, "seconds"))
         return {key: median(values) for key, values in found.items()}
 
     def task_rows(self, ids: Iterable[TaskId]) -> list[dict[str, Any]]:
         """Whole rows (identity and result decoded) of settled tasks, for recorders and listings."""
         out: list[dict[str, Any]] = []
         for task_id in ids:
-            row = self._db.execute(f"SELECT {','.join(_COLUMNS)} FROM task WHERE id=?", (task_id,)).fetchone()
-            if row is not None:
-                found = dict(zip(_COLUMNS, row, strict=True))
-                for name in ("identity", "result", "caveats"):
-                    found[name] = None if found[name] is None else json.loads(found[name])
-                out.append(found)
+            for row in self._rows(f"SELECT {','.join(_COLUMNS)} FROM task WHERE id=?", (task_id,)):
+                out.append(self._task_row(dict(zip(_COLUMNS, row, strict=True))))
         return out
+
+    def _task_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row with identity, result and caveats decoded, all columns of their types."""
+        for name in ("id", "kind", "label", "workload", "scheme", "attack", "state", "worker"):
+            self._checked(row[name], str, f"a task's {name}")
+        for name in ("finished", "seconds"):
+            self._checked(row[name], float, f"a task's {name}")
+        for name in ("seed", "attempt"):
+            self._checked(row[name], int, f"a task's {name}")
+        if row["state"] not in _STATES:
+            raise self._unreadable(f"the state {row['state']!r:.80}")
+        row["identity"] = self._decoded(row["identity"], dict, "an identity")
+        row["result"] = None if row["result"] is None else self._decoded(row["result"], dict, "a result")
+        row["error"] = None if row["error"] is None else self._checked(row["error"], str, "an error")
+        row["caveats"] = self._caveats(row["caveats"])
+        return row
 
     # Runs
 
@@ -198,9 +215,7 @@ class Journal(Database):
         self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Mapping[str, Any]] = ()
     ) -> None:
         """Tasks that joined while the run was under way, and the table cells that they answer (JSON values)."""
-        (position,) = self._db.execute(
-            "SELECT COALESCE(MAX(position) + 1, 0) FROM run_task WHERE run=?", (run,)
-        ).fetchone()
+        ((position,),) = self._rows("SELECT COALESCE(MAX(position) + 1, 0) FROM run_task WHERE run=?", (run,))
         with self._transaction():
             self._add_tasks(run, new, cached, position)
             if cells:
@@ -224,32 +239,41 @@ class Journal(Database):
     def runs(self, experiment: str | None = None) -> list[dict[str, Any]]:
         """Executions, newest first: id, experiment, started, finished, status, spec, info."""
         where, values = ("WHERE experiment=?", (experiment,)) if experiment else ("", ())
-        rows = self._db.execute(f"SELECT {','.join(_RUN_COLUMNS)} FROM run {where} ORDER BY started DESC", values)
-        return [{**dict(zip(_RUN_COLUMNS, row, strict=True)), "info": json.loads(row[-1])} for row in rows]
+        rows = self._rows(f"SELECT {','.join(_RUN_COLUMNS)} FROM run {where} ORDER BY started DESC", values)
+        return [self._run_row(dict(zip(_RUN_COLUMNS, row, strict=True))) for row in rows]
 
     def run(self, run: str) -> dict[str, Any] | None:
         """One execution with the fields of ``runs``, or None."""
-        row = self._db.execute(f"SELECT {','.join(_RUN_COLUMNS)} FROM run WHERE id=?", (run,)).fetchone()
-        return None if row is None else {**dict(zip(_RUN_COLUMNS, row, strict=True)), "info": json.loads(row[-1])}
+        for row in self._rows(f"SELECT {','.join(_RUN_COLUMNS)} FROM run WHERE id=?", (run,)):
+            return self._run_row(dict(zip(_RUN_COLUMNS, row, strict=True)))
+        return None
+
+    def _run_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        for name in ("id", "experiment", "status", "spec"):
+            self._checked(row[name], str, f"a run's {name}")
+        self._checked(row["started"], float, "a run's start")
+        if row["finished"] is not None:
+            self._checked(row["finished"], float, "a run's end")
+        return {**row, "info": self._decoded(row["info"], dict, "a run's facts")}
 
     def run_going(self, run: str) -> bool:
         """True while an execution is open and none began later: cheap to ask often, whatever its spec and info hold."""
-        newest = self._db.execute("SELECT id, status FROM run ORDER BY started DESC LIMIT 1").fetchone()
-        return bool(newest == (run, "running"))
+        newest = self._rows("SELECT id, status FROM run ORDER BY started DESC LIMIT 1")
+        return newest == [(run, "running")]
 
     def run_tasks(self, run: str, after: int = -1) -> list[tuple[int, TaskId, bool, str | None]]:
         """(position, task, cached, state) of a run's tasks with position > ``after``."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT position, task, cached, state FROM run_task WHERE run=? AND position>? ORDER BY position",
             (run, after),
         )
-        return [(p, TaskId(t), bool(c), s) for p, t, c, s in rows]
+        return [(p, TaskId(self._checked(t, str, "a task's id")), bool(c), s) for p, t, c, s in rows]
 
     # What has been mirrored where
 
     def sent(self, destination: str, experiment: str) -> dict[TaskId, str]:
         """Task -> MLflow run, for everything already recorded at ``destination`` under ``experiment``."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT task, mlflow_run FROM sent WHERE destination=? AND experiment=?", (destination, experiment)
         )
         return {TaskId(t): r for t, r in rows}

@@ -11,7 +11,7 @@ from attacks import ATTACKS
 from attacks.base import Attack
 from schemes import SCHEMES
 from schemes.base import Scheme
-from schemes.params import Configurable
+from schemes.params import ConfigError, Configurable
 
 
 class UnknownName(LookupError):
@@ -55,13 +55,24 @@ def build(kind: str, config: Mapping[str, Any]) -> Configurable:
     """The plugin that ``config`` (with "name") describes; nested plugins are built first.
 
     Nested: ``scheme`` inside an attack, ``attacks`` inside a chain.
+
+    Raises:
+        UnknownName: no plugin of that name.
+        ConfigError: it does not take these fields.
     """
-    fields = dict(config)
+    fields = _named(kind, config)
     if kind == "attack" and isinstance(fields.get("scheme"), Mapping):
         fields["scheme"] = build("scheme", fields["scheme"])
-    if kind == "attack" and fields.get("attacks") is not None:
+    if kind == "attack" and isinstance(fields.get("attacks"), list | tuple):
         fields["attacks"] = tuple(a if isinstance(a, Attack) else build("attack", a) for a in fields["attacks"])
-    return plugin_class(kind, str(fields.pop("name"))).from_config(fields)
+    return plugin_class(kind, fields.pop("name")).from_config(fields)
+
+
+def _named(kind: str, config: object) -> dict[str, Any]:
+    """The fields of a configuration, which may come from a key that a stranger made."""
+    if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
+        raise ConfigError([("name", f"expected a configuration with the name of a {kind}, got {config!r:.200}")])
+    return dict(config)
 
 
 def build_scheme(config: Mapping[str, Any]) -> Scheme:

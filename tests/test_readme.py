@@ -16,7 +16,7 @@ from schemes import SCHEMES
 
 TREE = Path(__file__).resolve().parents[1]
 README = (TREE / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/reproduction.md")
+DOCUMENTS = ("README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/reproduction.md")
 
 
 def blocks(language: str) -> list[str]:
@@ -101,7 +101,7 @@ def test_every_benchmark_that_a_document_names_exists(command: str) -> None:
     assert importlib.util.find_spec(shlex.split(command)[2]) is not None
 
 
-@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_paths_in_the_documents_exist(document: str) -> None:
     """A module that a document speaks of is there."""
     text = (TREE / document).read_text(encoding="utf-8")

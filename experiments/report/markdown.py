@@ -59,7 +59,7 @@ def markdown_page(page: Page) -> str:
         "Forgeries": _forgeries(page),
         "Cost in seconds": _seconds(page),
         "Failures and gaps": _gaps(page),
-        "Caveats": "\n".join(f"- **{name}** ({n}): {text(told)}" for name, n, told in page.caveats),
+        "Caveats": "\n".join(f"- **{text(name)}** ({n}): {text(told)}" for name, n, told in page.caveats),
         "Reproduce": _reproduce(page),
     }
     parts = [*opening, *(f"## {title}\n\n{body}" for title, body in sections.items() if body)]

@@ -90,9 +90,10 @@ def load_links(folder: Path) -> Mapping[TaskId, Link]:
 @lru_cache(maxsize=4)
 def _read_links(path: Path, changed_ns: int) -> Mapping[TaskId, Link]:
     """The file's links; a recorder asks every second, and parses again only when the file has changed."""
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if "cells" not in document:
-        raise ValueError(f"expected a plan with cells, got {path}; delete it to do without")
-    cells, names = document["cells"], [f.name for f in dataclasses.fields(Link)]
-    links = {TaskId(cell["embed"]): Link(clean=cell["clean"]) for cell in cells}
-    return links | {TaskId(cell["verify"]): Link(**{name: cell[name] for name in names}) for cell in cells}
+    try:
+        cells, names = json.loads(path.read_text(encoding="utf-8"))["cells"], [f.name for f in dataclasses.fields(Link)]
+        links = {TaskId(cell["embed"]): Link(clean=cell["clean"]) for cell in cells}
+        return links | {TaskId(cell["verify"]): Link(**{name: cell[name] for name in names}) for cell in cells}
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        shown = type(error).__name__
+        raise ValueError(f"expected a plan with cells, got {path} ({shown}); delete it to do without") from None
