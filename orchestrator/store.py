@@ -105,7 +105,7 @@ class Store(Artifacts):
                 identity = (self.manifest(task_id) or {}).get("identity", {})
                 config = identity.get("config", {})
                 row |= {"kind": identity.get("kind"), "seed": identity.get("seed")}
-                row |= {part: (config.get(part) or {}).get("name") for part in ("workload", "scheme", "attack")}
+                row |= {part: _name_of(config.get(part)) for part in ("workload", "scheme", "attack")}
             except CorruptArtifact as error:
                 row |= {"kind": None, "damaged": str(error)}
             row["key"] = str(self.key_dir(task_id)) if self.key_dir(task_id).exists() else None
@@ -150,6 +150,10 @@ class Store(Artifacts):
             for folder in doomed if apply else ():
                 shutil.rmtree(folder)
         return {"kept": len(kept.intersection(ids)), "removed": len(doomed), "bytes": size, "applied": apply}
+
+
+def _name_of(config: object) -> Any:
+    return config.get("name") if isinstance(config, dict) else None
 
 
 def _others(folder: Path, kept: set[TaskId] | set[str]) -> list[Path]:

@@ -1,7 +1,9 @@
 """``wmarena verify``: evidence on one model file. Nothing is ever unpickled."""
 
+import logging
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +22,12 @@ from orchestrator.plugins import build, build_scheme, use_workloads
 from orchestrator.sealing import Passphrase
 from schemes.base import Scheme, Suspect, Verdict, Workload
 from schemes.commitment import model_digest
-from schemes.keys import Key
+from schemes.keys import Key, KeyFileError
+
+logger = logging.getLogger(__name__)
+
+_LARGEST = 100_000
+"""Most of anything that a key's configuration may ask for: bits, triggers, units."""
 
 _ZIP, _PICKLE, _HDF5 = b"PK\x03\x04", b"\x80", b"\x89HDF"
 _WAY_OUT = "save the weights with safetensors.torch.save_file(model.state_dict(), FILE)"
@@ -32,15 +39,29 @@ def verify(terminal: Terminal, args: Namespace) -> int:
     key = load_key(Path(args.key), Passphrase.find())
     weights = read_weights(Path(args.model))
     scheme, workload = _scheme(key, Path(args.key)), _workload(key, args.workload, Path(args.key))
-    task = workload.task(torch.device("cpu"))
-    verdict = judge(weights, task, scheme, key)
-    evidence = _evidence(verdict, key, scheme, task)
+    with _fitting(Path(args.key)):
+        task = workload.task(torch.device("cpu"))
+        verdict = judge(weights, task, scheme, key)
+        evidence = _evidence(verdict, key, scheme, task)
     evidence |= {"model": {"file": str(args.model), "digest": model_digest(weights)}}
     if terminal.json:
         terminal.document(evidence)
     else:
         _show(terminal, verdict, evidence)
     return 0 if verdict.verdict else 1
+
+
+@contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    """A claimant's key may open its commitment and still be of no use: shapes, sizes and values are the claimant's."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        logger.debug("no verdict with %s", folder, exc_info=True)
+        raise KeyFileError(
+            f"expected a key that its scheme can judge with, got {folder} ({type(error).__name__}: {error!s:.200}); if "
+            "the key was not altered, this is a fault of ours: see --log-level debug"
+        ) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -81,7 +102,8 @@ def _scheme(key: Key, folder: Path) -> Scheme:
     config = key.public.get("config")
     if not isinstance(config, Mapping):
         raise _bad(f"expected a key made by `wmarena run`, got {folder}, whose public part names no configuration")
-    return build_scheme({"name": key.scheme, **config})
+    _check_sizes(config, folder)
+    return build_scheme({**config, "name": key.scheme})
 
 
 def _workload(key: Key, name: str | None, folder: Path) -> WorkloadConfig:
@@ -89,7 +111,16 @@ def _workload(key: Key, name: str | None, folder: Path) -> WorkloadConfig:
     config: Any = {"name": name} if name is not None else key.public.get("workload")
     if not isinstance(config, Mapping):
         raise _bad(f"expected --workload NAME, got none, and the key in {folder} does not know its workload either")
+    _check_sizes(config, folder)
     return cast(WorkloadConfig, build("workload", config))
+
+
+def _check_sizes(config: Mapping[str, Any], folder: Path) -> None:
+    """Refuse numbers that would only make the verifier compute or allocate without end."""
+    for name, value in config.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and not abs(number) <= _LARGEST:
+                raise _bad(f"expected numbers up to {_LARGEST} in the key {folder}, got {name}: {number!r:.40}")
 
 
 def judge(weights: Mapping[str, Tensor], task: Workload, scheme: Scheme, key: Key) -> Verdict:

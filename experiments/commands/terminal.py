@@ -48,12 +48,17 @@ class Terminal:
 
     def document(self, value: Any) -> None:
         """Write ``value`` as the one JSON document."""
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(_writable(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
     def text(self, text: str) -> None:
         """Write plain text for people or other programs: no wrapping, no markup."""
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(_writable(text) + "\n")
 
     def note(self, text: str) -> None:
         """Say something beside the result."""
-        self.err.print(text, markup=False, soft_wrap=True)
+        self.err.print(_writable(text), markup=False, soft_wrap=True)
+
+
+def _writable(text: str) -> str:
+    """Text that every stream takes: half surrogate pairs, which names from a forged file may hold, are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
