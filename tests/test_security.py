@@ -232,7 +232,10 @@ def test_the_hostile_names_were_there(tmp_path: Path) -> None:
 
 
 def test_every_server_binds_to_loopback() -> None:
-    """MLflow and a local Ray are all that we start; both name 127.0.0.1, and no module names all addresses."""
+    """MLflow and a local Ray are all that we start; both name 127.0.0.1, and no module names all addresses.
+
+    That Ray heeds it is seen on its sockets, in ``tests/orchestrator/test_local_cluster.py``.
+    """
     command = ui_command("sqlite:///x", 5000)
     assert command[command.index("--host") + 1] == "127.0.0.1"
 

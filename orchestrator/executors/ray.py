@@ -9,12 +9,15 @@ import importlib
 import logging
 import math
 import os
+import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import ray
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
 
 from orchestrator.executors.base import Completion, Executor, NoWorkers
@@ -101,6 +104,7 @@ class RayExecutor(Executor):
         self._slots: dict[str, _Slot] = {}
         self._calls: dict[Any, str] = {}
         self._owns_cluster = False
+        self._guard = contextlib.ExitStack()
         self._made = 0
 
     @property
@@ -108,7 +112,6 @@ class RayExecutor(Executor):
         return tuple(self._slots)
 
     def start(self) -> None:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled" if self._address is None else "token")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if not ray.is_initialized():
@@ -139,6 +142,7 @@ class RayExecutor(Executor):
                 raise NoWorkers(f"expected a Ray cluster at {self._address}, got: {_first_line(error)}") from None
             return
         cpus = max(os.cpu_count() or 1, self._wanted or 1)
+        self._guard.enter_context(_guarded())
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
 
     def _placement(self, nodes: Sequence[Mapping[str, float]]) -> tuple[float, int]:
@@ -241,6 +245,38 @@ class RayExecutor(Executor):
         if self._owns_cluster:
             ray.shutdown()
             self._owns_cluster = False
+        self._guard.close()
+
+
+@contextlib.contextmanager
+def _guarded() -> Iterator[None]:
+    """A cluster begun and ended inside listens on loopback alone, and admits only who has its token.
+
+    Ray takes 127.0.0.1 for the machine's own address, and then listens on all of them, unless it holds that there are
+    no clusters here (its default on macOS). A mode or a token in the environment counts; otherwise there is a fresh
+    token, in environments and nowhere else. What Ray has read of its environment it is made to read again.
+    """
+    wanted = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+    if "RAY_AUTH_MODE" not in os.environ:
+        wanted["RAY_AUTH_MODE"] = "token"
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        wanted["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    before, possible = {name: os.environ.get(name) for name in wanted}, ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update(wanted)
+    _read_again(possible=False)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            os.environ.update({} if value is None else {name: value})
+        _read_again(possible=possible)
+
+
+def _read_again(*, possible: bool) -> None:
+    ray_constants.ENABLE_RAY_CLUSTER = possible
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _room(node: Mapping[str, float], cpus: int, gpus: float) -> int:

@@ -1,5 +1,7 @@
 """Runs with a passphrase: every key is sealed, results are the same, and the passphrase is nowhere to be read."""
 
+import base64
+import hashlib
 import json
 import logging
 import os
@@ -23,6 +25,7 @@ from tests.experiments.conftest import Finished, Wmarena
 from tests.experiments.spec_texts import TINY, problems
 
 SECRET = "seventeen-plover-eggs"
+ROOT = hashlib.sha512(b"a root of an owner").digest()
 INLINE = Pool(executor="inline")
 Capture = pytest.CaptureFixture[str]
 
@@ -169,6 +172,7 @@ class Observer:
     def __init__(self) -> None:
         self.lines: set[bytes] = set()
         self.informed = 0
+        self.token = ""
         self.files: dict[Path, bytes] = {}
 
     @contextmanager
@@ -181,6 +185,7 @@ class Observer:
         """Look around."""
         import ray
 
+        self.token = os.environ["RAY_AUTH_TOKEN"]
         self.lines |= set(processes("cmdline").values())
         holders = {pid for pid, raw in processes("environ").items() if SECRET.encode() in raw}
         self.informed = max(self.informed, len(holders - {os.getpid()}))
@@ -189,27 +194,45 @@ class Observer:
             self.files |= dict(readable(Path(session.get_session_dir_path())))
 
 
+def forms(secret: bytes) -> list[bytes]:
+    """How a secret would stand in a file: as it is, in hexadecimal, or in base64 from any byte of a longer text."""
+    shifted = [base64.b64encode(b"\0" * n + secret)[n + n // 2 + 1 : -4] for n in range(3)]
+    return [secret, secret.hex().encode(), secret.hex().upper().encode(), *shifted]
+
+
+@pytest.mark.parametrize("before", range(4))
+def test_the_search_would_find_a_secret(before: int) -> None:
+    """In the middle of base64 as well, wherever its group of three bytes begins."""
+    text = base64.b64encode(b"." * before + ROOT + b"...")
+
+    assert any(form in text for form in forms(ROOT))
+    assert not any(form in base64.b64encode(bytes(range(200))) for form in forms(ROOT))
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("source", ["environment", "file"])
-def test_the_passphrase_is_nowhere_to_be_read(
+def test_secrets_are_nowhere_to_be_read(
     source: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """On Ray, with MLflow: workers seal and open keys, yet it is in no payload, log, journal, record, report or ``ps``.
+    """On Ray, with MLflow: workers seal and open keys, yet passphrase, key root, a key's seed and the cluster's token
+    are in no payload, log, Ray session, journal, record, report or command line.
 
-    Only worker processes that inherit the driver's environment have it there; with a file not even these.
+    Only worker processes that inherit the driver's environment have the passphrase there; with a file not even these.
     """
     import ray.cloudpickle
 
-    text = TINY.replace("[1, 2]", "1")
+    (tmp_path / "root").write_bytes(ROOT)
+    (tmp_path / "secret.txt").write_text(SECRET + "\n")
+    keys = f"root: {tmp_path / 'root'}"
     if source == "file":
-        (tmp_path / "secret.txt").write_text(SECRET + "\n")
-        text += f"keys: {{passphrase: {tmp_path / 'secret.txt'}}}\n"
+        keys += f", passphrase: {tmp_path / 'secret.txt'}"
     else:
         monkeypatch.setenv(PASSPHRASE, SECRET)
+    text = TINY.replace("[1, 2]", "1") + f"keys: {{{keys}}}\n"
     caplog.set_level(logging.DEBUG)
     spec, observer, store = ExperimentSpec.parse(text), Observer(), Store(tmp_path / "store")
     summary = run(spec, store=store.root, pool=Pool(workers=1), watch=observer.watch)
@@ -218,13 +241,21 @@ def test_the_passphrase_is_nowhere_to_be_read(
     captured = capfd.readouterr()
     kept = dict(readable(store.root)) | observer.files
     shown = [payload, caplog.text.encode(), captured.out.encode(), captured.err.encode(), *observer.lines]
+    (made,) = sealed_keys(store)
+    key = load_key(store.key_dir(made), Passphrase(SECRET.encode()))
+    secrets = {
+        "passphrase": SECRET.encode(),
+        "root": ROOT,
+        "seed": key.seed,
+        "token": observer.token.encode(),
+    }
     assert summary.complete
-    assert [str(path) for path, raw in kept.items() if SECRET.encode() in raw] == []
-    assert [raw for raw in shown if SECRET.encode() in raw] == []
+    assert (key.scheme, key.public["simulated"]) == ("uchida", False)
+    for name, secret in secrets.items():
+        assert [str(path) for path, raw in kept.items() if any(f in raw for f in forms(secret))] == [], name
+        assert [raw for raw in shown if any(f in raw for f in forms(secret))] == [], name
     # The search has looked where something could have been.
     assert {"journal.sqlite", "mlflow.db", "report.html", "recorder.log"} <= {p.name for p in kept}
     assert any("raylet" in path.name for path in observer.files)
     assert any(b"raylet" in line for line in observer.lines)
     assert (observer.informed > 0) == (source == "environment")
-    (key,) = sealed_keys(store)
-    assert load_key(store.key_dir(key), Passphrase(SECRET.encode())).scheme == "uchida"
