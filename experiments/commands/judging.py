@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from experiments.commands.memory import bounded_memory
 from experiments.commands.terminal import Terminal
 from experiments.problems import Problem, SpecError
 from experiments.workloads import WORKLOADS
@@ -26,8 +27,11 @@ from schemes.keys import Key, KeyFileError
 
 logger = logging.getLogger(__name__)
 
-_LARGEST = 100_000
-"""Most of anything that a key's configuration may ask for: bits, triggers, units."""
+_MOST_REPEATS = 10**6
+"""Most that a setting of verification may count to: a million random keys resolve p = 1e-6, the strictest level."""
+
+_ROOM, _ROOM_FACTOR = 2 * 2**30, 64
+"""Memory for a verdict: bytes, and bytes for each byte of weights and key."""
 
 _ZIP, _PICKLE, _HDF5 = b"PK\x03\x04", b"\x80", b"\x89HDF"
 _WAY_OUT = "save the weights with safetensors.torch.save_file(model.state_dict(), FILE)"
@@ -39,7 +43,7 @@ def verify(terminal: Terminal, args: Namespace) -> int:
     key = load_key(Path(args.key), Passphrase.find())
     weights = read_weights(Path(args.model))
     scheme, workload = _scheme(key, Path(args.key)), _workload(key, args.workload, Path(args.key))
-    with _fitting(Path(args.key)):
+    with _fitting(Path(args.key)), bounded_memory(_room(weights, key)):
         task = workload.task(torch.device("cpu"))
         verdict = judge(weights, task, scheme, key)
         evidence = _evidence(verdict, key, scheme, task)
@@ -102,8 +106,12 @@ def _scheme(key: Key, folder: Path) -> Scheme:
     config = key.public.get("config")
     if not isinstance(config, Mapping):
         raise _bad(f"expected a key made by `wmarena run`, got {folder}, whose public part names no configuration")
-    _check_sizes(config, folder)
-    return build_scheme({**config, "name": key.scheme})
+    scheme = build_scheme({**config, "name": key.scheme})
+    for name, about in scheme.parameters().items():
+        number = getattr(scheme, name)
+        if about.stage == "verify" and isinstance(number, int) and number > _MOST_REPEATS:
+            raise _bad(f"expected numbers up to {_MOST_REPEATS} in the key {folder}, got {name}: {number!r:.40}")
+    return scheme
 
 
 def _workload(key: Key, name: str | None, folder: Path) -> WorkloadConfig:
@@ -111,16 +119,12 @@ def _workload(key: Key, name: str | None, folder: Path) -> WorkloadConfig:
     config: Any = {"name": name} if name is not None else key.public.get("workload")
     if not isinstance(config, Mapping):
         raise _bad(f"expected --workload NAME, got none, and the key in {folder} does not know its workload either")
-    _check_sizes(config, folder)
     return cast(WorkloadConfig, build("workload", config))
 
 
-def _check_sizes(config: Mapping[str, Any], folder: Path) -> None:
-    """Refuse numbers that would only make the verifier compute or allocate without end."""
-    for name, value in config.items():
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int | float) and not abs(number) <= _LARGEST:
-                raise _bad(f"expected numbers up to {_LARGEST} in the key {folder}, got {name}: {number!r:.40}")
+def _room(weights: Mapping[str, Tensor], key: Key) -> int:
+    """Bytes that a verdict may take: what is handed in sets the scale, forged numbers in a key do not."""
+    return _ROOM + _ROOM_FACTOR * sum(t.nbytes for t in (*weights.values(), *key.secret.values()))
 
 
 def judge(weights: Mapping[str, Tensor], task: Workload, scheme: Scheme, key: Key) -> Verdict:
