@@ -12,6 +12,8 @@ from orchestrator.artifacts import StoreError
 
 T = TypeVar("T")
 
+_YEAR_10000 = 253_402_300_800
+
 # Rows of `task` are long: with a row id they are appended, and only ids and seconds are kept in order.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS task (
@@ -101,6 +103,11 @@ class Database:
         if not (isinstance(value, kind) or number) or (isinstance(value, float) and not math.isfinite(value)):
             raise self._unreadable(f"{what} that is no {kind.__name__}")
         return value  # type: ignore[return-value]
+
+    def _moment(self, value: object, what: str) -> None:
+        """Seconds since 1970 that a calendar has a date for."""
+        if not 0 <= self._checked(value, float, what) < _YEAR_10000:
+            raise self._unreadable(f"{what} that is no date")
 
     def _unreadable(self, what: str) -> StoreError:
         return StoreError(

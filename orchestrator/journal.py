@@ -182,8 +182,8 @@ class Journal(Database):
         """A row with identity, result and caveats decoded, all columns of their types."""
         for name in ("id", "kind", "label", "workload", "scheme", "attack", "state", "worker"):
             self._checked(row[name], str, f"a task's {name}")
-        for name in ("finished", "seconds"):
-            self._checked(row[name], float, f"a task's {name}")
+        self._moment(row["finished"], "a task's end")
+        self._checked(row["seconds"], float, "a task's seconds")
         for name in ("seed", "attempt"):
             self._checked(row[name], int, f"a task's {name}")
         if row["state"] not in _STATES:
@@ -251,9 +251,9 @@ class Journal(Database):
     def _run_row(self, row: dict[str, Any]) -> dict[str, Any]:
         for name in ("id", "experiment", "status", "spec"):
             self._checked(row[name], str, f"a run's {name}")
-        self._checked(row["started"], float, "a run's start")
+        self._moment(row["started"], "a run's start")
         if row["finished"] is not None:
-            self._checked(row["finished"], float, "a run's end")
+            self._moment(row["finished"], "a run's end")
         return {**row, "info": self._decoded(row["info"], dict, "a run's facts")}
 
     def run_going(self, run: str) -> bool:

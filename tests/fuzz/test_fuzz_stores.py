@@ -237,6 +237,17 @@ def test_forged_journals(data: st.DataObject, copied: Path, finished_once: Finis
     commands(copied, finished_once, copied)
 
 
+def test_a_run_at_no_date_is_told(copied: Path, finished_once: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    """A start that no calendar has: said to be the journal's fault, not a traceback."""
+    path = fresh_journal(copied, finished_once.store)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE run SET started=?", (2**62,))
+
+    base = ["--store", str(copied), "--tracking-uri", "none"]
+    assert main([*base, "report", finished_once.summary.run_id]) in (2, 3)
+    assert "a run's start that is no date" in capsys.readouterr().err
+
+
 @given(data=st.data())
 def test_rotten_journals(data: st.DataObject, copied: Path, finished_once: Finished) -> None:
     """Any accident to the file's bytes."""
