@@ -12,6 +12,9 @@ from orchestrator.artifacts import StoreError
 
 T = TypeVar("T")
 
+# Of a rotten file, even sqlite3's own message may be no text.
+_FAULTS = (sqlite3.Error, UnicodeDecodeError)
+
 _YEAR_10000 = 253_402_300_800
 
 # Rows of `task` are long: with a row id they are appended, and only ids and seconds are kept in order.
@@ -58,7 +61,7 @@ class Database:
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=20.0)
             self._prepare()
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             raise StoreError(
                 f"expected a journal that can be read and written, got {path} ({error}); move it away: "
                 "what is finished is found again by its artifacts"
@@ -82,7 +85,7 @@ class Database:
         """
         try:
             return self._db.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             raise self._unreadable(str(error)) from None
 
     def _decoded(self, text: object, kind: type[T], what: str) -> T:
@@ -121,7 +124,7 @@ class Database:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             raise StoreError(
                 f"expected to write the journal {self._path}, got: {error}; see that there is room and that it is ours"
             ) from error

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +194,11 @@ def copied(finished_once: Finished, tmp_path_factory: pytest.TempPathFactory) ->
 def fresh_journal(store: Path, source: Path) -> Path:
     """The journal as the run left it."""
     for path in store.glob("journal.sqlite*"):
-        path.unlink()
-    with sqlite3.connect(source / "journal.sqlite") as old, sqlite3.connect(store / "journal.sqlite") as new:
+        path.unlink(missing_ok=True)
+    made = store / "journal.sqlite"
+    with closing(sqlite3.connect(source / "journal.sqlite")) as old, closing(sqlite3.connect(made)) as new:
         old.backup(new)
-    return store / "journal.sqlite"
+    return made
 
 
 def commands(store: Path, finished: Finished, folder: Path) -> None:
@@ -220,7 +222,7 @@ def test_forged_journals(data: st.DataObject, copied: Path, finished_once: Finis
     path = fresh_journal(copied, finished_once.store)
     table = data.draw(st.sampled_from(sorted(COLUMNS)))
     column = data.draw(st.sampled_from([*COLUMNS[table], *(MORE if table == "task" else ())]))
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         keys = [
             row[0] for row in db.execute(f"SELECT {'rowid' if table == 'task' else COLUMNS[table][0]} FROM {table}")
         ]
@@ -240,12 +242,23 @@ def test_forged_journals(data: st.DataObject, copied: Path, finished_once: Finis
 def test_a_run_at_no_date_is_told(copied: Path, finished_once: Finished, capsys: pytest.CaptureFixture[str]) -> None:
     """A start that no calendar has: said to be the journal's fault, not a traceback."""
     path = fresh_journal(copied, finished_once.store)
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE run SET started=?", (2**62,))
 
     base = ["--store", str(copied), "--tracking-uri", "none"]
     assert main([*base, "report", finished_once.summary.run_id]) in (2, 3)
     assert "a run's start that is no date" in capsys.readouterr().err
+
+
+def test_a_schema_that_is_no_text_is_told(
+    copied: Path, finished_once: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SQLite quotes the damage in its own message, which Python then cannot decode."""
+    path = fresh_journal(copied, finished_once.store)
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE task (", b"CREATE TABLE task \x80", 1))
+
+    assert main(["--store", str(copied), "--tracking-uri", "none", "report", finished_once.summary.run_id]) in (2, 3)
+    assert "expected a journal that can be read" in capsys.readouterr().err
 
 
 @given(data=st.data())
