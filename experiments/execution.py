@@ -27,7 +27,7 @@ from orchestrator.executors.base import Executor, NoWorkers
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.journal import Journal
 from orchestrator.keyring import check_passphrase
-from orchestrator.loop import Grow, Growth, Limits, expected_seconds
+from orchestrator.loop import Limits, expected_seconds
 from orchestrator.perform import Setup
 from orchestrator.plan import Plan
 from orchestrator.recorders.plan_file import save_plan
@@ -148,7 +148,8 @@ def run(
             check_passphrase(home, cached, passphrase)
         # A finished plan never asks, so its run need not read every duration there is.
         seconds = expected_seconds(journal.durations() if len(cached) < len(plan) else {})
-        save_plan(plan, home.report_dir(spec.name, run_id), cached)
+        folder, n_planned = home.report_dir(spec.name, run_id), len(plan)
+        save_plan(plan, folder, cached)
         executor = make_executor(pool, spec, home, data_root)
         with watch(plan, cached, seconds) as shown:
             listeners = [listener for listener in (recording, shown) if listener is not None]
@@ -161,32 +162,18 @@ def run(
                     journal=journal,
                     executor=executor,
                     listeners=[begun, *listeners],
-                    grow=_saving(expansion, home.report_dir(spec.name, run_id)),
+                    grow=expansion.searches if len(expansion.searches) else None,
                 )
             except NoWorkers as error:
                 if begun.anything:
                     raise
                 raise SpecError([Problem(str(error), ("executor",))]) from error
-        pages = publish(home.report_dir(spec.name, run_id), plan, records, find_run(journal, run_id), home)
+        if len(plan) > n_planned:
+            save_plan(plan, folder, cached)
+        pages = publish(folder, plan, records, find_run(journal, run_id), home)
     if recording is not None:
         recording.finish()
     return _summary(run_id, records, time.monotonic() - started, pages)
-
-
-def _saving(expansion: Expansion, folder: Path) -> Grow | None:
-    """The plan's searches; what they add is in the plan's file when the recorder asks for it."""
-    if not len(expansion.searches):
-        return None
-
-    def grow(task: Task, result: Mapping[str, Any]) -> Growth | None:
-        growth = expansion.searches(task, result)
-        if growth is not None:
-            grown = Plan()
-            grown.tasks, grown.cells = expansion.plan.tasks, [*expansion.plan.cells, *growth[1]]
-            save_plan(grown, folder)
-        return growth
-
-    return grow
 
 
 def new_run_id() -> str:
@@ -271,7 +258,6 @@ def _facts(spec: ExperimentSpec, expansion: Expansion, pool: Pool) -> dict[str, 
         "data_sets": {w.name: w.data_set for w in spec.workloads},
         "notes": list(spec.notes),
         "left_out": list(expansion.left_out),
-        "cells": [vars(cell) for cell in expansion.plan.cells],
     }
 
 

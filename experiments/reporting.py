@@ -86,7 +86,7 @@ def rebuild(store: Store, run: RunInfo, journal: Journal, out: Path | None = Non
             if all(parent in plan.tasks for parent in task.parent_ids):
                 plan.add([task])
                 records[task.id] = _record(row, cached)
-        plan.cells += [Cell(**cell) for cell in run["info"]["cells"]]
+        plan.cells += [Cell(**cell) for _, cell in journal.run_cells(run["id"])]
     return publish(out or store.report_dir(run["experiment"], run["id"]), plan, records, run, store)
 
 

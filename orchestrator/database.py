@@ -39,11 +39,17 @@ CREATE TABLE IF NOT EXISTS run_task (
     PRIMARY KEY (run, position)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS run_task_by_task ON run_task (run, task);
+CREATE TABLE IF NOT EXISTS run_cell (
+    run TEXT NOT NULL, position INTEGER NOT NULL, cell TEXT NOT NULL, PRIMARY KEY (run, position)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sent (
     destination TEXT NOT NULL, experiment TEXT NOT NULL, task TEXT NOT NULL, mlflow_run TEXT NOT NULL,
     PRIMARY KEY (destination, experiment, task)
 ) WITHOUT ROWID;
 """
+
+_CACHE_KIB = 8_000
+_CHECKPOINT_PAGES = 4_000
 
 FORMAT = 1
 """Raise when a table changes its meaning."""
@@ -70,6 +76,10 @@ class Database:
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        # Ids are random, so rows of a large plan land on pages all over the file: these stay at hand, and a page that
+        # is changed often goes back into the file once.
+        self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        self._db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         (found,) = self._db.execute("PRAGMA user_version").fetchone()
         if found > FORMAT:
             raise sqlite3.DatabaseError(f"format {found}, written by a newer version that knows more than {FORMAT}")

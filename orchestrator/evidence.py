@@ -44,7 +44,7 @@ def suspect_metric(result: Mapping[str, Any], split: str) -> float | None:
     return None if value is None else float(value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """The state of one task at the end of a run.
 

@@ -6,7 +6,7 @@ driver writes tasks and runs, a recorder what it has mirrored; each through its 
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from orchestrator.database import Database
 from orchestrator.evidence import Record
-from orchestrator.plan import Plan
+from orchestrator.plan import Cell, Plan
 from orchestrator.task import State, Task, TaskId
 
 _COLUMNS = (
@@ -27,7 +27,8 @@ _RUN_COLUMNS = ("id", "experiment", "started", "finished", "status", "spec", "in
 _STATES = frozenset(State)
 
 FLUSH_S = 0.05
-_FLUSH_ROWS = 64
+FLUSH_ROWS = 512
+"""So many rows are written at once even within ``FLUSH_S``: each transaction rewrites the pages that it touches."""
 _MOST_VARIABLES = 30_000
 
 
@@ -39,6 +40,7 @@ class Journal(Database):
         self._tasks: list[tuple[Any, ...]] = []
         self._attempts: list[tuple[Any, ...]] = []
         self._run_states: list[tuple[Any, ...]] = []
+        self._positions: dict[str, dict[TaskId, int]] = {}
         self._oldest = 0.0
 
     def __enter__(self) -> Self:
@@ -58,34 +60,33 @@ class Journal(Database):
 
     def finished(self, ids: Iterable[TaskId]) -> dict[TaskId, Record]:
         """Records of those among ``ids`` that are done, as cached."""
-        wanted = list(ids)
+        query = "SELECT id, result, seconds, attempt, worker, caveats FROM task WHERE state='done' AND id IN ({marks})"
         out: dict[TaskId, Record] = {}
+        for task_id, result, seconds, attempt, worker, caveats in self._of(query, ids):
+            out[task_id] = Record(
+                task_id,
+                State.DONE,
+                result=self._decoded(result, dict, "a result"),
+                cached=True,
+                seconds=self._checked(seconds, float, "seconds"),
+                attempt=self._checked(attempt, int, "an attempt"),
+                worker=self._checked(worker, str, "a worker"),
+                caveats=tuple(self._caveats(caveats)) if caveats != "[]" else (),
+            )
+        return out
+
+    def _of(self, query: str, ids: Iterable[TaskId]) -> Iterator[tuple[Any, ...]]:
+        """Rows of ``query`` for any number of ids, which stand at ``{marks}``."""
+        wanted = list(ids)
         for start in range(0, len(wanted), _MOST_VARIABLES):
             part = wanted[start : start + _MOST_VARIABLES]
-            marks = ",".join("?" * len(part))
-            rows = self._rows(
-                "SELECT id, result, seconds, attempt, worker, caveats FROM task "
-                f"WHERE state='done' AND id IN ({marks})",
-                part,
-            )
-            for task_id, result, seconds, attempt, worker, caveats in rows:
-                out[task_id] = Record(
-                    task_id,
-                    State.DONE,
-                    result=self._decoded(result, dict, "a result"),
-                    cached=True,
-                    seconds=self._checked(seconds, float, "seconds"),
-                    attempt=self._checked(attempt, int, "an attempt"),
-                    worker=self._checked(worker, str, "a worker"),
-                    caveats=tuple(self._caveats(caveats)) if caveats != "[]" else (),
-                )
-        return out
+            yield from self._rows(query.format(marks=",".join("?" * len(part))), part)
 
     def _caveats(self, text: object) -> list[str]:
         return [self._checked(c, str, "a caveat") for c in self._decoded(text, list, "caveats")]
 
     def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
-        """Note that a task was settled; written within 50 ms or 64 rows, or at ``flush``."""
+        """Note that a task was settled; written within 50 ms, or at ``flush``."""
         now = time.time()
         result = None if record.result is None else json.dumps(record.result)
         self._tasks.append(
@@ -106,10 +107,10 @@ class Journal(Database):
                 result,
                 record.error,
                 trace or None,
-                json.dumps(record.caveats),
+                json.dumps(record.caveats) if record.caveats else "[]",
             )
         )
-        self._run_states.append((record.state.value, run, task.id))
+        self._run_states.append((record.state.value, run, self._position(run, task.id)))
         if record.attempt and not record.cached:
             self.attempt(run, task.id, record, now)
         self._tick(now)
@@ -122,11 +123,17 @@ class Journal(Database):
         )
         self._tick(now)
 
+    def _position(self, run: str, task_id: TaskId) -> int | None:
+        """Where a task stands in a run: held here, because an index over random ids costs a large plan more."""
+        if run not in self._positions:
+            self._positions[run] = {t: position for position, t, _, _ in self.run_tasks(run)}
+        return self._positions[run].get(task_id)
+
     def _tick(self, now: float) -> None:
         if not self._oldest:
             self._oldest = now
         # A clock that was set back must not keep rows waiting.
-        if len(self._tasks) >= _FLUSH_ROWS or not 0 <= now - self._oldest < FLUSH_S:
+        if len(self._tasks) >= FLUSH_ROWS or not 0 <= now - self._oldest < FLUSH_S:
             self.flush()
 
     @property
@@ -150,7 +157,7 @@ class Journal(Database):
         with self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO task VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", self._tasks)
             self._db.executemany("INSERT INTO attempt VALUES (?,?,?,?,?,?,?,?)", self._attempts)
-            self._db.executemany("UPDATE run_task SET state=? WHERE run=? AND task=?", self._run_states)
+            self._db.executemany("UPDATE run_task SET state=? WHERE run=? AND position=?", self._run_states)
         self._tasks.clear()
         self._attempts.clear()
         self._run_states.clear()
@@ -169,6 +176,11 @@ class Journal(Database):
         for kind, workload, scheme, attack, seconds in rows:
             found.setdefault((kind, workload, scheme, attack), []).append(self._checked(seconds, float, "seconds"))
         return {key: median(values) for key, values in found.items()}
+
+    def seconds(self, ids: Iterable[TaskId]) -> dict[TaskId, float]:
+        """What those among ``ids`` took that are done."""
+        rows = self._of("SELECT id, seconds FROM task WHERE state='done' AND id IN ({marks})", ids)
+        return {TaskId(task_id): self._checked(seconds, float, "seconds") for task_id, seconds in rows}
 
     def task_rows(self, ids: Iterable[TaskId]) -> list[dict[str, Any]]:
         """Whole rows (identity and result decoded) of settled tasks, for recorders and listings."""
@@ -199,7 +211,7 @@ class Journal(Database):
     def start_run(
         self, run: str, experiment: str, spec: str, info: Mapping[str, Any], plan: Plan, cached: set[TaskId]
     ) -> None:
-        """Open a run: its spec (text), its tasks in planning order, which of them were finished before.
+        """Open a run: its spec (text), facts, tasks in planning order, which were finished before, table cells.
 
         The caller holds the store, so a run that still counts as running was killed.
         """
@@ -210,31 +222,35 @@ class Journal(Database):
                 (run, experiment, time.time(), spec, json.dumps(dict(info))),
             )
             self._add_tasks(run, list(plan.tasks), cached, 0)
+            self._add_cells(run, plan.cells, 0)
 
-    def extend_run(
-        self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Mapping[str, Any]] = ()
-    ) -> None:
-        """Tasks that joined while the run was under way, and the table cells that they answer (JSON values)."""
-        ((position,),) = self._rows("SELECT COALESCE(MAX(position) + 1, 0) FROM run_task WHERE run=?", (run,))
+    def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Cell] = ()) -> None:
+        """Tasks that joined while the run was under way, and the table cells that they answer."""
         with self._transaction():
-            self._add_tasks(run, new, cached, position)
-            if cells:
-                (info,) = self._db.execute("SELECT info FROM run WHERE id=?", (run,)).fetchone()
-                known = json.loads(info)
-                known["cells"] = [*known.get("cells", []), *map(dict, cells)]
-                self._db.execute("UPDATE run SET info=? WHERE id=?", (json.dumps(known), run))
+            self._add_tasks(run, new, cached, self._end("run_task", run))
+            self._add_cells(run, cells, self._end("run_cell", run))
+
+    def _end(self, table: str, run: str) -> int:
+        """The first free position."""
+        ((position,),) = self._rows(f"SELECT COALESCE(MAX(position) + 1, 0) FROM {table} WHERE run=?", (run,))
+        return int(position)
 
     def _add_tasks(self, run: str, ids: Sequence[TaskId], cached: set[TaskId], start: int) -> None:
-        self._db.executemany(
-            "INSERT INTO run_task VALUES (?,?,?,?,?)",
-            [(run, start + i, t, int(t in cached), "done" if t in cached else None) for i, t in enumerate(ids)],
-        )
+        self._positions.setdefault(run, {}).update((t, i) for i, t in enumerate(ids, start))
+        rows = ((run, i, t, int(t in cached), "done" if t in cached else None) for i, t in enumerate(ids, start))
+        self._db.executemany("INSERT INTO run_task VALUES (?,?,?,?,?)", rows)
+
+    def _add_cells(self, run: str, cells: Iterable[Cell], start: int) -> None:
+        """One row each: a plan of many never stands in one text, and one that grows adds to what is there."""
+        rows = ((run, i, json.dumps(cell.document())) for i, cell in enumerate(cells, start))
+        self._db.executemany("INSERT INTO run_cell VALUES (?,?,?)", rows)
 
     def finish_run(self, run: str, status: str) -> None:
         """Close a run: done, failed, interrupted."""
         self.flush()
         with self._transaction():
             self._db.execute("UPDATE run SET finished=?, status=? WHERE id=?", (time.time(), status, run))
+        self._positions.pop(run, None)
 
     def runs(self, experiment: str | None = None) -> list[dict[str, Any]]:
         """Executions, newest first: id, experiment, started, finished, status, spec, info."""
@@ -255,6 +271,17 @@ class Journal(Database):
         if row["finished"] is not None:
             self._moment(row["finished"], "a run's end")
         return {**row, "info": self._decoded(row["info"], dict, "a run's facts")}
+
+    def run_cells(self, run: str, after: int = -1) -> list[tuple[int, dict[str, Any]]]:
+        """(position, table cell as JSON values) of a run's cells with position > ``after``."""
+        rows = self._rows("SELECT position, cell FROM run_cell WHERE run=? AND position>? ORDER BY position", (run, after))
+        found = [(position, self._decoded(cell, dict, "a table cell")) for position, cell in rows]
+        return found if found or after >= 0 else self._earlier_cells(run)
+
+    def _earlier_cells(self, run: str) -> list[tuple[int, dict[str, Any]]]:
+        """Executions of earlier versions have their cells among the facts."""
+        known = self.run(run)
+        return [] if known is None else list(enumerate(known["info"].get("cells", ())))
 
     def run_going(self, run: str) -> bool:
         """True while an execution is open and none began later: cheap to ask often, whatever its spec and info hold."""

@@ -5,19 +5,20 @@ milliseconds travel several in a call. A failure is a result: it costs its desce
 """
 
 import contextlib
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.events import Event, EventKind, Listener
 from orchestrator.evidence import Record
 from orchestrator.executors.base import Completion, Executor, NoWorkers
-from orchestrator.journal import FLUSH_S, Journal
+from orchestrator.journal import FLUSH_S
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Cell, Plan
-from orchestrator.resume import find
+from orchestrator.resume import Known, find
 from orchestrator.store import Store
 from orchestrator.task import Failure, FailureKind, State, Task, TaskId
 
@@ -56,6 +57,32 @@ class Interrupted(Exception):
     """The run was stopped; what is finished is kept, and the same command resumes it."""
 
 
+class Notes(Known, Protocol):
+    """What the loop writes down, and asks: a ``Journal``, or nothing at all in a simulation."""
+
+    def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
+        """A task was settled."""
+
+    def attempt(self, run: str, task_id: TaskId, record: Record) -> None:
+        """An attempt ended that will be repeated."""
+
+    def forget(self, ids: Sequence[TaskId]) -> None:
+        """Artifacts were set aside."""
+
+    def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Cell] = ()) -> None:
+        """Tasks and table cells joined."""
+
+    @property
+    def pending(self) -> bool:
+        """True if ``tick`` is to be called within ``FLUSH_S``."""
+
+    def tick(self) -> None:
+        """Write what has been pending for long enough."""
+
+    def flush(self) -> None:
+        """Write what is pending."""
+
+
 @dataclass
 class Loop:
     """Drives a plan to its end.
@@ -69,7 +96,7 @@ class Loop:
     plan: Plan
     ledger: Ledger
     executor: Executor
-    journal: Journal
+    journal: Notes
     store: Store
     run: str
     limits: Limits = field(default_factory=Limits)
@@ -82,6 +109,7 @@ class Loop:
     _fast: dict[Sort, float] = field(default_factory=dict)
     _alone: set[TaskId] = field(default_factory=set)
     _gave_up: bool = False
+    _watched: float = -math.inf
 
     def catch_up(self) -> None:
         """Let ``grow`` see what was finished before: an interrupted search goes on where it stood."""
@@ -236,8 +264,7 @@ class Loop:
             found = find([t.id for t in new], self.store, self.journal)
             skipped = self.ledger.join(new, found.records)
             finished = [t for t in new if self.ledger.state[t.id] is State.DONE]
-            cells = [vars(cell) for cell in growth[1]]
-            self.journal.extend_run(self.run, [t.id for t in new], {t.id for t in finished}, cells)
+            self.journal.extend_run(self.run, [t.id for t in new], {t.id for t in finished}, growth[1])
             self._report_skipped(skipped)
             todo.extend(finished)
 
@@ -252,8 +279,11 @@ class Loop:
     # Watching
 
     def _watch(self) -> None:
-        """Replace workers whose task ran past the timeout."""
+        """Replace workers whose task ran past the timeout; not looked for after every answer of many workers."""
         now = time.monotonic()
+        if now - self._watched < min(_TICK_S, self.limits.task_timeout_s):
+            return
+        self._watched = now
         late: dict[str, list[TaskId]] = {}
         for task_id, worker in self.ledger.running.items():
             if now - self._started[worker] > self.limits.task_timeout_s:

@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from orchestrator.identity import digest
 from orchestrator.task import Kind, Task, TaskId
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
     """What one verify task means: a row of the results table, before it has results.
 
@@ -49,6 +49,10 @@ class Cell:
     realigned: bool = False
     searched: bool = False
     budget: dict[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """All fields as JSON values; those that are mappings are not copied."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 class Plan:

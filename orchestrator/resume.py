@@ -2,13 +2,19 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.evidence import Record
-from orchestrator.journal import Journal
 from orchestrator.plan import Plan
 from orchestrator.store import CorruptArtifact, Store
 from orchestrator.task import State, TaskId
+
+
+class Known(Protocol):
+    """Who knows what is finished: the journal."""
+
+    def finished(self, ids: Iterable[TaskId]) -> dict[TaskId, Record]:
+        """Records of those among ``ids`` that are done."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Found:
     damaged: tuple[TaskId, ...] = ()
 
 
-def find(ids: Iterable[TaskId], store: Store, journal: Journal) -> Found:
+def find(ids: Iterable[TaskId], store: Store, journal: Known) -> Found:
     """Look in the journal, then among the artifacts; changes neither."""
     wanted = list(ids)
     records = journal.finished(wanted)
@@ -46,7 +52,7 @@ def find(ids: Iterable[TaskId], store: Store, journal: Journal) -> Found:
     return Found(records, tuple(adopted), tuple(damaged))
 
 
-def already_done(plan: Plan, store: Store, journal: Journal) -> dict[TaskId, Record]:
+def already_done(plan: Plan, store: Store, journal: Known) -> dict[TaskId, Record]:
     """Records of a plan's finished tasks."""
     return find(plan.tasks, store, journal).records
 

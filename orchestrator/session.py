@@ -1,5 +1,6 @@
 """One execution of a plan: what is finished already, the run in the journal, the loop, the records."""
 
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,7 +79,7 @@ def _run(loop: Loop) -> None:
         loop.catch_up()
         if not loop.ledger.settled:
             # Inside as well as outside: Ray installs a handler of its own when it starts.
-            with _terminate_as_interrupt(), loop.executor, _terminate_as_interrupt():
+            with _uncollected(), _terminate_as_interrupt(), loop.executor, _terminate_as_interrupt():
                 loop.drive()
     except KeyboardInterrupt:
         raise Interrupted("stopped; finished tasks are kept, the same command resumes") from None
@@ -88,6 +89,16 @@ def _lazy_seconds(journal: Journal) -> Callable[[Task], float]:
     """Expected seconds of a task; the journal is asked at the first question, which a finished plan never puts."""
     durations = cache(journal.durations)
     return lambda task: expected_seconds(durations())(task)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What is there now outlives the run: the garbage collector need not walk a large plan again and again."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

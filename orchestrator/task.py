@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from typing import Any, NewType
 
 from orchestrator.identity import canonical, digest_text
@@ -32,7 +31,7 @@ class State(StrEnum):
     SKIPPED = "skipped"  # an ancestor failed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """A unit of work.
 
@@ -48,6 +47,12 @@ class Task:
             whose checkpoint saves time). Not identity.
         cost: guessed seconds, until the journal knows better. Not identity.
         workload, scheme, attack: names for tags and statistics. Not identity.
+        id: hex SHA-256 over the canonical identity.
+        parent_ids: distinct parents, in order.
+        waits_for: distinct tasks that must be settled before this one may run: parents, then ``after``.
+
+    Raises:
+        TypeError: the configuration holds what JSON cannot hold exactly.
     """
 
     kind: Kind
@@ -62,6 +67,16 @@ class Task:
     workload: str = ""
     scheme: str = ""
     attack: str = ""
+    id: TaskId = field(init=False, repr=False, compare=False)
+    parent_ids: tuple[TaskId, ...] = field(init=False, repr=False, compare=False)
+    waits_for: tuple[TaskId, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parents = tuple(dict.fromkeys(i for _, i in self.parents))
+        waits_for = tuple(dict.fromkeys((*parents, *self.after))) if self.after else parents
+        object.__setattr__(self, "parent_ids", parents)
+        object.__setattr__(self, "waits_for", waits_for)
+        object.__setattr__(self, "id", TaskId(digest_text("task", self.text)))
 
     def identity(self) -> dict[str, Any]:
         """What the id is a digest of."""
@@ -74,29 +89,14 @@ class Task:
             "code": self.code,
         }
 
-    @cached_property
+    @property
     def text(self) -> str:
-        """The canonical identity."""
+        """The canonical identity; made anew, because a plan that kept those of all its tasks would be mostly text."""
         return canonical(self.identity())
-
-    @cached_property
-    def id(self) -> TaskId:
-        """Hex SHA-256 over the canonical identity."""
-        return TaskId(digest_text("task", self.text))
 
     def parent(self, role: str) -> TaskId:
         """Id of the parent in ``role``."""
         return dict(self.parents)[role]
-
-    @cached_property
-    def parent_ids(self) -> tuple[TaskId, ...]:
-        """Distinct parents, in order."""
-        return tuple(dict.fromkeys(i for _, i in self.parents))
-
-    @cached_property
-    def waits_for(self) -> tuple[TaskId, ...]:
-        """Distinct tasks that must be settled before this one may run: parents, then ``after``."""
-        return tuple(dict.fromkeys((*self.parent_ids, *self.after)))
 
 
 class FailureKind(StrEnum):

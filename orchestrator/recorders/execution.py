@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.identity import digest_text
 from orchestrator.recorders.fields import PREFIX, Row
-from orchestrator.recorders.plan_file import Link
+from orchestrator.recorders.links import Link
 from orchestrator.recorders.summary import RunTask, count_states, execution_note
 from orchestrator.recorders.tracker import Closing, Ending, Execution
 from orchestrator.task import TaskId

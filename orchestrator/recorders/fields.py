@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.evidence import COVERTNESS, suspect_metric
 from orchestrator.identity import canonical
-from orchestrator.recorders.plan_file import Link
+from orchestrator.recorders.links import Link
 from orchestrator.task import TaskId
 
 Row = Mapping[str, Any]

@@ -24,7 +24,8 @@ from orchestrator.journal import Journal
 from orchestrator.recorders.base import Recorder, SyncReport
 from orchestrator.recorders.execution import closing, opening
 from orchestrator.recorders.fields import Entry, Point, Row, describe, parents, points, relatives
-from orchestrator.recorders.plan_file import PLAN_FILE, Link, load_links
+from orchestrator.recorders.links import Link, Links
+from orchestrator.recorders.plan_file import PLAN_FILE
 from orchestrator.recorders.summary import RunTask, entry_note
 from orchestrator.recorders.tracker import Delivery, Sent, Tracker, TrackerError
 from orchestrator.store import CorruptArtifact, Store
@@ -90,6 +91,7 @@ class Mirror(Recorder):
         self._tracker = tracker
         self._silent: set[TaskId] = set()
         self._runs: dict[str, Mapping[str, Any]] = {}
+        self._links: dict[str, Links] = {}
 
     def sync(self, run_id: str, *, abandoned: bool = False) -> SyncReport:
         # A store runs one plan at a time: where another execution began later, this one's driver is gone.
@@ -147,7 +149,7 @@ class Mirror(Recorder):
             run=run,
             over=over,
             tasks=tasks,
-            links=load_links(self._store.report_dir(experiment, run["id"])),
+            links=self._links.setdefault(run["id"], Links(self._journal, run["id"])).refresh(),
             place=place,
             experiment=number,
             marks=self._journal.sent(place, experiment),

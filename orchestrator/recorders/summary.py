@@ -6,7 +6,7 @@ from statistics import fmean, median
 from typing import Any
 
 from orchestrator.recorders.fields import Relatives, Row, cut, metrics, relatives
-from orchestrator.recorders.plan_file import Link
+from orchestrator.recorders.links import Link
 from orchestrator.task import Kind, TaskId
 
 RunTask = tuple[int, TaskId, bool, str | None]

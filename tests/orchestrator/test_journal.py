@@ -5,14 +5,15 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator import journal as journal_module
 from orchestrator.evidence import Record
-from orchestrator.journal import Journal
-from orchestrator.plan import Plan
+from orchestrator.journal import FLUSH_ROWS, Journal
+from orchestrator.plan import Cell, Plan
 from orchestrator.store import StoreError
 from orchestrator.task import State, Task, TaskId
 from tests.orchestrator.toys import diamond, done, named, task
@@ -36,6 +37,13 @@ def journal(path: Path, plan: Plan) -> Iterator[Journal]:
     with Journal(path) as opened:
         opened.start_run("run", "experiment", "spec: text", {"code_version": "1"}, plan, set())
         yield opened
+
+
+def cell(name: str) -> Cell:
+    """A cell that some verify task answers."""
+    ids = {role: TaskId(f"{role} {name}") for role in ("verify", "embed", "suspect", "clean")}
+    names = {"workload": "w", "metric": "accuracy", "scheme": "s", "attack": "a"}
+    return Cell(**ids, **names, scheme_params={"bits": 8}, attack_params={}, seed=0)
 
 
 def failed(item: Task, attempt: int = 1) -> Record:
@@ -63,7 +71,7 @@ def test_a_finished_task_is_found_again_as_cached(journal: Journal) -> None:
 
     found = journal.finished([good.id, bad.id, TaskId("unknown")])
 
-    assert found == {good.id: Record(**{**record.__dict__, "cached": True})}
+    assert found == {good.id: replace(record, cached=True)}
 
 
 def test_more_tasks_than_sqlite_takes_variables(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,15 +86,15 @@ def test_more_tasks_than_sqlite_takes_variables(journal: Journal, monkeypatch: p
 
 
 def test_writes_are_coalesced(journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixty-three rows wait, the sixty-fourth writes all of them in one transaction."""
+    """All rows but one of a batch wait, the last writes all of them in one transaction."""
     monkeypatch.setattr(journal_module, "FLUSH_S", 1e9)
-    tasks = [task(f"t{i}") for i in range(64)]
+    tasks = [task(f"t{i}") for i in range(FLUSH_ROWS)]
     for one in tasks[:-1]:
         journal.record("run", one, done(one))
     before = count(path)
     journal.record("run", tasks[-1], done(tasks[-1]))
 
-    assert (before, count(path)) == (0, 64)
+    assert (before, count(path)) == (0, FLUSH_ROWS)
 
 
 @pytest.mark.parametrize("step", [2 * journal_module.FLUSH_S, -3600.0])
@@ -126,7 +134,7 @@ def test_leaving_writes_what_is_pending(path: Path, plan: Plan) -> None:
 
 def test_a_killed_process_loses_only_what_was_pending(path: Path, plan: Plan) -> None:
     """After os._exit the rows that were flushed are there and intact, whatever was under way."""
-    tasks = [task(f"t{i}") for i in range(70)]
+    tasks = [task(f"t{i}") for i in range(FLUSH_ROWS + 6)]
     child = os.fork()
     if not child:
         journal = Journal(path)
@@ -138,7 +146,7 @@ def test_a_killed_process_loses_only_what_was_pending(path: Path, plan: Plan) ->
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
     with Journal(path) as journal:
-        assert len(journal.finished(t.id for t in tasks)) == 64
+        assert len(journal.finished(t.id for t in tasks)) == FLUSH_ROWS
         assert [r["status"] for r in journal.runs()] == ["running"]
 
 
@@ -183,6 +191,18 @@ def test_a_run_knows_its_tasks(journal: Journal, plan: Plan) -> None:
         late.id: (True, "done"),
     }
     assert [i for _, i, _, _ in journal.run_tasks("run", after=4)] == [late.id]
+
+
+def test_cells_join_in_order(journal: Journal) -> None:
+    """Those of a growing run follow the first ones; an execution of an earlier version has them among its facts."""
+    one, two, three = (cell(f"{n}") for n in range(3))
+    journal.start_run("grows", "e", "", {}, Plan([], [one]), set())
+    journal.extend_run("grows", [], set(), [two, three])
+    journal.start_run("earlier", "e", "", {"cells": [one.document()]}, Plan(), set())
+
+    assert [c for _, c in journal.run_cells("grows")] == [c.document() for c in (one, two, three)]
+    assert journal.run_cells("grows", after=1) == [(2, three.document())]
+    assert journal.run_cells("earlier") == [(0, one.document())]
 
 
 def test_runs_are_listed_newest_first(journal: Journal, plan: Plan) -> None:

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from orchestrator.recorders import addresses
 from orchestrator.recorders.base import Recorder, SyncReport
 from orchestrator.recorders.fields import Entry, describe, flat, points
+from orchestrator.recorders.links import Link, Links
 from orchestrator.recorders.memory import MemoryRecorder
-from orchestrator.recorders.plan_file import Link, load_links, plan_document, save_plan
+from orchestrator.recorders.plan_file import plan_document, save_plan
 from orchestrator.recorders.summary import execution_note
 from orchestrator.task import Kind, State, Task
 from tests.orchestrator.recorder_world import World
@@ -28,7 +30,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def entry_of(world: World, task: Task) -> Entry:
     """The entry of a task, from the journal."""
-    links = load_links(world.store.report_dir("digits-toy", "r1"))
+    links = Links(world.journal, "r1").refresh()
     rows = {row["id"]: row for row in world.journal.task_rows(t.id for t in world.tasks)}
     return describe(rows[task.id], rows, run_id="r1", link=links.get(task.id), data_sets={"digits_mlp": "digits"})
 
@@ -154,18 +156,27 @@ def test_curves_keep_their_steps() -> None:
     assert found == [("training/loss", 0.5, 1), ("training/val", 0.1, 1), ("training/loss", 0.25, 2)]
 
 
-def test_the_plan_file_gives_back_what_rows_are_compared_with(world: World, tmp_path: Path) -> None:
-    """Links of cells and of marked models survive the file; a folder without one has none."""
+def test_the_journal_says_what_rows_are_compared_with(world: World) -> None:
+    """Links of cells and of marked models; cells that join later are read when they are there, others not again."""
+    links = Links(world.journal, "r1")
+    first = dict(links.refresh())
+    late = replace(world.plan().cells[0], verify=world.attacks[1].id, strength_name="epochs", strength=9.0)
+    world.journal.extend_run("r1", [], set(), [late])
+    again = links.refresh()
+
+    assert first[world.cells[5].id] == Link(clean=world.twin.id, strength_name="epochs", strength=5.0)
+    assert first[world.embed.id] == Link(clean=world.twin.id)
+    assert again == {**first, late.verify: Link(clean=world.twin.id, strength_name="epochs", strength=9.0)}
+    assert Links(world.journal, "another").refresh() == {}
+
+
+def test_the_plan_file_is_replaced_whole(world: World, tmp_path: Path) -> None:
+    """A plan that has grown is written again, and nothing else is left beside it."""
+    save_plan(world.plan([world.clean, world.twin, world.embed]), tmp_path / "plan")
     save_plan(world.plan(), tmp_path / "plan", {world.clean.id})
 
-    links = load_links(tmp_path / "plan")
-
-    assert links[world.cells[5].id] == Link(clean=world.twin.id, strength_name="epochs", strength=5.0)
-    assert links[world.embed.id] == Link(clean=world.twin.id)
-    assert load_links(tmp_path) == {}
-    save_plan(world.plan([world.clean, world.twin, world.embed]), tmp_path / "plan")
-    assert load_links(tmp_path / "plan") == {}
     assert [p.name for p in (tmp_path / "plan").iterdir()] == ["plan.json"]
+    assert json.loads((tmp_path / "plan" / "plan.json").read_text()) == plan_document(world.plan(), {world.clean.id})
 
 
 def test_the_plan_document_counts(world: World) -> None:

@@ -1,0 +1,56 @@
+"""What an entry is compared with: a verify task consumes a suspect and a key, and does not know its clean twin.
+
+That is the table cell's to say, and the journal keeps the cells of every execution.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from orchestrator.journal import Journal
+from orchestrator.task import TaskId
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """What a verify task (a row of the table) or an embed task is compared with.
+
+    Attributes:
+        clean: train task of the compute-matched clean twin.
+        scratch: train task on the adversary's data alone, or None.
+        strength_name, strength: the attack's monotone strength, or None.
+    """
+
+    clean: TaskId
+    scratch: TaskId | None = None
+    strength_name: str | None = None
+    strength: float | None = None
+
+    @property
+    def tasks(self) -> list[TaskId]:
+        """Tasks whose results the comparison needs."""
+        return [self.clean] if self.scratch is None else [self.clean, self.scratch]
+
+
+_NAMES = tuple(f.name for f in fields(Link))
+
+
+class Links:
+    """The links of one execution, read as its plan grows.
+
+    Attributes:
+        known: verify or embed task -> what it is compared with.
+    """
+
+    def __init__(self, journal: Journal, run: str) -> None:
+        self.known: dict[TaskId, Link] = {}
+        self._journal = journal
+        self._run = run
+        self._last = -1
+
+    def refresh(self) -> Mapping[TaskId, Link]:
+        """``known``, after reading the cells that joined since the last time."""
+        for position, cell in self._journal.run_cells(self._run, after=self._last):
+            self._last = position
+            self.known[TaskId(cell["embed"])] = Link(clean=cell["clean"])
+            self.known[TaskId(cell["verify"])] = Link(**{name: cell[name] for name in _NAMES})
+        return self.known
