@@ -57,6 +57,12 @@ AddCommand = Callable[[str, str, str], argparse.ArgumentParser]
 def _add_planning(command: AddCommand) -> None:
     plan = command("plan", "planning:plan", "show what a spec would run: tasks, what is there already, cost")
     plan.add_argument("--format", choices=("text", "mermaid", "json"), default="text")
+    plan.add_argument(
+        "--simulate",
+        type=_simulation,
+        metavar="workers=N",
+        help="schedule the plan on N workers in virtual time; workers=N,tasks=missing: what is not in the store only",
+    )
     run = command("run", "running:run", "run what is missing of a spec; write table and report")
     run.add_argument("--executor", choices=("ray", "inline"), default="ray", help="default: ray")
     run.add_argument("--address", help="Ray address of a running cluster; default: a local one")
@@ -151,6 +157,23 @@ def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
         return int(text)
 
     return integer
+
+
+def _simulation(text: str) -> dict[str, str]:
+    """``workers=N[,tasks=all|missing]`` as a dictionary."""
+    fields = dict(part.partition("=")[::2] for part in text.split(","))
+    wrong = [f"no field {name!r}" for name in sorted(fields.keys() - {"workers", "tasks"})]
+    try:
+        _whole(1)(fields.get("workers", ""))
+    except argparse.ArgumentTypeError as error:
+        wrong.append(f"workers: {error}")
+    if fields.setdefault("tasks", "all") not in ("all", "missing"):
+        wrong.append(f"tasks: expected all or missing, got {fields['tasks']!r}")
+    if wrong:
+        raise argparse.ArgumentTypeError(
+            f"expected for example workers=256 or workers=8,tasks=missing; {'; '.join(wrong)}"
+        )
+    return fields
 
 
 def _share(text: str) -> float:

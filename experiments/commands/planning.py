@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 
 from rich.table import Table
 
+from experiments.commands.simulating import show, simulation
 from experiments.commands.terminal import Terminal
 from experiments.expand import Expansion, expand
+from experiments.problems import Problem, SpecError
 from experiments.progress import duration
 from experiments.spec import ExperimentSpec
 from orchestrator.journal import Journal
@@ -22,9 +24,15 @@ _SHAPES = {Kind.TRAIN: ("[", "]"), Kind.EMBED: ("([", "])"), Kind.ATTACK: ("{{",
 
 
 def plan(terminal: Terminal, args: Namespace) -> int:
-    """Print the plan as text, Mermaid or JSON."""
+    """Print the plan as text, Mermaid or JSON; with ``--simulate`` its schedule, below the text or as the document."""
+    if args.simulate and args.format == "mermaid":
+        raise SpecError([Problem("expected --format text or json with --simulate, got mermaid; leave one of them out")])
     spec = ExperimentSpec.load(args.spec, overrides=args.overrides, data_root=terminal.data_root)
     expansion = expand(spec, data_root=terminal.data_root)
+    simulated = simulation(terminal, expansion, args.simulate) if args.simulate else None
+    if simulated is not None and (terminal.json or args.format == "json"):
+        terminal.document(simulated)
+        return 0
     cached, seconds, measured = _known(terminal, expansion.plan)
     if terminal.json or args.format == "json":
         document = plan_document(expansion.plan, cached)
@@ -45,6 +53,8 @@ def plan(terminal: Terminal, args: Namespace) -> int:
         _show(terminal, spec, expansion, cached, seconds)
         if measured < len(expansion.plan) - len(cached):
             terminal.out.print("Where nothing was measured yet, seconds are a rough guess.", style="dim")
+        if simulated is not None:
+            show(terminal, simulated)
     return 0
 
 
