@@ -17,7 +17,7 @@ _FAULTS = (sqlite3.Error, UnicodeDecodeError)
 
 _YEAR_10000 = 253_402_300_800
 
-# Rows of `task` are long: with a row id they are appended, and only ids and seconds are kept in order.
+# Rows of `task` and `run_cell` are long: with a row id they are appended, and only what finds them is kept in order.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS task (
     id TEXT PRIMARY KEY, kind TEXT NOT NULL, label TEXT NOT NULL, workload TEXT NOT NULL, scheme TEXT NOT NULL,
@@ -38,10 +38,9 @@ CREATE TABLE IF NOT EXISTS run_task (
     run TEXT NOT NULL, position INTEGER NOT NULL, task TEXT NOT NULL, cached INTEGER NOT NULL, state TEXT,
     PRIMARY KEY (run, position)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS run_task_by_task ON run_task (run, task);
 CREATE TABLE IF NOT EXISTS run_cell (
     run TEXT NOT NULL, position INTEGER NOT NULL, cell TEXT NOT NULL, PRIMARY KEY (run, position)
-) WITHOUT ROWID;
+);
 CREATE TABLE IF NOT EXISTS sent (
     destination TEXT NOT NULL, experiment TEXT NOT NULL, task TEXT NOT NULL, mlflow_run TEXT NOT NULL,
     PRIMARY KEY (destination, experiment, task)
