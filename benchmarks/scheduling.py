@@ -4,15 +4,16 @@ Hours of 16 attacks on a wide residual network (CIFAR-10, one GPU), as a publish
 them: quantisation takes a minute, a knock-off model three hours. For every seed one model is trained; every scheme
 embeds into it; every attack is followed by its verification. All on virtual workers, by the loop that runs experiments.
 
-    ours       the loop; it expects of every task what it takes
+    ours       the loop; it expects of every task the hours of its sort
     unaware    the same loop where every task is expected to take as long: what knowing durations is worth
     barrier    stage by stage, and attack by attack: the next begins when the last worker is done
     static     the list of (seed, scheme, attack) is cut into one piece per worker beforehand; stages before as above
 
-Each as makespan / lower bound, the larger of total work / workers and the critical path. "graph" is the same for what
-the order of the graph allows: few tasks can run while the first models are trained, and no policy changes that.
+Each is makespan / lower bound, the larger of total work / workers and the critical path. No schedule reaches that bound
+where few tasks can run while the first models are trained; "graph" is what the order of the graph leaves of it
+(``orchestrator.simulate``), and "ours/graph" what the policy adds. "given" is the mix whose models are there already.
 
-    python -m benchmarks.scheduling [--seeds 1 10] [--workers 1 8 32 128 256 512] [--spread 0.3] [--json FILE]
+    python -m benchmarks.scheduling [--seeds 1 10] [--workers 1 2 4 ... 512] [--spread 0.3] [--json FILE]
 """
 
 import argparse
@@ -23,7 +24,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,13 @@ class Mix:
     cells: list[tuple[Task, Task]]
 
 
-def mix(n_seeds: int, n_schemes: int = N_SCHEMES) -> Mix:
-    """Seeds x schemes x attacks; a task's ``cost`` is the hours of its sort."""
+def mix(n_seeds: int, n_schemes: int = N_SCHEMES, *, given: bool = False) -> Mix:
+    """Seeds x schemes x attacks; a task's ``cost`` is the hours of its sort.
+
+    Args:
+        given: the models to be attacked cost nothing.
+    """
+    train_h = 0.0 if given else TRAIN_H
     made = Mix(Plan(), [], [], [])
 
     def task(kind: Kind, seed: int, hours: float, *parents: tuple[str, Task], **names: str) -> Task:
@@ -81,11 +87,11 @@ def mix(n_seeds: int, n_schemes: int = N_SCHEMES) -> Mix:
         return found
 
     for seed in range(n_seeds):
-        train = task(Kind.TRAIN, seed, TRAIN_H)
+        train = task(Kind.TRAIN, seed, train_h)
         made.trains.append(train)
         for number in range(n_schemes):
             scheme = f"scheme {number}"
-            embed = task(Kind.EMBED, seed, TRAIN_H, ("clean", train), scheme=scheme)
+            embed = task(Kind.EMBED, seed, train_h, ("clean", train), scheme=scheme)
             made.embeds.append(embed)
             for name, hours in ATTACK_H.items():
                 attack = task(Kind.ATTACK, seed, hours, ("victim", embed), scheme=scheme, attack=name)
@@ -129,7 +135,7 @@ def static(found: Mix, hours: Hours, n_workers: int) -> float:
     """The grid in as many equal pieces as there are workers, dealt out beforehand."""
     lengths = [hours(a) + hours(v) for a, v in found.cells]
     cuts = [round(i * len(lengths) / n_workers) for i in range(n_workers + 1)]
-    longest = max(sum(lengths[a:b]) for a, b in zip(cuts, cuts[1:], strict=False))
+    longest = max(sum(lengths[a:b]) for a, b in pairwise(cuts))
     return before_attacks(found, hours, n_workers) + longest
 
 
@@ -152,19 +158,20 @@ def compare(found: Mix, hours: Hours, n_workers: int, store: Store) -> dict[str,
         "bound": ours.lower_bound_s,
         "bounded_by": "critical path" if ours.lower_bound_s == ours.critical_path_s else "work",
         **{name: hours / ours.lower_bound_s for name, hours in makespans.items()},
+        "ours/graph": ours.makespan_s / ours.graph_bound_s,
         "saved": 1 - ours.makespan_s / makespans["barrier"],
     }
 
 
-COLUMNS = ("ours", "unaware", "barrier", "static", "graph")
+COLUMNS = ("ours", "unaware", "barrier", "static", "graph", "ours/graph")
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print one mix."""
-    names = "".join(f"{name:>9}" for name in COLUMNS)
+    names = "".join(f"{name:>11}" for name in COLUMNS)
     print(f"{'workers':>8} {'bound, h':>9} {'bounded by':>14}{names}{'vs barrier':>12}")
     for row in rows:
-        ratios = "".join(f"{row[name]:9.3f}" for name in COLUMNS)
+        ratios = "".join(f"{row[name]:11.3f}" for name in COLUMNS)
         print(f"{row['workers']:8} {row['bound']:9.2f} {row['bounded_by']:>14}{ratios}{-100 * row['saved']:10.0f} %")
 
 
@@ -172,7 +179,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 10], help="one table for each")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 8, 32, 128, 256, 512])
+    parser.add_argument("--workers", type=int, nargs="+", default=[2**i for i in range(10)])
     parser.add_argument("--spread", type=float, default=0.3, help="log-normal sigma of durations the loop cannot know")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
@@ -180,9 +187,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         store = Store(temporary)
         for n_seeds in options.seeds:
-            made = mix(n_seeds)
-            for sigma in dict.fromkeys((0.0, options.spread)):
+            for given, sigma in dict.fromkeys(((True, 0.0), (False, 0.0), (False, options.spread))):
+                made = mix(n_seeds, given=given)
                 title = f"{n_seeds} seeds x {N_SCHEMES} schemes x {len(ATTACK_H)} attacks, {len(made.plan)} tasks"
+                title += ", models given" if given else ""
                 title += f", durations spread by {sigma:g}" if sigma else ""
                 hours = spread(made.plan, sigma)
                 found[title] = [compare(made, hours, n, store) for n in options.workers]

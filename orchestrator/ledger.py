@@ -50,7 +50,7 @@ class Ledger:
         self._missing: dict[TaskId, int] = {}  # armed waiting tasks: how many they still wait for
         self._remaining: dict[TaskId, float] = {}
         self._depth: dict[TaskId, int] = {}
-        self._heap: list[tuple[float, float, int, TaskId]] = []
+        self._heap: list[tuple[float, float, int, Task]] = []
         self._sequence = 0
         self._n_ready = 0
         self._open = 0
@@ -115,7 +115,7 @@ class Ledger:
             first, second = -float(self._depth[task.id]), float(self._sequence)
         else:
             first, second = float(task.kind is not Kind.VERIFY), -self._remaining[task.id]
-        heapq.heappush(self._heap, (first, second, self._sequence, task.id))
+        heapq.heappush(self._heap, (first, second, self._sequence, task))
 
     # Asking
 
@@ -136,22 +136,22 @@ class Ledger:
             fits: refuses the best task (then the answer is None, and it stays where it is).
         """
         # Entries are taken out lazily: one whose task is no longer ready is dropped when it surfaces.
-        while self._heap and self.state[self._heap[0][3]] is not State.READY:
+        while self._heap and self.state[self._heap[0][3].id] is not State.READY:
             heapq.heappop(self._heap)
         if not self._heap:
             return None
-        task = self.plan.tasks[self._nearest(set(resident))]
+        task = self._nearest(set(resident))
         if fits is not None and not fits(task):
             return None
         self.state[task.id] = State.RUNNING
         self._n_ready -= 1
         return task
 
-    def _nearest(self, held: set[TaskId]) -> TaskId:
+    def _nearest(self, held: set[TaskId]) -> Task:
         rank, _, _, best = self._heap[0]
         for first, _, _, candidate in self._heap[:_LOOK] if held else ():
-            ready = first == rank and self.state[candidate] is State.READY
-            if ready and not held.isdisjoint(self.plan.tasks[candidate].parent_ids):
+            near = first == rank and not held.isdisjoint(candidate.parent_ids)
+            if near and self.state[candidate.id] is State.READY:
                 return candidate
         return best
 
