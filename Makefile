@@ -47,6 +47,8 @@ ui: $(READY) ## browse the records in MLflow (loopback)
 
 bench: $(READY) ## the benchmarks, side by side
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.scheduling
+	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.training
 
 clean: ## remove the environment and caches; stores stay

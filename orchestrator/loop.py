@@ -31,7 +31,7 @@ Sort = tuple[str, str, str, str]
 
 _TICK_S = 0.5
 _TINY_S = 0.005
-_MOST_PER_CALL = 32
+_MOST_PER_CALL = 64
 _HELD = 16
 _MOST_RECOMPUTES = 3
 
