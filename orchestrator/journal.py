@@ -274,14 +274,17 @@ class Journal(Database):
 
     def run_cells(self, run: str, after: int = -1) -> list[tuple[int, dict[str, Any]]]:
         """(position, table cell as JSON values) of a run's cells with position > ``after``."""
-        rows = self._rows("SELECT position, cell FROM run_cell WHERE run=? AND position>? ORDER BY position", (run, after))
+        rows = self._rows(
+            "SELECT position, cell FROM run_cell WHERE run=? AND position>? ORDER BY position", (run, after)
+        )
         found = [(position, self._decoded(cell, dict, "a table cell")) for position, cell in rows]
         return found if found or after >= 0 else self._earlier_cells(run)
 
     def _earlier_cells(self, run: str) -> list[tuple[int, dict[str, Any]]]:
         """Executions of earlier versions have their cells among the facts."""
         known = self.run(run)
-        return [] if known is None else list(enumerate(known["info"].get("cells", ())))
+        cells = [] if known is None else self._checked(known["info"].get("cells", []), list, "table cells")
+        return [(position, self._checked(cell, dict, "a table cell")) for position, cell in enumerate(cells)]
 
     def run_going(self, run: str) -> bool:
         """True while an execution is open and none began later: cheap to ask often, whatever its spec and info hold."""

@@ -6,6 +6,7 @@ That is the table cell's to say, and the journal keeps the cells of every execut
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from orchestrator.artifacts import StoreError
 from orchestrator.journal import Journal
 from orchestrator.task import TaskId
 
@@ -48,9 +49,19 @@ class Links:
         self._last = -1
 
     def refresh(self) -> Mapping[TaskId, Link]:
-        """``known``, after reading the cells that joined since the last time."""
+        """``known``, after reading the cells that joined since the last time.
+
+        Raises:
+            StoreError: the journal was altered.
+        """
         for position, cell in self._journal.run_cells(self._run, after=self._last):
             self._last = position
-            self.known[TaskId(cell["embed"])] = Link(clean=cell["clean"])
-            self.known[TaskId(cell["verify"])] = Link(**{name: cell[name] for name in _NAMES})
+            try:
+                self.known[TaskId(cell["embed"])] = Link(clean=cell["clean"])
+                self.known[TaskId(cell["verify"])] = Link(**{name: cell[name] for name in _NAMES})
+            except (LookupError, TypeError) as error:
+                raise StoreError(
+                    f"expected table cells of {self._run} as runs write them, got one with {type(error).__name__}: "
+                    f"{error!s:.80}; move the journal away: what is finished is found again by its artifacts"
+                ) from None
         return self.known

@@ -19,7 +19,8 @@ from experiments.problems import SpecError
 from orchestrator.artifacts import MANIFEST, CorruptArtifact, _manifest_digest
 from orchestrator.checkpoints import Curves, FolderCheckpoints, _name
 from orchestrator.journal import Journal
-from orchestrator.recorders.plan_file import PLAN_FILE, _read_links, load_links
+from orchestrator.plan import Plan
+from orchestrator.recorders.links import Links
 from orchestrator.store import Store, StoreError, safe_name, tensors_to_bytes
 from orchestrator.task import TaskId
 from tests.experiments.conftest import Finished
@@ -140,18 +141,17 @@ def test_forged_checkpoints(data: st.DataObject, tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-def test_altered_plan_files(data: st.DataObject, tmp_path: Path) -> None:
-    """What a recorder reads beside a report: links, or ValueError."""
+def test_altered_cells(data: st.DataObject, tmp_path: Path) -> None:
+    """What a recorder reads of a run's table cells: links, or StoreError."""
     cell = {"verify": "a", "embed": "b", "clean": "c", "scratch": None, "strength_name": "epochs", "strength": 1.0}
-    document = {"tasks": [], "counts": {}, "cached": 0, "cells": [cell]}
-    forged = altered_value(document).map(lambda v: json.dumps(v).encode())
-    (tmp_path / PLAN_FILE).write_bytes(data.draw(forged | altered_bytes(json.dumps(document).encode())))
-    _read_links.cache_clear()
-    with fenced(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    path.unlink(missing_ok=True)
+    with fenced(tmp_path), Journal(path) as journal:
+        journal.start_run("run", "e", "", {"cells": data.draw(altered_value([cell]))}, Plan(), set())
         try:
-            load_links(tmp_path)
-        except ValueError as error:
-            assert "expected a plan with cells" in str(error)
+            Links(journal, "run").refresh()
+        except StoreError as error:
+            assert "journal" in str(error)
 
 
 # Journals
@@ -161,6 +161,7 @@ COLUMNS = {
     "task": ("id", "kind", "label", "workload", "scheme", "attack", "seed", "identity", "state", "attempt", "worker"),
     "run": ("id", "experiment", "started", "finished", "status", "spec", "info"),
     "run_task": ("position", "task", "cached", "state"),
+    "run_cell": ("position", "cell"),
 }
 MORE = ("finished", "seconds", "result", "error", "caveats")
 SQL = [
@@ -230,7 +231,7 @@ def test_forged_journals(data: st.DataObject, copied: Path, finished_once: Finis
         where = f"{'rowid' if table == 'task' else COLUMNS[table][0]}=?"
         ((old,),) = db.execute(f"SELECT {column} FROM {table} WHERE {where}", (key,))
         value: Any = data.draw(st.sampled_from(SQL))
-        if column in ("identity", "result", "info", "caveats") and old is not None and data.draw(st.booleans()):
+        if column in ("identity", "result", "info", "caveats", "cell") and old is not None and data.draw(st.booleans()):
             value = json.dumps(data.draw(altered_value(json.loads(old))))
         try:
             db.execute(f"UPDATE {table} SET {column}=? WHERE {where}", (value, key))
