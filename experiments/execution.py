@@ -25,6 +25,7 @@ from orchestrator.events import Event, Listener
 from orchestrator.evidence import Record
 from orchestrator.executors.base import Executor, NoWorkers
 from orchestrator.executors.inline import InlineExecutor
+from orchestrator.executors.placement import gpu_share
 from orchestrator.journal import Journal
 from orchestrator.keyring import check_passphrase
 from orchestrator.loop import Limits, expected_seconds
@@ -150,7 +151,10 @@ def run(
         seconds = expected_seconds(journal.durations() if len(cached) < len(plan) else {})
         folder, n_planned = home.report_dir(spec.name, run_id), len(plan)
         save_plan(plan, folder, cached)
-        executor = make_executor(pool, spec, home, data_root)
+        # Tasks whose memory on a GPU is known share one, unless the caller or the spec says how.
+        open_tasks = [task for task in plan if task.id not in cached]
+        share = gpu_share(open_tasks, journal.gpu_peaks() if open_tasks else {})
+        executor = make_executor(pool, spec, home, data_root, share)
         with watch(plan, cached, seconds) as shown:
             listeners = [listener for listener in (recording, shown) if listener is not None]
             begun = Begun()
@@ -181,8 +185,10 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
 
 
-def make_executor(pool: Pool, spec: ExperimentSpec, store: Store, data_root: Path | None) -> Executor:
-    """The executor that was asked for; what the caller leaves open is the spec's to say."""
+def make_executor(
+    pool: Pool, spec: ExperimentSpec, store: Store, data_root: Path | None, share: float = 1.0
+) -> Executor:
+    """The executor that was asked for; what the caller leaves open is the spec's to say, then ``share`` of a GPU."""
     root_file, passphrase_file = (spec.keys.root, spec.keys.passphrase) if spec.keys else (None, None)
     passphrase = Passphrase.find(passphrase_file)
     setup = Setup(
@@ -203,6 +209,7 @@ def make_executor(pool: Pool, spec: ExperimentSpec, store: Store, data_root: Pat
         setup,
         workers=pool.workers if pool.workers is not None or workers == "auto" else workers,
         gpus_per_worker=pool.gpus_per_worker if pool.gpus_per_worker is not None or gpus == "auto" else gpus,
+        share=share,
         address=pool.address,
     )
 

@@ -21,8 +21,9 @@ of a verify task that calibrates a scheme on a clean model (fresh keys that nobo
     {"calibration": {"p_method": "binomial", "n": 600, "q": 0.5,
                      "pairs": [{"statistic", "k", "log10_p", "verdict", "threshold"}, ...]}, "seconds": 0.4}
 
-All hold ``device`` ("cpu" or the GPU's name), ``environment`` (library versions, device kind) and ``consumed`` (parent
--> SHA-256 of the model that it was then).
+All hold ``device`` ("cpu" or the GPU's name), ``environment`` (library versions, device kind), ``consumed`` (parent
+-> SHA-256 of the model that it was then) and ``memory`` (``peak_bytes``; on a GPU ``total_bytes`` that it has; and
+``most_evaluated``, the batch in which models were judged, if memory ran out before).
 """
 
 from collections.abc import Mapping

@@ -182,6 +182,23 @@ class Journal(Database):
         rows = self._of("SELECT id, seconds FROM task WHERE state='done' AND id IN ({marks})", ids)
         return {TaskId(task_id): self._checked(seconds, float, "seconds") for task_id, seconds in rows}
 
+    def gpu_peaks(self) -> dict[tuple[str, str, str, str], tuple[int, int]]:
+        """(bytes taken at most, bytes that the GPU has) of done tasks by (kind, workload, scheme, attack).
+
+        Of several the one that took the largest part; what ran on a CPU says nothing about a GPU.
+        """
+        found: dict[tuple[str, str, str, str], tuple[int, int]] = {}
+        rows = self._db.execute(
+            "SELECT kind, workload, scheme, attack, result FROM task "
+            "WHERE state='done' AND result LIKE '%\"total_bytes\"%'"
+        )
+        for kind, workload, scheme, attack, result in rows:
+            memory = json.loads(result)["memory"]
+            peak, total = int(memory["peak_bytes"]), int(memory["total_bytes"])
+            known = found.get((kind, workload, scheme, attack), (0, 1))
+            found[kind, workload, scheme, attack] = max(known, (peak, total), key=lambda pair: pair[0] / pair[1])
+        return found
+
     def task_rows(self, ids: Iterable[TaskId]) -> list[dict[str, Any]]:
         """Whole rows (identity and result decoded) of settled tasks, for recorders and listings."""
         out: list[dict[str, Any]] = []

@@ -163,13 +163,17 @@ class Ledger:
         self.attempts[task_id] += 1
         return self.attempts[task_id]
 
+    def hold(self, task_id: TaskId) -> None:
+        """The attempt ended; the task is kept out of the queue until it is started, or ``requeue`` puts it back."""
+        del self.running[task_id]
+
     def requeue(self, task_id: TaskId, *, blameless: bool = False) -> list[Record]:
         """The attempt ended without a verdict on the task: it runs again once its parents are there.
 
         Returns:
             Records of what is skipped because a parent broke meanwhile.
         """
-        del self.running[task_id]
+        self.running.pop(task_id, None)
         if blameless:
             self.attempts[task_id] -= 1
         self.state[task_id] = State.WAITING

@@ -18,6 +18,7 @@ from orchestrator.executors.base import Completion, Executor, NoWorkers
 from orchestrator.journal import FLUSH_S
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Cell, Plan
+from orchestrator.remedies import WholeGpu
 from orchestrator.resume import Known, find
 from orchestrator.store import Store
 from orchestrator.task import Failure, FailureKind, State, Task, TaskId
@@ -111,6 +112,9 @@ class Loop:
     _gave_up: bool = False
     _watched: float = -math.inf
 
+    def __post_init__(self) -> None:
+        self._whole = WholeGpu(self.executor, self.ledger)
+
     def catch_up(self) -> None:
         """Let ``grow`` see what was finished before: an interrupted search goes on where it stood."""
         self._extend([self.plan.tasks[i] for i, r in self.ledger.records.items() if r.state is State.DONE])
@@ -141,10 +145,13 @@ class Loop:
     # Handing out
 
     def _hand_out(self) -> None:
+        for task in self._whole.arrange():
+            self._report_skipped(self.ledger.requeue(task.id))
         for worker in self.executor.idle():
-            first = self.ledger.pop(self._held.get(worker, ()))
+            whole = self.executor.has_whole_gpu(worker)
+            first = self._whole.pop() if whole else self.ledger.pop(self._held.get(worker, ()))
             if first is None:
-                return
+                continue
             tasks = [first, *self._companions(first)]
             for task in tasks:
                 self.ledger.start(task.id, worker)
@@ -209,7 +216,10 @@ class Loop:
             self._alone.add(task.id)
             self.journal.attempt(self.run, task.id, record)
             self._tell("retried", task, done.worker, record)
-            self._report_skipped(self.ledger.requeue(task.id, blameless=not done.alone))
+            if self._whole.helps(failure, done.worker):
+                self._whole.hold(task)
+            else:
+                self._report_skipped(self.ledger.requeue(task.id, blameless=not done.alone))
         else:
             self._settle(task, record, failure.trace)
 

@@ -1,6 +1,6 @@
 """What a task does, given what its parents left in the store. Runs in whatever process an executor chose.
 
-No scheduling, no retries. ``attempt_task`` is the one place where an exception becomes a Failure.
+No scheduling. ``attempt_task`` is the one place where an exception becomes a Failure.
 """
 
 import copy
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from attacks.base import Claim, Finding, Piracy, finish
 from orchestrator.arena import Arena
 from orchestrator.checkpoints import Curves
+from orchestrator.evaluation import SMALLER, in_smaller_batches
 from orchestrator.granted import Job, adversary_data, attack_view, owner_of, scratch_recipe
+from orchestrator.memory import PeakMemory
 from orchestrator.plugins import build_attack, build_scheme
 from orchestrator.store import CorruptArtifact, Store, StoreError, tensors_to_bytes
 from orchestrator.task import Failure, FailureKind, Kind, Task, TaskId
@@ -36,9 +38,22 @@ HISTORY = "history.json"
 
 
 def attempt_task(bench: Workbench, task: Task) -> dict[str, Any] | Failure:
-    """Perform ``task``; the result is in the store before it is returned. Exceptions become Failures, here only."""
+    """Perform ``task``; the result is in the store before it is returned.
+
+    Where memory runs out, models are evaluated in smaller batches, from the last checkpoint on; training is as it was.
+    """
+    outcome = _attempt(bench, task)
+    for most in SMALLER:
+        if not isinstance(outcome, Failure) or outcome.kind is not FailureKind.OUT_OF_MEMORY:
+            break
+        outcome = _attempt(bench, task, most)
+    return outcome
+
+
+def _attempt(bench: Workbench, task: Task, most_evaluated: int | None = None) -> dict[str, Any] | Failure:
+    """One attempt. Exceptions become Failures, here only."""
     try:
-        return perform(bench, task)
+        return perform(bench, task, most_evaluated)
     except Cancelled as error:
         return Failure(FailureKind.CANCELLED, _first_line(error))
     except CorruptArtifact as error:
@@ -60,23 +75,30 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "")
 
 
-def perform(bench: Workbench, task: Task) -> dict[str, Any]:
+def perform(bench: Workbench, task: Task, most_evaluated: int | None = None) -> dict[str, Any]:
     """Compute one task, commit its artifact, return its result (small, JSON).
 
     A task whose artifact is there is not computed again: a worker may die after the commit and before its answer.
+
+    Args:
+        most_evaluated: the largest batch in which models are judged; None leaves it to the workload.
     """
     kept = bench.store.intact_manifest(task.id)
     if kept is None:
-        kept = _compute(bench, task)
+        kept = _compute(bench, task, most_evaluated)
     result: dict[str, Any] = kept["result"]
     return result
 
 
-def _compute(bench: Workbench, task: Task) -> dict[str, Any]:
+def _compute(bench: Workbench, task: Task, most_evaluated: int | None) -> dict[str, Any]:
     started = time.perf_counter()
+    memory = PeakMemory(bench.device)
     consumed = _consumed(bench.store, task)
     curves = Curves()
-    job = Job(bench, bench.arena(task.config["workload"]), task, curves, bench.checkpoints(task, curves))
+    arena = bench.arena(task.config["workload"])
+    if most_evaluated is not None:
+        arena = in_smaller_batches(arena, most_evaluated)
+    job = Job(bench, arena, task, curves, bench.checkpoints(task, curves))
     verb = {Kind.TRAIN: _train, Kind.EMBED: _embed, Kind.ATTACK: _attack, Kind.VERIFY: _verify}[task.kind]
     # What a plugin draws from torch's global generator must not depend on what this process computed before.
     with seeded(subseed(task.seed, "global", task.kind.value), job.arena.task.device):
@@ -86,6 +108,7 @@ def _compute(bench: Workbench, task: Task) -> dict[str, Any]:
         "device": bench.device_name,
         "environment": bench.environment(),
         "consumed": consumed,
+        "memory": memory.found() | ({"most_evaluated": most_evaluated} if most_evaluated is not None else {}),
     }
     if MODEL in files:
         result["made"] = hashlib.sha256(files[MODEL]).hexdigest()

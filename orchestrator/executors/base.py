@@ -51,15 +51,15 @@ class Executor(ABC):
     @property
     @abstractmethod
     def workers(self) -> Sequence[str]:
-        """Names of all living workers."""
+        """Names of all workers, those that are still starting included."""
 
     @abstractmethod
     def start(self) -> None:
-        """Check resources, make workers. Raises NoWorkers before anything runs if they cannot be had."""
+        """Check resources, make workers, wait for the first. Raises NoWorkers before anything runs if there is none."""
 
     @abstractmethod
     def idle(self) -> Sequence[str]:
-        """Workers that can take a call now."""
+        """Workers that can take a call now: started, not busy, not leaving."""
 
     @abstractmethod
     def submit(self, worker: str, tasks: Sequence[Task]) -> None:
@@ -76,6 +76,25 @@ class Executor(ABC):
     @abstractmethod
     def cancel(self, patience_s: float) -> list[Completion]:
         """Ask everything under way to stop at its next checkpoint; returns what still ended."""
+
+    # Where workers share GPUs, a task may need one for itself; elsewhere nobody is asked.
+
+    @property
+    def shares_gpus(self) -> bool:
+        """True if several workers use one GPU."""
+        return False
+
+    def has_whole_gpu(self, worker: str) -> bool:
+        """True if ``worker`` has a GPU for itself where others share one: for tasks that need it, and no others."""
+        return False
+
+    def reserve_gpu(self, wanted: bool) -> bool:
+        """Have one worker with a GPU for itself, or no longer; those that share the GPU step aside.
+
+        Returns:
+            True while there is one, perhaps not started yet; False if there is none, or none can be had.
+        """
+        return False
 
     @abstractmethod
     def stop(self) -> None:

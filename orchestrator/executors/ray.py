@@ -1,87 +1,64 @@
-"""Ray actors, one per GPU (or share of one) or CPU slot. The only module that imports ray.
+"""Ray actors, one per GPU (or share of one) or CPU slot.
 
 Weights never pass through Ray: an actor reads and writes the store and returns a small dict. Ray restarts and retries
 nothing (``max_restarts=0, max_task_retries=0``): a dead actor is replaced here, its task is requeued by the loop.
+Nothing waits for an actor to start: it is idle once it has said hello. Nodes may join and leave.
 """
 
 import contextlib
-import importlib
 import logging
-import math
 import os
-import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import ray
-from ray._private import ray_constants
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
 
+from orchestrator.executors.authentication import choose_mode, how_to_authenticate
 from orchestrator.executors.base import Completion, Executor, NoWorkers
-from orchestrator.executors.inline import Perform
+from orchestrator.executors.guard import guarded, read_again
+from orchestrator.executors.placement import Resources, found, per_gpu, place, room
+from orchestrator.executors.roster import Roster, Slot
+from orchestrator.executors.worker import Worker, is_lost
 from orchestrator.task import Failure, FailureKind, Task
-from orchestrator.workbench import Setup, Workbench
+from orchestrator.workbench import Setup
+
+logger = logging.getLogger(__name__)
 
 PERFORM = "orchestrator.perform:attempt_task"
 _FEW = 4
-_START_S = 300.0
+PATIENCE_S = 300.0
+"""How long an actor may take to be placed and to start: a machine from a cloud takes minutes."""
 
 
-class GpuWorker:
-    """Owns one device and its resident data and models; performs what it is given, decides nothing."""
+class GpuWorker(Worker):
+    """A ``Worker`` as an actor: Ray tells it of a stop, and where it is."""
 
     def __init__(self, setup: Setup, perform: str, environment: dict[str, str]) -> None:
-        os.environ.update(environment)
-        module, _, function = perform.partition(":")
-        self._perform: Perform = getattr(importlib.import_module(module), function)
-        self._bench = Workbench(setup, cancelled=_is_cancelled)
+        super().__init__(setup, perform, environment, lambda: bool(ray.get_runtime_context().is_canceled()))
 
     def hello(self) -> dict[str, Any]:
-        """Process id and device, once the worker is able to work."""
-        return {"pid": os.getpid(), "device": self._bench.device_name, "node": ray.get_runtime_context().get_node_id()}
-
-    def perform(self, tasks: Sequence[Task]) -> list[tuple[Any, float]]:
-        """(outcome, seconds) of each task, in order; after the device is lost, the rest has not been tried."""
-        out: list[tuple[Any, float]] = []
-        for task in tasks:
-            if out and _is_lost(out[-1][0]):
-                untried = Failure(FailureKind.CANCELLED, "the device was lost before it began")
-                out += [(untried, 0.0)] * (len(tasks) - len(out))
-                break
-            started = time.perf_counter()
-            out.append((self._perform(self._bench, task), time.perf_counter() - started))
-        return out
-
-
-def _is_cancelled() -> bool:
-    return bool(ray.get_runtime_context().is_canceled())
-
-
-def _is_lost(outcome: Any) -> bool:
-    """True if the worker's accelerator cannot be used any more."""
-    return isinstance(outcome, Failure) and outcome.kind is FailureKind.DEVICE
-
-
-@dataclass
-class _Slot:
-    actor: Any
-    tasks: tuple[Task, ...] = ()
-    call: Any = None
-    hello: dict[str, Any] = field(default_factory=dict)
+        """Node and GPUs, once the worker is able to work."""
+        return {"node": ray.get_runtime_context().get_node_id(), "gpus": tuple(ray.get_gpu_ids())}
 
 
 class RayExecutor(Executor):
     """A pool of ``GpuWorker`` actors on a local or an existing cluster.
 
+    On an existing cluster the pool follows the nodes: it grows when some join, up to ``workers``, and an actor whose
+    place is gone is dropped when ``patience_s`` have passed without another.
+
     Args:
         setup: what each worker needs; paths must mean the same on every node.
-        workers: number of actors, or None: one per GPU share, or per CPU where there is no GPU.
-        gpus_per_worker: GPUs (or a fraction) per actor, or None: 1 if the cluster has GPUs, else 0.
+        workers: most actors, or None: one per GPU share, or per CPU where there is no GPU.
+        gpus_per_worker: GPUs (or a fraction) per actor, or None: ``share`` if the cluster has GPUs, else 0.
+        share: the part of a GPU that tasks are known to need.
         address: Ray address, or None to start a local cluster bound to loopback.
         perform: "module:function" that computes one task.
+        patience_s: how long an actor may take to start.
+        look_s: seconds between two looks at the nodes.
     """
 
     name = "ray"
@@ -92,25 +69,33 @@ class RayExecutor(Executor):
         *,
         workers: int | None = None,
         gpus_per_worker: float | None = None,
+        share: float = 1.0,
         address: str | None = None,
         perform: str = PERFORM,
+        patience_s: float = PATIENCE_S,
+        look_s: float = 5.0,
     ) -> None:
         # A worker on this machine may have another working directory.
         files = {n: getattr(setup, n) for n in ("store", "data_root", "root_file", "passphrase_file")}
         self._setup = replace(setup, **{n: p.expanduser().absolute() for n, p in files.items() if p is not None})
         self._wanted = workers
         self._gpus = gpus_per_worker
+        self._share = share
         self._address = address
         self._perform = perform
-        self._slots: dict[str, _Slot] = {}
-        self._calls: dict[Any, str] = {}
+        self._patience_s = patience_s
+        self._look_s = look_s
+        self._roster = Roster(patience_s)
+        self._next_look = 0.0
         self._owns_cluster = False
         self._guard = contextlib.ExitStack()
         self._made = 0
 
     @property
     def workers(self) -> Sequence[str]:
-        return tuple(self._slots)
+        return tuple(self._roster.slots)
+
+    # Starting
 
     def start(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -118,177 +103,198 @@ class RayExecutor(Executor):
         if not ray.is_initialized():
             self._connect()
             self._owns_cluster = True
-        nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-        self._gpus, n_workers = self._placement(nodes)
+        nodes, grows, cpus = _nodes(), self._address is not None, self._setup.threads
+        self._gpus, n_workers = place(
+            nodes.values(), cpus=cpus, gpus=self._gpus, share=self._share, wanted=self._wanted, grows=grows
+        )
+        self._next_look = time.monotonic() + self._look_s
+        self._roster.see(nodes)
         for _ in range(n_workers):
             self._add()
-        hellos = [slot.actor.hello.remote() for slot in self._slots.values()]
-        try:
-            for slot, hello in zip(self._slots.values(), ray.get(hellos, timeout=_START_S), strict=True):
-                slot.hello = hello
-        except GetTimeoutError:
-            raise NoWorkers(
-                f"expected {n_workers} workers within {_START_S:.0f} s, got fewer: {self._found()}; "
-                "lower --workers or --gpus-per-worker, or free the cluster"
-            ) from None
-        except RayError as error:
-            raise NoWorkers(f"expected workers that start, got: {_last_line(error)}") from None
+        self._await_first()
 
     def _connect(self) -> None:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address is not None:
+            choose_mode()
+            read_again()
             try:
                 ray.init(address=self._address, **quiet)
             except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-                raise NoWorkers(f"expected a Ray cluster at {self._address}, got: {_first_line(error)}") from None
+                why = f"{_first_line(error)}{how_to_authenticate(str(error))}"
+                raise NoWorkers(f"expected a Ray cluster at {self._address}, got: {why}") from None
             return
         cpus = max(os.cpu_count() or 1, self._wanted or 1)
-        self._guard.enter_context(_guarded())
+        self._guard.enter_context(guarded())
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
 
-    def _placement(self, nodes: Sequence[Mapping[str, float]]) -> tuple[float, int]:
-        """(GPUs per worker, number of workers) from the nodes' resources; refuses what would wait for ever."""
-        some_gpu = any(node.get("GPU", 0.0) for node in nodes)
-        gpus = self._gpus if self._gpus is not None else (1.0 if some_gpu else 0.0)
-        room = sum(_room(node, self._cpus, gpus) for node in nodes)
-        n_workers = self._wanted if self._wanted is not None else room
-        if n_workers < 1 or n_workers > room:
-            raise NoWorkers(
-                f"expected room for {max(n_workers, 1)} worker(s) with {gpus:g} GPU and {self._cpus} CPU each, "
-                f"got {self._found()}; set --workers / --gpus-per-worker, or use --executor inline"
-            )
-        return gpus, n_workers
-
-    @property
-    def _cpus(self) -> int:
-        return self._setup.threads
-
-    @staticmethod
-    def _found() -> str:
-        have = ray.cluster_resources()
-        return f"a cluster with {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU"
-
-    def _add(self) -> None:
+    def _add(self, *, whole: bool = False) -> None:
         """One more actor. Its environment is set inside: Ray's runtime_env would show it in the dashboard."""
         name = f"worker-{self._made}"
         self._made += 1
-        threads = str(self._setup.threads)
-        hidden = {} if self._gpus else {"CUDA_VISIBLE_DEVICES": ""}
-        options = {"num_cpus": self._cpus, "num_gpus": self._gpus, "max_restarts": 0, "max_task_retries": 0}
-        actor = (
-            ray.remote(GpuWorker)
-            .options(**options)
-            .remote(self._setup, self._perform, {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **hidden})
-        )
-        self._slots[name] = _Slot(actor)
+        threads = self._setup.threads
+        environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        environment |= {} if self._gpus else {"CUDA_VISIBLE_DEVICES": ""}
+        gpus = 1.0 if whole else self._gpus
+        worker = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0, max_task_retries=0)(GpuWorker)
+        actor = worker.remote(self._setup, self._perform, environment)
+        self._roster.add(name, Slot(actor, time.monotonic(), whole=whole), actor.hello.remote())
+
+    def _await_first(self) -> None:
+        """Block until one worker can work; others may follow later."""
+        deadline = time.monotonic() + self._patience_s
+        while not any(slot.ready for slot in self._roster.slots.values()):
+            if not self._roster.slots:
+                raise NoWorkers(f"expected workers that start, got: {self._roster.refusal}")
+            hellos = list(self._roster.hellos)
+            heard, _ = ray.wait(hellos, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not heard:
+                raise NoWorkers(
+                    f"expected a worker within {self._patience_s:.0f} s, got none: {found(_nodes().values())}; "
+                    "lower --workers or --gpus-per-worker, or free the cluster"
+                )
+            self._greet(heard[0])
+
+    def _greet(self, hello: Any) -> None:
+        """A worker has started, or could not."""
+        worker = self._roster.hellos.pop(hello)
+        try:
+            facts: Mapping[str, Any] = ray.get(hello)
+        except RayError as error:
+            logger.warning("%s could not start: %s", worker, _last_line(error))
+            self._roster.refuse(_last_line(error), time.monotonic())
+            self._drop(worker)
+        else:
+            self._roster.greet(worker, facts)
+
+    # Working
 
     def idle(self) -> Sequence[str]:
-        return [name for name, slot in self._slots.items() if slot.call is None]
+        return [name for name, slot in self._roster.slots.items() if slot.idle]
 
     def submit(self, worker: str, tasks: Sequence[Task]) -> None:
-        slot = self._slots[worker]
+        slot = self._roster.slots[worker]
         slot.tasks = tuple(tasks)
         slot.call = slot.actor.perform.remote(slot.tasks)
-        self._calls[slot.call] = worker
+        self._roster.calls[slot.call] = worker
 
     def wait(self, timeout: float) -> list[Completion]:
-        if not self._calls:
+        if time.monotonic() >= self._next_look:
+            self._look()
+        roster = self._roster
+        pending = [*roster.calls, *roster.hellos]
+        if not pending:
             return []
-        calls = list(self._calls)
-        first, _ = ray.wait(calls, num_returns=1, timeout=timeout)
+        first, _ = ray.wait(pending, num_returns=1, timeout=timeout)
         if not first:
             return []
         # A second look costs a tenth of a tiny task: it pays where one answer may stand for many.
-        ready = first if len(calls) <= _FEW else ray.wait(calls, num_returns=len(calls), timeout=0)[0]
-        return [c for call in ready for c in self._collect(call)]
+        ready = first if len(pending) <= _FEW else ray.wait(pending, num_returns=len(pending), timeout=0)[0]
+        ended: list[Completion] = []
+        for reference in ready:
+            if reference in roster.hellos:
+                self._greet(reference)
+            elif reference in roster.calls:
+                ended += self._collect(reference)
+        return ended
 
     def _collect(self, call: Any) -> list[Completion]:
-        worker = self._calls.pop(call)
-        slot = self._slots[worker]
+        worker = self._roster.calls.pop(call)
+        slot = self._roster.slots[worker]
         tasks, slot.tasks, slot.call = slot.tasks, (), None
+        lost = False
         try:
             outcomes = cast("list[tuple[Any, float]]", ray.get(call))
-        except TaskCancelledError:
-            failure = Failure(FailureKind.CANCELLED, "stopped before it began")
-        except RayTaskError as error:
-            failure = Failure(FailureKind.ERROR, _last_line(error), str(error))
+            lost = any(is_lost(outcome) for outcome, _ in outcomes)
+            ended = [Completion(t.id, worker, o, s) for t, (o, s) in zip(tasks, outcomes, strict=True)]
         except RayError as error:
-            kind = FailureKind.OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else FailureKind.WORKER_DIED
-            failure = Failure(kind, _first_line(error))
+            failure, lost = _failure(error)
+            ended = [Completion(t.id, worker, failure, 0.0, alone=len(tasks) == 1) for t in tasks]
+        if lost or slot.leaving:
             self.replace(worker)
-        else:
-            if any(_is_lost(outcome) for outcome, _ in outcomes):
-                self.replace(worker)
-            return [Completion(t.id, worker, o, s) for t, (o, s) in zip(tasks, outcomes, strict=True)]
-        return [Completion(t.id, worker, failure, 0.0, alone=len(tasks) == 1) for t in tasks]
+        return ended
 
     def replace(self, worker: str) -> None:
-        slot = self._slots.pop(worker)
-        self._calls.pop(slot.call, None)
+        slot = self._roster.slots[worker]
+        self._drop(worker)
+        if not slot.leaving:
+            self._add(whole=slot.whole)
+
+    def _drop(self, worker: str) -> None:
         with contextlib.suppress(RayError):
-            ray.kill(slot.actor, no_restart=True)
-        self._add()
+            ray.kill(self._roster.remove(worker).actor, no_restart=True)
+
+    # Growing and shrinking
+
+    def _look(self) -> None:
+        """Let go of workers whose node is gone or that found no place, and use room that is there now."""
+        now = time.monotonic()
+        self._next_look = now + self._look_s
+        nodes = _nodes()
+        self._roster.see(nodes)
+        for worker in [*self._roster.lost(nodes), *self._roster.unplaced(now)]:
+            logger.warning("%s is dropped: its node is gone, or nothing had room for it", worker)
+            self._drop(worker)
+        fits = sum(room(node, self._setup.threads, self._gpus or 0.0) for node in nodes.values())
+        if self._roster.dedicated is not None:
+            fits -= per_gpu(self._gpus or 1.0)
+        for _ in range(self._roster.growth(min(fits, self._wanted or fits), now)):
+            self._add()
+
+    # A GPU for one task alone
+
+    @property
+    def shares_gpus(self) -> bool:
+        return 0.0 < (self._gpus or 0.0) < 1.0
+
+    def has_whole_gpu(self, worker: str) -> bool:
+        slot = self._roster.slots.get(worker)
+        return slot is not None and slot.whole
+
+    def reserve_gpu(self, wanted: bool) -> bool:
+        dedicated = self._roster.dedicated
+        if not wanted and dedicated is not None and self._roster.slots[dedicated].call is None:
+            self._drop(dedicated)
+            self._next_look = 0.0  # whoever stepped aside comes back
+        elif wanted and dedicated is None and not self._roster.whole_refused:
+            for worker in self._roster.step_aside():
+                self._drop(worker)
+            self._add(whole=True)
+        return self._roster.dedicated is not None
+
+    # Stopping
 
     def cancel(self, patience_s: float) -> list[Completion]:
-        for call in self._calls:
+        for call in self._roster.calls:
             ray.cancel(call)
         ended: list[Completion] = []
         deadline = time.monotonic() + patience_s
-        while self._calls and time.monotonic() < deadline:
+        while self._roster.calls and time.monotonic() < deadline:
             ended += self.wait(max(0.05, deadline - time.monotonic()))
         return ended
 
     def stop(self) -> None:
-        for slot in self._slots.values():
-            with contextlib.suppress(RayError):
-                ray.kill(slot.actor, no_restart=True)
-        self._slots.clear()
-        self._calls.clear()
+        for worker in self.workers:
+            self._drop(worker)
         if self._owns_cluster:
             ray.shutdown()
             self._owns_cluster = False
         self._guard.close()
 
 
-@contextlib.contextmanager
-def _guarded() -> Iterator[None]:
-    """A cluster begun and ended inside listens on loopback alone, and admits only who has its token.
-
-    Ray takes 127.0.0.1 for the machine's own address, and then listens on all of them, unless it holds that there are
-    no clusters here (its default on macOS). A mode or a token in the environment counts; otherwise there is a fresh
-    token, in environments and nowhere else. What Ray has read of its environment it is made to read again.
-    """
-    wanted = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
-    if "RAY_AUTH_MODE" not in os.environ:
-        wanted["RAY_AUTH_MODE"] = "token"
-    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-        wanted["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    before, possible = {name: os.environ.get(name) for name in wanted}, ray_constants.ENABLE_RAY_CLUSTER
-    os.environ.update(wanted)
-    _read_again(possible=False)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            del os.environ[name]
-            os.environ.update({} if value is None else {name: value})
-        _read_again(possible=possible)
+def _nodes() -> dict[str, Resources]:
+    """Id -> resources of every node that is alive."""
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
-def _read_again(*, possible: bool) -> None:
-    ray_constants.ENABLE_RAY_CLUSTER = possible
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
-
-
-def _room(node: Mapping[str, float], cpus: int, gpus: float) -> int:
-    """Workers that fit on one node: shares of a GPU never add up across GPUs."""
-    by_cpu = math.floor(node.get("CPU", 0.0) / cpus)
-    if not gpus:
-        return by_cpu
-    n_gpus = node.get("GPU", 0.0)
-    by_gpu = n_gpus / gpus if gpus >= 1 else math.floor(n_gpus) * math.floor(1 / gpus + 1e-9)
-    return min(by_cpu, math.floor(by_gpu + 1e-9))
+def _failure(error: RayError) -> tuple[Failure, bool]:
+    """(what a call that Ray gave up ended with, whether the worker is lost)."""
+    if isinstance(error, TaskCancelledError):
+        return Failure(FailureKind.CANCELLED, "stopped before it began"), False
+    if isinstance(error, RayTaskError):
+        return Failure(FailureKind.ERROR, _last_line(error), str(error)), False
+    kind = FailureKind.OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else FailureKind.WORKER_DIED
+    return Failure(kind, _first_line(error)), True
 
 
 def _first_line(error: BaseException) -> str:

@@ -199,7 +199,7 @@ class Vanishing(InlineExecutor):
 
 def other_executor(kind: type[InlineExecutor]) -> Callable[..., InlineExecutor]:
     """Replaces ``make_executor``: the same workers, with a fate."""
-    return lambda pool, spec, store, data_root: kind(
+    return lambda pool, spec, store, data_root, share: kind(
         execution.Setup(store=store.root, data_root=data_root, workloads=execution.WORKLOADS)
     )
 

@@ -5,12 +5,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from orchestrator.executors.base import NoWorkers
 from orchestrator.executors.inline import InlineExecutor
+from orchestrator.executors.placement import place
 from orchestrator.executors.ray import GpuWorker, RayExecutor
 from orchestrator.loop import Event, Interrupted, Limits
 from orchestrator.plan import Plan
@@ -89,23 +91,17 @@ def test_a_worker_that_lost_its_device_tries_nothing_more(world: World) -> None:
     ],
 )
 def test_workers_are_counted_node_by_node(
-    world: World,
-    monkeypatch: pytest.MonkeyPatch,
-    nodes: list[tuple[float, float]],
-    threads: int,
-    gpus: float | None,
-    expected: tuple[float, int] | None,
+    nodes: list[tuple[float, float]], threads: int, gpus: float | None, expected: tuple[float, int] | None
 ) -> None:
     """Shares of a GPU and CPUs never add up across GPUs or nodes; what cannot be placed is refused, not waited for."""
-    executor = RayExecutor(setup(world, threads=threads), gpus_per_worker=gpus)
-    monkeypatch.setattr(executor, "_found", lambda: "a toy cluster")
     resources = [{"CPU": cpu, "GPU": gpu} for cpu, gpu in nodes]
+    asked = partial(place, resources, cpus=threads, gpus=gpus, share=1.0, wanted=None, grows=False)
 
     if expected is None:
         with pytest.raises(NoWorkers):
-            executor._placement(resources)
+            asked()
     else:
-        assert executor._placement(resources) == expected
+        assert asked() == expected
 
 
 def test_workers_get_absolute_paths(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,11 +74,11 @@ def test_a_local_cluster_is_ours_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_users_own_mode_and_token_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the environment says of authentication is not replaced."""
-    from orchestrator.executors.ray import _guarded
+    from orchestrator.executors.guard import guarded
 
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/some/where")
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    with _guarded():
+    with guarded():
         assert os.environ["RAY_AUTH_MODE"] == "disabled"
         assert "RAY_AUTH_TOKEN" not in os.environ

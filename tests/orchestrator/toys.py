@@ -271,3 +271,45 @@ def patient(bench: Workbench, item: Task) -> Outcome:
             return failure(FailureKind.CANCELLED)
         time.sleep(0.02)
     return {"content": "never told"}
+
+
+def crowded(bench: Workbench, item: Task) -> Outcome:
+    """``echo``, where every process knows who shares its GPU: "big" tasks do not fit beside another.
+
+    "warm" tasks wait until four workers have started.
+    """
+    gpus = bench.store.root / "gpus"
+    here = gpus / os.environ["CUDA_VISIBLE_DEVICES"]
+    here.mkdir(parents=True, exist_ok=True)
+    (here / str(os.getpid())).touch()
+    if item.label.startswith("warm"):
+        _until(lambda: len(list(gpus.glob("*/*"))) >= 4)
+    others = [p for p in here.iterdir() if p.name != str(os.getpid()) and Path(f"/proc/{p.name}").exists()]
+    if item.label.startswith("big") and others:
+        return failure(FailureKind.OUT_OF_MEMORY)
+    return echo(bench, item)
+
+
+def nomadic(bench: Workbench, item: Task) -> Outcome:
+    """``echo`` on nodes that come and go.
+
+    "meet" tasks end once tasks of two nodes have begun; "stay" tasks end on the first of these nodes only.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    stage = bench.store.root / item.label.split("-")[0]
+    stage.mkdir(exist_ok=True)
+    (stage / here).touch()
+    home = bench.store.root / "home"
+    if item.label.startswith("meet"):
+        _until(lambda: len(list(stage.iterdir())) >= 2)
+    elif home.read_text() != here:
+        _until(lambda: False)
+    return echo(bench, item)
+
+
+def _until(condition: Callable[[], bool], patience_s: float = 120.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)

@@ -1,0 +1,60 @@
+"""What a worker process does with the tasks that it is given; whoever runs the process says how it hears of a stop."""
+
+import importlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.executors.inline import Perform
+from orchestrator.store import Store, StoreError
+from orchestrator.task import Failure, FailureKind, Task
+from orchestrator.workbench import Setup, Workbench
+
+
+class Worker:
+    """Owns one device and its resident data and models; performs what it is given, decides nothing.
+
+    Args:
+        setup: what the workbench needs.
+        perform: "module:function" that computes one task.
+        environment: variables of this process, set before the device is touched.
+        cancelled: True once the task under way should stop.
+
+    Raises:
+        StoreError: the store is not on this machine.
+    """
+
+    def __init__(self, setup: Setup, perform: str, environment: dict[str, str], cancelled: Callable[[], bool]) -> None:
+        os.environ.update(environment)
+        _check_shared(setup.store)
+        module, _, function = perform.partition(":")
+        self._perform: Perform = getattr(importlib.import_module(module), function)
+        self._bench = Workbench(setup, cancelled=cancelled)
+
+    def perform(self, tasks: Sequence[Task]) -> list[tuple[Any, float]]:
+        """(outcome, seconds) of each task, in order; after the device is lost, the rest has not been tried."""
+        out: list[tuple[Any, float]] = []
+        for task in tasks:
+            if out and is_lost(out[-1][0]):
+                untried = Failure(FailureKind.CANCELLED, "the device was lost before it began")
+                out += [(untried, 0.0)] * (len(tasks) - len(out))
+                break
+            started = time.perf_counter()
+            out.append((self._perform(self._bench, task), time.perf_counter() - started))
+        return out
+
+
+def is_lost(outcome: Any) -> bool:
+    """True if the worker's accelerator cannot be used any more."""
+    return isinstance(outcome, Failure) and outcome.kind is FailureKind.DEVICE
+
+
+def _check_shared(store: Path) -> None:
+    """A folder that is not shared would be made anew here, and its results found by nobody."""
+    if not (Store(store).root / "artifacts").is_dir():
+        raise StoreError(
+            f"expected the store {store} on every node, got a node without it; "
+            "mount a shared file system there and pass its path with --store"
+        )
