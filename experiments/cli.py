@@ -66,10 +66,14 @@ def _add_planning(command: AddCommand) -> None:
     run = command("run", "running:run", "run what is missing of a spec; write table and report")
     run.add_argument("--executor", choices=("ray", "inline"), default="ray", help="default: ray")
     run.add_argument("--address", help="Ray address of a running cluster; default: a local one")
-    run.add_argument("--workers", type=_whole(1), help="number of workers; default: the spec's, else all there is")
-    run.add_argument("--gpus-per-worker", type=_share, metavar="F", help="GPUs, or a share of one, for each worker")
-    run.add_argument("--fail-fast", action="store_true", help="stop at the first failed task")
-    for sub in (plan, run):
+    submit = command("submit", "submitting:submit", "run a spec on a Ray cluster, which goes on without this window")
+    _add_address(submit)
+    submit.add_argument("--no-wait", action="store_true", help="do not follow the log")
+    for sub in (run, submit):
+        sub.add_argument("--workers", type=_whole(1), help="number of workers; default: the spec's, else all there is")
+        sub.add_argument("--gpus-per-worker", type=_share, metavar="F", help="GPUs, or a share of one, for each worker")
+        sub.add_argument("--fail-fast", action="store_true", help="stop at the first failed task")
+    for sub in (plan, run, submit):
         sub.add_argument("spec", metavar="SPEC", help="a YAML file, or the name of a shipped spec")
         sub.add_argument(
             "--set",
@@ -79,12 +83,20 @@ def _add_planning(command: AddCommand) -> None:
             metavar="PATH=VALUE",
             help="override: seeds=[0], schemes.mtlsign.lambda1=0.2, profile=paper; may be repeated",
         )
+    for name, text in (("status", "show how a submitted run stands"), ("cancel", "stop a submitted run; resumable")):
+        job = command(name, f"submitting:{name}", text)
+        _add_address(job)
+        job.add_argument("job", metavar="JOB", help="what submit has printed")
     report = command("report", "running:report", "rebuild the report of a run from the store")
     report.add_argument(
         "run_or_spec", metavar="RUN_OR_SPEC", help="a run's id, an experiment, or a spec: its newest run"
     )
     report.add_argument("--out", metavar="DIR", help="where it goes; default: its place in the store")
     report.add_argument("--sync", action="store_true", help="also send what MLflow is missing")
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", required=True, metavar="URL", help="the cluster's dashboard, http://HOST:8265")
 
 
 def _add_judging(command: AddCommand) -> None:

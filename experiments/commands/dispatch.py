@@ -8,6 +8,7 @@ from experiments.problems import SpecError
 from experiments.workloads.data import DamagedData
 from orchestrator.arena import MissingData
 from orchestrator.executors.base import NoWorkers
+from orchestrator.executors.jobs import LostCluster, NoCluster, UnknownJob
 from orchestrator.loop import Interrupted
 from orchestrator.plugins import UnknownName
 from orchestrator.store import StoreBusy, StoreError
@@ -17,7 +18,10 @@ from schemes.params import ConfigError
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
 """Exit statuses."""
 
-INPUT_ERRORS = (SpecError, ConfigError, UnknownName, MissingData, DamagedData, KeyFileError, StoreError)
+INPUT_ERRORS = (
+    *(SpecError, ConfigError, UnknownName, MissingData, DamagedData, KeyFileError, StoreError),
+    *(NoCluster, UnknownJob),
+)
 """What a user can mend; the message says how."""
 
 
@@ -28,7 +32,7 @@ def dispatch(args: Namespace) -> int:
     try:
         command = getattr(importlib.import_module(f"experiments.commands.{module}"), function)
         status: int = command(terminal, args)
-    except (StoreBusy, NoWorkers) as error:
+    except (StoreBusy, NoWorkers, LostCluster) as error:
         terminal.note(f"wmarena: {error}")
         return INTERRUPTED
     except INPUT_ERRORS as error:

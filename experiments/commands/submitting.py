@@ -1,0 +1,147 @@
+"""``wmarena submit``, ``status`` and ``cancel``: runs on a cluster, which go on without whoever asked for them."""
+
+import json
+import os
+import re
+import shlex
+import sys
+import tempfile
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from experiments.commands.terminal import Terminal
+from experiments.parcel import SPEC, pack
+from experiments.problems import Problem, SpecError
+from experiments.spec import ExperimentSpec
+from orchestrator.executors.jobs import Job, Jobs
+from orchestrator.sealing import PASSPHRASE
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_PROBE = "import json, os, sys; print(json.dumps([os.path.exists(p) for p in sys.argv[1:]]))"
+_PROBE_S = 120.0
+_LOST = 3
+
+
+def submit(terminal: Terminal, args: Namespace) -> int:
+    """Run a spec on a cluster; with the log followed to its end, its exit status is the run's."""
+    spec = ExperimentSpec.load(args.spec, overrides=args.overrides, data_root=terminal.data_root)
+    _check_addresses(args)
+    spec, key_files = _with_cluster_paths(spec, args)
+    if os.environ.get(PASSPHRASE):
+        terminal.note(
+            f"{PASSPHRASE} stays here: give it to the cluster's nodes, or name a file there (keys.passphrase)"
+        )
+    jobs = Jobs(args.address)
+    _check_seen(jobs, args, key_files)
+    with tempfile.TemporaryDirectory(prefix="wmarena-submit-") as folder:
+        pack(spec.text, Path(folder))
+        job_id = jobs.submit(_command(args), folder=Path(folder), metadata={"experiment": spec.name})
+    if args.no_wait:
+        _show(terminal, jobs.job(job_id))
+        return 0
+    terminal.note(f"{job_id} runs on the cluster, also without this window; wmarena cancel {job_id} stops it")
+    try:
+        job = jobs.follow(job_id, (sys.stderr if terminal.json else sys.stdout).write)
+    except KeyboardInterrupt:
+        terminal.note(f"wmarena: {job_id} goes on; wmarena status {job_id} says how it stands")
+        return _LOST
+    _show(terminal, job)
+    return _exit_status(job)
+
+
+def status(terminal: Terminal, args: Namespace) -> int:
+    """Print how a job stands; 0 whenever there is one."""
+    _show(terminal, Jobs(args.address).job(args.job))
+    return 0
+
+
+def cancel(terminal: Terminal, args: Namespace) -> int:
+    """Stop a job at its next checkpoint; the same spec, submitted again, goes on from there."""
+    job = Jobs(args.address).cancel(args.job)
+    _show(terminal, job)
+    return 0 if job.ended else _LOST
+
+
+def _show(terminal: Terminal, job: Job) -> None:
+    if terminal.json:
+        terminal.document(asdict(job))
+    else:
+        code = "" if job.exit_code is None else f" (exit status {job.exit_code})"
+        terminal.text(f"{job.job_id}: {job.status}{code}")
+
+
+def _exit_status(job: Job) -> int:
+    """Of the run itself; a job that was stopped, or ended in another way, can be submitted again."""
+    return job.exit_code if job.exit_code in (0, 1, 2) else _LOST
+
+
+def _command(args: Namespace) -> str:
+    """What the cluster executes, in a folder that holds the code and the spec."""
+    words = ["python", "-m", "experiments", "run", SPEC, "--address", "auto", "--store", args.store]
+    for option in ("tracking_uri", "data_root", "workers", "gpus_per_worker"):
+        value = getattr(args, option)
+        if value not in (None, ""):
+            words += [f"--{option.replace('_', '-')}", str(value)]
+    words += ["--log-level", args.log_level]
+    if args.fail_fast:
+        words.append("--fail-fast")
+    return shlex.join(words)
+
+
+def _check_addresses(args: Namespace) -> None:
+    """What would mean something else there, or show a secret in the dashboard, is refused."""
+    problems = []
+    if not _URL.match(args.store) and not args.store.startswith("/"):
+        problems.append(
+            f"expected a store that every node of the cluster sees, got {args.store!r} on this machine; pass --store "
+            "with a URL, or with the absolute path of a shared file system on the cluster"
+        )
+    if args.data_root and not args.data_root.startswith("/"):
+        problems.append(f"expected an absolute path on the cluster as --data-root, got {args.data_root!r}")
+    tracking = args.tracking_uri or ""
+    if tracking.startswith("sqlite:") and not tracking.startswith("sqlite:////"):
+        problems.append(f"expected a tracking URI that means the same on the cluster, got {tracking!r}; pass a URL")
+    for option, text in (("--store", args.store), ("--tracking-uri", tracking)):
+        if _URL.match(text) and urlsplit(text).password is not None:
+            problems.append(
+                f"expected no password in {option}: the cluster's dashboard shows it; give it to the cluster instead "
+                "(MLFLOW_TRACKING_PASSWORD, PGPASSWORD, AWS_SECRET_ACCESS_KEY in the nodes' environment)"
+            )
+    if problems:
+        raise SpecError([Problem(text) for text in problems])
+
+
+def _with_cluster_paths(spec: ExperimentSpec, args: Namespace) -> tuple[ExperimentSpec, dict[str, str]]:
+    """(the spec with absolute paths of secrets, field -> path): the secrets themselves never travel."""
+    if spec.keys is None:
+        return spec, {}
+    files = {name: str(path) for name, path in spec.keys if isinstance(path, Path)}
+    overrides = [*args.overrides, *(f"keys.{name}={json.dumps(path)}" for name, path in files.items())]
+    absolute = ExperimentSpec.load(args.spec, overrides=overrides, data_root=args.data_root and Path(args.data_root))
+    return absolute, {f"keys.{name}": path for name, path in files.items()}
+
+
+def _check_seen(jobs: Jobs, args: Namespace, key_files: dict[str, str]) -> None:
+    """Ask the head node, before anything is sent, whether it has what the run will look for."""
+    wanted = {field: (path, "secrets are never uploaded: put the file there") for field, path in key_files.items()}
+    if args.data_root:
+        wanted["--data-root"] = (args.data_root, "leave it out to use the cluster's own data (also $WMARENA_DATA)")
+    if not _URL.match(args.store):
+        way = "pass a folder of a file system that all nodes mount, or a URL"
+        wanted["--store"] = (str(Path(args.store).parent), way)
+    if not wanted:
+        return
+    probe = jobs.submit(shlex.join(["python", "-c", _PROBE, *(path for path, _ in wanted.values())]))
+    ended = jobs.wait(probe, _PROBE_S)
+    lines = jobs.output(probe).strip().splitlines()
+    if ended.exit_code != 0 or not lines:
+        raise SpecError([Problem(f"expected a cluster that can run Python, got {ended.status}: {ended.message}")])
+    missing = [
+        Problem(f"expected {name} {path} on the cluster, got nothing of that name on its head node; {way}")
+        for (name, (path, way)), seen in zip(wanted.items(), json.loads(lines[-1]), strict=True)
+        if not seen
+    ]
+    if missing:
+        raise SpecError(missing)

@@ -1,0 +1,41 @@
+"""What travels to a cluster: the code that is installed here, and one spec.
+
+It is put together from a list of what is needed, so stores, data, keys, environments and histories cannot slip in.
+A cluster therefore computes with the code of whoever submits, installed from a checkout or a wheel; Python itself and
+the libraries are the cluster's. Plugins from other packages have to be installed there.
+"""
+
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+PACKAGES = ("schemes", "attacks", "orchestrator", "experiments")
+SPEC = "spec.yaml"
+_KINDS = frozenset({".py", ".yaml", ".j2", ".css", ".js"})
+
+
+def pack(spec_text: str, folder: Path) -> None:
+    """Fill an empty folder with the packages, their version, and the spec as ``spec.yaml``."""
+    for package in PACKAGES:
+        for path, relative in _sources(package):
+            target = folder / package / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    number = version("wmarena")
+    metadata = folder / f"wmarena-{number}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: wmarena\nVersion: {number}\n")
+    (folder / SPEC).write_text(spec_text, encoding="utf-8")
+
+
+def _sources(package: str) -> Iterator[tuple[Path, Path]]:
+    """(file, its place in the package) of everything that is part of it."""
+    found = find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError(f"expected the package {package} to be installed, got none; reinstall wmarena")
+    root = Path(found.submodule_search_locations[0])
+    for path in sorted(root.rglob("*")):
+        if path.suffix in _KINDS and path.is_file() and not path.is_symlink():
+            yield path, path.relative_to(root)

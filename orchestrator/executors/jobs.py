@@ -1,0 +1,176 @@
+"""Ray Jobs: commands that run on a cluster and go on when whoever submitted them is gone.
+
+The dashboard shows a job's command line and environment to everybody who may look: neither may hold a secret.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.executors.authentication import choose_mode, how_to_authenticate
+
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers of Ray that tell how it packs and sends."""
+
+_AGENT_S = 60.0
+_END_S = 60.0
+_POLL_S = 0.5
+_STOP_S = "30"
+"""How long a stopped job may take to reach its next checkpoint."""
+
+
+class NoCluster(ConnectionError):
+    """There is no cluster at an address, or it refuses; the message says what to do. Nothing was asked of it."""
+
+
+class LostCluster(ConnectionError):
+    """A cluster that answered before does so no more; what it was asked for may go on."""
+
+
+class UnknownJob(LookupError):
+    """The cluster has no job of that name."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the cluster knows it.
+
+    Attributes:
+        status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
+        exit_code: of its command, once it has ended by itself.
+        message: why it is in this state, for people.
+        started, finished: Unix seconds, None if not yet.
+    """
+
+    job_id: str
+    status: str
+    exit_code: int | None
+    message: str
+    started: float | None
+    finished: float | None
+
+    @property
+    def ended(self) -> bool:
+        """True once nothing changes any more."""
+        return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+Sink = Callable[[str], object]
+"""Takes pieces of a job's output."""
+
+
+class Jobs:
+    """The jobs of one cluster.
+
+    Args:
+        address: of the dashboard, ``http://HOST:8265``.
+
+    Raises:
+        NoCluster: nobody answers there, or the token is missing or wrong.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        choose_mode()
+        # Imported here: reading RAY_AUTH_MODE is the first thing that Ray does.
+        from ray.exceptions import AuthenticationError
+        from ray.job_submission import JobSubmissionClient
+
+        for module in _TALKATIVE:
+            logging.getLogger(module).setLevel(logging.WARNING)
+        try:
+            self._client = JobSubmissionClient(address)
+        except (AuthenticationError, RuntimeError, OSError, ValueError) as error:
+            raise NoCluster(_explained(address, error)) from None
+
+    def submit(self, command: str, *, folder: Path | None = None, metadata: Mapping[str, str] | None = None) -> str:
+        """Start a command on the head node; returns the job's id.
+
+        Args:
+            folder: uploaded; the command and all that it starts run in a copy of it.
+            metadata: shown beside the job.
+        """
+        environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_S}}
+        if folder is not None:
+            environment["working_dir"] = str(folder)
+        deadline = time.monotonic() + _AGENT_S
+        while True:
+            try:
+                return str(
+                    self._client.submit_job(entrypoint=command, runtime_env=environment, metadata=dict(metadata or {}))
+                )
+            except (RuntimeError, OSError, ValueError) as error:
+                # A head node that has just started takes no jobs for a few seconds.
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise LostCluster(_explained(self._address, error)) from None
+            time.sleep(_POLL_S)
+
+    def job(self, job_id: str) -> Job:
+        """How it stands.
+
+        Raises:
+            UnknownJob: there is none of that id.
+        """
+        try:
+            info = self._client.get_job_info(job_id)
+        except (RuntimeError, OSError) as error:
+            if "404" in str(error):
+                raise UnknownJob(f"expected a job of the cluster at {self._address}, got {job_id!r}") from None
+            raise LostCluster(_explained(self._address, error)) from None
+        return Job(
+            job_id=job_id,
+            status=str(info.status.value),
+            exit_code=info.driver_exit_code,
+            message=info.message or "",
+            started=_seconds(info.start_time),
+            finished=_seconds(info.end_time),
+        )
+
+    def follow(self, job_id: str, sink: Sink) -> Job:
+        """Pass its output on until it has ended; a connection that breaks is no end of the job."""
+        try:
+            asyncio.run(self._tail(job_id, sink))
+        except (RuntimeError, OSError) as error:
+            sink(f"\n[the log cannot be followed any more: {error}]\n")
+        return self.wait(job_id)
+
+    async def _tail(self, job_id: str, sink: Sink) -> None:
+        async for lines in self._client.tail_job_logs(job_id):
+            sink(lines)
+
+    def wait(self, job_id: str, patience_s: float = float("inf")) -> Job:
+        """How it stands once it has ended, or after ``patience_s``."""
+        deadline = time.monotonic() + patience_s
+        while not (found := self.job(job_id)).ended and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return found
+
+    def output(self, job_id: str) -> str:
+        """All that it has written so far."""
+        return str(self._client.get_job_logs(job_id))
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask it to stop at its next checkpoint; returns how it stands then."""
+        if not self.job(job_id).ended:
+            self._client.stop_job(job_id)
+        return self.wait(job_id, _END_S)
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if not milliseconds else milliseconds / 1000.0
+
+
+def _explained(address: str, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    way = how_to_authenticate(text)
+    return f"expected the dashboard of a Ray cluster at {address}, got: {text[: 100 if way else 300]}{way}"
