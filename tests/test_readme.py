@@ -16,7 +16,10 @@ from schemes import SCHEMES
 
 TREE = Path(__file__).resolve().parents[1]
 README = (TREE / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/reproduction.md")
+DOCUMENTS = (
+    *("README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *("docs/reproduction.md", "docs/cluster.md"),
+)
 
 
 def blocks(language: str) -> list[str]:
