@@ -16,6 +16,7 @@ from orchestrator.executors.placement import place
 from orchestrator.executors.ray import GpuWorker, RayExecutor
 from orchestrator.loop import Event, Interrupted, Limits
 from orchestrator.plan import Plan
+from orchestrator.store import StoreError
 from orchestrator.task import Failure, Task
 from orchestrator.workbench import Setup
 from tests.orchestrator.toys import World, diamond, echo, executions, listening, named, task
@@ -72,6 +73,13 @@ def test_a_worker_that_lost_its_device_tries_nothing_more(world: World) -> None:
         "cancelled",
         "cancelled",
     ]
+
+
+def test_a_worker_on_a_node_without_the_store_does_not_start(tmp_path: Path) -> None:
+    """It would make a store of its own there, whose results nobody finds."""
+    with pytest.raises(StoreError, match=r"expected the store .* on every node"):
+        GpuWorker(Setup(store=tmp_path / "elsewhere", device="cpu"), f"{TOYS}:echo", {})
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize(

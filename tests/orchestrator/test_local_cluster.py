@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.executors.ray import RayExecutor
+from orchestrator.store import Store
 from orchestrator.workbench import Setup
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
@@ -55,7 +56,7 @@ def test_a_local_cluster_is_ours_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    setup = Setup(store=tmp_path, device="cpu")
+    setup = Setup(store=Store(tmp_path).open().root, device="cpu")
     with RayExecutor(setup, workers=1, gpus_per_worker=0, perform="tests.orchestrator.toys:echo"):
         address = ray.get_runtime_context().gcs_address
         ours = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
