@@ -11,23 +11,26 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import ray
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
 
-from orchestrator.executors.base import Completion, Executor, NoWorkers
+from orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
 from orchestrator.executors.inline import Perform
 from orchestrator.task import Failure, FailureKind, Task
+from orchestrator.watch import Pulses
 from orchestrator.workbench import Setup, Workbench
 
 PERFORM = "orchestrator.perform:attempt_task"
 _FEW = 4
 _START_S = 300.0
+_PULSE = "pulse"
+_PULSE_S = 5.0
 
 
 class GpuWorker:
@@ -37,7 +40,19 @@ class GpuWorker:
         os.environ.update(environment)
         module, _, function = perform.partition(":")
         self._perform: Perform = getattr(importlib.import_module(module), function)
-        self._bench = Workbench(setup, cancelled=_is_cancelled)
+        self._bench = Workbench(setup, cancelled=self._asked)
+        self._progress = time.monotonic()
+
+    def pulse(self) -> float:
+        """Seconds since the task under way began, offered a checkpoint or asked whether to stop.
+
+        Answered by a thread of its own, so no answer means that the whole process stands still.
+        """
+        return time.monotonic() - self._progress
+
+    def _asked(self) -> bool:
+        self._progress = time.monotonic()
+        return bool(ray.get_runtime_context().is_canceled())
 
     def hello(self) -> dict[str, Any]:
         """Process id and device, once the worker is able to work."""
@@ -51,13 +66,10 @@ class GpuWorker:
                 untried = Failure(FailureKind.CANCELLED, "the device was lost before it began")
                 out += [(untried, 0.0)] * (len(tasks) - len(out))
                 break
+            self._progress = time.monotonic()
             started = time.perf_counter()
             out.append((self._perform(self._bench, task), time.perf_counter() - started))
         return out
-
-
-def _is_cancelled() -> bool:
-    return bool(ray.get_runtime_context().is_canceled())
 
 
 def _is_lost(outcome: Any) -> bool:
@@ -82,6 +94,7 @@ class RayExecutor(Executor):
         gpus_per_worker: GPUs (or a fraction) per actor, or None: 1 if the cluster has GPUs, else 0.
         address: Ray address, or None to start a local cluster bound to loopback.
         perform: "module:function" that computes one task.
+        pulse_s: seconds between two questions for signs of life.
     """
 
     name = "ray"
@@ -94,6 +107,7 @@ class RayExecutor(Executor):
         gpus_per_worker: float | None = None,
         address: str | None = None,
         perform: str = PERFORM,
+        pulse_s: float = _PULSE_S,
     ) -> None:
         # A worker on this machine may have another working directory.
         files = {n: getattr(setup, n) for n in ("store", "data_root", "root_file", "passphrase_file")}
@@ -104,6 +118,7 @@ class RayExecutor(Executor):
         self._perform = perform
         self._slots: dict[str, _Slot] = {}
         self._calls: dict[Any, str] = {}
+        self._pulses = Pulses(pulse_s, self._ask, _answers, time.monotonic)
         self._owns_cluster = False
         self._guard = contextlib.ExitStack()
         self._made = 0
@@ -175,11 +190,9 @@ class RayExecutor(Executor):
         threads = str(self._setup.threads)
         hidden = {} if self._gpus else {"CUDA_VISIBLE_DEVICES": ""}
         options = {"num_cpus": self._cpus, "num_gpus": self._gpus, "max_restarts": 0, "max_task_retries": 0}
-        actor = (
-            ray.remote(GpuWorker)
-            .options(**options)
-            .remote(self._setup, self._perform, {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **hidden})
-        )
+        worker = ray.remote(**options, concurrency_groups={_PULSE: 1})(GpuWorker)
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **hidden}
+        actor = worker.remote(self._setup, self._perform, environment)
         self._slots[name] = _Slot(actor)
 
     def idle(self) -> Sequence[str]:
@@ -213,14 +226,19 @@ class RayExecutor(Executor):
         except RayTaskError as error:
             failure = Failure(FailureKind.ERROR, _last_line(error), str(error))
         except RayError as error:
-            kind = FailureKind.OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else FailureKind.WORKER_DIED
-            failure = Failure(kind, _first_line(error))
+            failure = Failure(_cause(error), _first_line(error))
             self.replace(worker)
         else:
             if any(_is_lost(outcome) for outcome, _ in outcomes):
                 self.replace(worker)
             return [Completion(t.id, worker, o, s) for t, (o, s) in zip(tasks, outcomes, strict=True)]
         return [Completion(t.id, worker, failure, 0.0, alone=len(tasks) == 1) for t in tasks]
+
+    def vitals(self) -> Mapping[str, Vitals]:
+        return self._pulses.vitals(self._calls.values())
+
+    def _ask(self, worker: str) -> Any:
+        return self._slots[worker].actor.pulse.options(concurrency_group=_PULSE).remote()
 
     def replace(self, worker: str) -> None:
         slot = self._slots.pop(worker)
@@ -289,6 +307,25 @@ def _room(node: Mapping[str, float], cpus: int, gpus: float) -> int:
     n_gpus = node.get("GPU", 0.0)
     by_gpu = n_gpus / gpus if gpus >= 1 else math.floor(n_gpus) * math.floor(1 / gpus + 1e-9)
     return min(by_cpu, math.floor(by_gpu + 1e-9))
+
+
+def _answers(questions: Collection[Any]) -> dict[Any, float | None]:
+    """Those of the open questions that were answered; a dead worker's with None."""
+    ready, _ = ray.wait(list(questions), num_returns=len(questions), timeout=0)
+    out: dict[Any, float | None] = {}
+    for question in ready:
+        try:
+            out[question] = ray.get(question)
+        except RayError:
+            out[question] = None
+    return out
+
+
+def _cause(error: RayError) -> FailureKind:
+    if isinstance(error, OutOfMemoryError):
+        return FailureKind.OUT_OF_MEMORY
+    lost = isinstance(error, NodeDiedError) or "node has died" in str(error)
+    return FailureKind.NODE_LOST if lost else FailureKind.WORKER_DIED
 
 
 def _first_line(error: BaseException) -> str:
