@@ -107,7 +107,7 @@ class FailureKind(StrEnum):
     WORKER_DIED = "worker_died"  # the process is gone: retried on a new worker
     OUT_OF_MEMORY = "out_of_memory"  # retried
     DEVICE = "device"  # the accelerator's context is unusable: retried on a new worker
-    NODE_LOST = "node_lost"  # so is its whole machine: retried elsewhere, nobody's fault
+    NODE_LOST = "node_lost"  # its whole machine is gone or unreachable: retried elsewhere, nobody's fault
     SILENT = "silent"  # the process gives no sign of life (stopped, deadlocked, cut off): replaced; retried
     STALLED = "stalled"  # the process lives, the task makes no progress: the worker is replaced; retried
     TIMEOUT = "timeout"  # the worker is replaced; retried

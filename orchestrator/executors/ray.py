@@ -18,7 +18,15 @@ from typing import Any, cast
 import ray
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+)
 
 from orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
 from orchestrator.executors.inline import Perform
@@ -324,7 +332,8 @@ def _answers(questions: Collection[Any]) -> dict[Any, float | None]:
 def _cause(error: RayError) -> FailureKind:
     if isinstance(error, OutOfMemoryError):
         return FailureKind.OUT_OF_MEMORY
-    lost = isinstance(error, NodeDiedError) or "node has died" in str(error)
+    # Of a worker that died on a machine that lives, that machine tells; a broken connection alone tells of neither.
+    lost = isinstance(error, (NodeDiedError, ActorUnavailableError)) or "node has died" in str(error)
     return FailureKind.NODE_LOST if lost else FailureKind.WORKER_DIED
 
 

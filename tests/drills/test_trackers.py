@@ -1,14 +1,13 @@
 """An MLflow that is away for a whole run."""
 
 import socket
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.drills.arena import Arena
+from tests.drills.arena import FULL, Arena
 
 
 @contextmanager
@@ -21,19 +20,16 @@ def address(kind: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("kind", ["refusing", "silent"])
+@pytest.mark.parametrize("kind", ["silent", "refusing"] if FULL else ["silent"])
 def test_a_tracker_that_is_away_costs_a_warning(
     inline: Arena, undisturbed: Arena, kind: str, counts: Counter[str]
 ) -> None:
     """The run ends with all results, exit 0, and says how the records get there later."""
     with address(kind) as uri:
         inline.tracking_uri = uri
-        began = time.monotonic()
         driver = inline.run()
-        took = time.monotonic() - began
     inline.check(undisturbed)
 
     assert "wmarena report --sync" in driver.said
     assert driver.summary["executed"] == len(undisturbed.ask("SELECT id FROM task"))
     counts["runs without a tracker"] += 1
-    print(f"{kind}: {took:.0f} s")
