@@ -159,6 +159,11 @@ class Driver:
         return self.err.read_text()
 
     @property
+    def n_done(self) -> int:
+        """How many tasks it has reported done."""
+        return self.said.count("] done ")
+
+    @property
     def summary(self) -> dict[str, Any]:
         """Its one document."""
         found: dict[str, Any] = json.loads(self.out.read_text())
@@ -179,7 +184,7 @@ class Driver:
 
     def wait_for_done(self, n_tasks: int) -> None:
         """Until that many tasks are done."""
-        self.wait_for(lambda: self.said.count("] done ") >= n_tasks, f"{n_tasks} tasks done")
+        self.wait_for(lambda: self.n_done >= n_tasks, f"{n_tasks} tasks done")
 
     def workers(self, doing: str = "") -> list[int]:
         """Process ids of its Ray workers; of those that are ``doing`` something (``.perform``)."""

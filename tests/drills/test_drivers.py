@@ -76,6 +76,8 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, counts: Counter[str]) -> 
     driver = arena.start()
     driver.wait_for(arena.begun, "a run")
     driver.send(signal.SIGINT)
+    # Two of a kind that nobody has heard yet are one.
+    driver.wait_for(lambda: "once more stops at once" in driver.said, "a word about stopping")
     driver.send(signal.SIGINT)
     driver.end(status=3)
 
