@@ -7,17 +7,19 @@ milliseconds travel several in a call. A failure is a result: it costs its desce
 import contextlib
 import math
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from orchestrator.affinity import Held
 from orchestrator.events import Event, EventKind, Listener
 from orchestrator.evidence import Record
 from orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
 from orchestrator.hiccup import Hiccup
 from orchestrator.journal import FLUSH_S
 from orchestrator.ledger import Ledger
+from orchestrator.pace import Pace, Sort, expected_seconds, sort_of
 from orchestrator.plan import Cell, Plan
 from orchestrator.resume import Known, find
 from orchestrator.retry import Limits, Next, Retries
@@ -30,13 +32,8 @@ Growth = tuple[Sequence[Task], Sequence[Cell]]
 Grow = Callable[[Task, Mapping[str, Any]], Growth | None]
 """Called once with every task that is done, also with those that were before; may return tasks and cells to add."""
 
-Sort = tuple[str, str, str, str]
-"""(kind, workload, scheme, attack): tasks of one sort take about the same time."""
-
 _TICK_S = 0.5
-_TINY_S = 0.005
 _MOST_PER_CALL = 64
-_HELD = 16
 _MOST_RECOMPUTES = 3
 
 
@@ -99,8 +96,8 @@ class Loop:
     stop: Stop = field(default_factory=Stop)
     _started: dict[str, float] = field(default_factory=dict)
     _repaired: dict[TaskId, float] = field(default_factory=dict)
-    _held: dict[str, OrderedDict[TaskId, None]] = field(default_factory=dict)
-    _fast: dict[Sort, float] = field(default_factory=dict)
+    _held: Held = field(default_factory=Held)
+    _pace: Pace = field(default_factory=Pace)
     _alone: set[TaskId] = field(default_factory=set)
     _gave_up: bool = False
     _watched: float = -math.inf
@@ -160,7 +157,7 @@ class Loop:
             time.sleep(FLUSH_S)  # where nothing is under way, there is nothing else to wait for
             return
         for worker in self.executor.idle():
-            first = self.ledger.pop(self._held.get(worker, ()))
+            first = self.ledger.pop(self._held.of(worker))
             if first is None:
                 return
             tasks = [first, *self._companions(first)]
@@ -183,7 +180,7 @@ class Loop:
         return out
 
     def _tiny(self, task: Task) -> bool:
-        return self._fast.get(sort_of(task), 1.0) <= _TINY_S and task.id not in self._alone
+        return self._pace.tiny(task) and task.id not in self._alone
 
     # Taking in
 
@@ -195,9 +192,8 @@ class Loop:
         if isinstance(done.outcome, Failure):
             self._take_failure(task, done, done.outcome)
             return
-        sort = sort_of(task)
-        self._fast[sort] = 0.7 * self._fast.get(sort, done.seconds) + 0.3 * done.seconds
-        self._hold(done.worker, task)
+        self._pace.learn(task, done.seconds)
+        self._held.note(done.worker, task)
         if task.id in self.recomputed:
             self._repaired[task.id] = time.monotonic()
         record = Record(
@@ -293,14 +289,6 @@ class Loop:
             self._set_apart(new)
             todo.extend(finished)
 
-    def _hold(self, worker: str, task: Task) -> None:
-        held = self._held.setdefault(worker, OrderedDict())
-        for task_id in (*task.parent_ids, task.id):
-            held[task_id] = None
-            held.move_to_end(task_id)
-        while len(held) > _HELD:
-            held.popitem(last=False)
-
     # Watching
 
     def _watch(self) -> None:
@@ -337,14 +325,15 @@ class Loop:
             listener(Event(kind, task, worker, record))
 
 
-def sort_of(task: Task) -> Sort:
-    """The sort of a task."""
-    return (task.kind.value, task.workload, task.scheme, task.attack)
-
-
-def expected_seconds(durations: Mapping[Sort, float]) -> Callable[[Task], float]:
-    """Expected seconds of a task: the journal's median for its sort, else the plan's guess."""
-    return lambda task: durations.get(sort_of(task), task.cost)
-
-
-__all__ = ["Event", "Grow", "Growth", "Interrupted", "Limits", "Listener", "Loop", "expected_seconds", "sort_of"]
+__all__ = [
+    "Event",
+    "Grow",
+    "Growth",
+    "Interrupted",
+    "Limits",
+    "Listener",
+    "Loop",
+    "Sort",
+    "expected_seconds",
+    "sort_of",
+]

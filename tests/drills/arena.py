@@ -54,6 +54,9 @@ _VARIES = ("run_id", "cached", "seconds_embed", "seconds_attack", "seconds_verif
 
 Row = dict[str, Any]
 
+STARTED: list["subprocess.Popen[bytes]"] = []
+"""Every command that a drill has started, so that a drill that fails leaves none behind."""
+
 
 @dataclass
 class Arena:
@@ -93,6 +96,7 @@ class Arena:
             process = subprocess.Popen(
                 self.command(*options), stdout=stdout, stderr=stderr, env=environment, preexec_fn=_hear_ctrl_c
             )
+        STARTED.append(process)
         return Driver(process, out, err)
 
     def run(self, *options: str) -> "Driver":

@@ -1,11 +1,12 @@
 """An undisturbed run to compare with, and the counts that ``make drill`` prints."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.drills.arena import FULL, SPEC, Arena
+from tests.drills.arena import FULL, SPEC, STARTED, Arena
 
 _COUNTS: Counter[str] = Counter()
 
@@ -16,6 +17,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Arena:
     arena = Arena(tmp_path_factory.mktemp("undisturbed"), SPEC, options=("--executor", "inline"))
     arena.run()
     return arena
+
+
+@pytest.fixture(autouse=True)
+def no_driver_is_left() -> Iterator[None]:
+    """Ends what a failed drill has left, suspended or not; Ray's processes go with their driver."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture
