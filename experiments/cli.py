@@ -73,6 +73,10 @@ def _add_planning(command: AddCommand) -> None:
         sub.add_argument("--workers", type=_whole(1), help="number of workers; default: the spec's, else all there is")
         sub.add_argument("--gpus-per-worker", type=_share, metavar="F", help="GPUs, or a share of one, for each worker")
         sub.add_argument("--fail-fast", action="store_true", help="stop at the first failed task")
+    run.add_argument("--wait", action="store_true", help="wait while another run holds the store")
+    run.add_argument(
+        "--retry-quarantined", action="store_true", help="also try tasks that killed all their workers in earlier runs"
+    )
     for sub in (plan, run, submit):
         sub.add_argument("spec", metavar="SPEC", help="a YAML file, or the name of a shipped spec")
         sub.add_argument(

@@ -5,12 +5,13 @@ from experiments import ExperimentSpec, run
 summary = run(ExperimentSpec.load("quickstart"), store="wmarena-store")
 """
 
+import errno
 import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,7 @@ from orchestrator.evidence import Record
 from orchestrator.executors.base import Executor, NoWorkers
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.placement import gpu_share
+from orchestrator.hiccup import StoreLost
 from orchestrator.journal import Journal
 from orchestrator.keyring import check_passphrase
 from orchestrator.loop import Limits, expected_seconds
@@ -36,7 +38,7 @@ from orchestrator.recorders.process import RecorderProcess
 from orchestrator.resume import already_done
 from orchestrator.sealing import Passphrase
 from orchestrator.session import Request, execute
-from orchestrator.store import Store
+from orchestrator.store import Store, StoreError
 from orchestrator.task import State, Task, TaskId
 
 logger = logging.getLogger(__name__)
@@ -114,6 +116,8 @@ def run(
     record: bool = True,
     pool: Pool | None = None,
     fail_fast: bool = False,
+    retry_quarantined: bool = False,
+    waiting: Callable[[str], None] | None = None,
     watch: Watch = unwatched,
 ) -> RunSummary:
     """Run what is missing of ``spec``; doing it again runs nothing.
@@ -125,12 +129,15 @@ def run(
         record: False leaves MLflow out; ``wmarena report --sync`` can send everything later.
         pool: the workers; Ray on this machine unless told otherwise.
         fail_fast: stop at the first failed task.
+        retry_quarantined: also try tasks that killed all their workers in an earlier run.
+        waiting: wait until no other run holds the store, after having said so through this; None: do not.
         watch: shows progress.
 
     Raises:
         SpecError, MissingData, StoreError: bad input (a passphrase that does not open the store's keys among it), or
             workers that cannot be had; nothing has run.
-        NoWorkers: all workers were lost on the way; the same call resumes.
+        StoreBusy: another run holds the store.
+        NoWorkers, StoreLost: all workers, or the store, were lost on the way; the same call resumes.
         Interrupted: stopped; the same call resumes.
     """
     started = time.monotonic()
@@ -139,11 +146,12 @@ def run(
     expansion = expand(spec, data_root=data_root)
     home = Store(Path(store)).open()
     plan, run_id = expansion.plan, new_run_id()
-    limits = Limits(spec.executor.task_timeout_s, spec.executor.max_retries, fail_fast)
-    request = Request(run_id, spec.name, spec.text, _facts(spec, expansion, pool), limits)
+    limits = _limits(spec, fail_fast)
+    facts = _facts(spec, expansion, pool)
+    request = Request(run_id, spec.name, spec.text, facts, limits, retry_quarantined=retry_quarantined)
     recording = Recording(home, run_id, tracking_uri) if record else None
     passphrase = Passphrase.find(spec.keys.passphrase if spec.keys else None)
-    with Journal(home.journal_path) as journal:
+    with home.exclusive(run_id, waiting), Journal(home.journal_path) as journal, _writing(home):
         cached = set(already_done(plan, home, journal))
         if len(cached) < len(plan):  # a finished plan reads no key
             check_passphrase(home, cached, passphrase)
@@ -167,6 +175,7 @@ def run(
                     executor=executor,
                     listeners=[begun, *listeners],
                     grow=expansion.searches if len(expansion.searches) else None,
+                    held=True,
                 )
             except NoWorkers as error:
                 if begun.anything:
@@ -178,6 +187,30 @@ def run(
     if recording is not None:
         recording.finish()
     return _summary(run_id, records, time.monotonic() - started, pages)
+
+
+def _limits(spec: ExperimentSpec, fail_fast: bool) -> Limits:
+    asked = spec.executor
+    return Limits(
+        task_timeout_s=asked.task_timeout_s,
+        max_retries=asked.max_retries,
+        fail_fast=fail_fast,
+        heartbeat_timeout_s=asked.heartbeat_timeout_s,
+        stall_timeout_s=asked.stall_timeout_s,
+    )
+
+
+@contextmanager
+def _writing(store: Store) -> Iterator[None]:
+    """Plans and reports fail like everything else in the store: resumable, with the way out."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+            raise
+        raise StoreLost(f"{error.filename or store.root}: {error.strerror}") from error
 
 
 def new_run_id() -> str:
@@ -230,6 +263,7 @@ class Recording:
         self._process = RecorderProcess(store.root, run_id, tracking_uri)
         self._started = False
         self._worked = False
+        self._lost: str | None = None
 
     def __call__(self, event: Event) -> None:
         self._worked = True
@@ -238,7 +272,10 @@ class Recording:
     def _start(self) -> None:
         if not self._started:
             self._started = True
-            self._process.start()
+            try:
+                self._process.start()
+            except OSError as error:  # a mirror: what it lacks can be sent later
+                self._lost = f"records are not being sent to MLflow ({error}); `wmarena report --sync` sends them"
 
     def finish(self) -> None:
         """Wait until everything is sent, for a while; a tracker that is away costs a warning, nothing else.
@@ -246,6 +283,9 @@ class Recording:
         Where nothing ran there is one entry to send: the process does so by itself, and nobody waits for it.
         """
         self._start()
+        if self._lost is not None:
+            logger.warning(self._lost)
+            return
         report = self._process.drain(_DRAIN_S if self._worked else _CACHED_DRAIN_S)
         if not self._worked and report is None:
             return

@@ -28,6 +28,7 @@ class Tally:
     Attributes:
         running: worker -> (task, when it began).
         expected: seconds that unsettled tasks are expected to take.
+        stalled: workers whose task has made no progress for long.
         failures: lines about the first failed tasks.
     """
 
@@ -39,6 +40,7 @@ class Tally:
     failed: int = 0
     skipped: int = 0
     running: dict[str, tuple[Task, float]] = field(default_factory=dict)
+    stalled: set[str] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
     _workers: set[str] = field(default_factory=set)
     _settled: set[TaskId] = field(default_factory=set)
@@ -59,6 +61,10 @@ class Tally:
         if event.kind == "started":
             self._workers.add(event.worker)
             self.running[event.worker] = (event.task, self.clock())
+            self.stalled.discard(event.worker)
+            return
+        if event.kind == "stalled":
+            self.stalled.add(event.worker)
             return
         if event.worker in self.running and self.running[event.worker][0].id == event.task.id:
             del self.running[event.worker]
@@ -137,7 +143,9 @@ class LivePanel:
         workers = Table.grid(padding=(0, 1))
         for name in sorted(tally.running):
             task, since = tally.running[name]
-            workers.add_row(Text(name, "dim"), Text(task.label), Text(duration(tally.clock() - since), "dim"))
+            took = Text(duration(tally.clock() - since), "dim")
+            took.append(" stalled" if name in tally.stalled else "", "yellow")
+            workers.add_row(Text(name, "dim"), Text(task.label), took)
         failures = [Text(f"failed: {line}", "red", overflow="ellipsis") for line in tally.failures[-_MOST_FAILURES:]]
         return Group(head, workers, *failures)
 

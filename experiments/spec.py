@@ -190,11 +190,20 @@ class _Block(BaseModel):
 
 
 class ExecutorSpec(_Block):
-    """How the plan is run; nothing here changes a result."""
+    """How the plan is run; nothing here changes a result.
+
+    Attributes:
+        task_timeout_s: wall seconds of one attempt.
+        heartbeat_timeout_s: a worker whose process answers nothing for so long is replaced.
+        stall_timeout_s: so is one whose task has neither ended nor offered a checkpoint for so long.
+        max_retries: further attempts after an accident.
+    """
 
     workers: Annotated[int | Literal["auto"], _auto_or(int, 1, 10_000, "an integer from 1 to 10000")] = "auto"
     gpus_per_worker: Annotated[float | Literal["auto"], _auto_or(float, 0, 1024, "a number from 0 to 1024")] = "auto"
     task_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = 3600.0
+    heartbeat_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = 60.0
+    stall_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = 1800.0
     max_retries: Annotated[int, Field(ge=0, strict=True)] = 2
 
 

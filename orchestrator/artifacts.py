@@ -6,6 +6,7 @@ hashes of what it consumed, and a digest over all of this. What does not match i
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -137,7 +138,7 @@ class Artifacts:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise CorruptArtifact(task_id, f"{MANIFEST}: {error}") from None
+            raise _unreadable(task_id, MANIFEST, error) from None
         try:
             manifest: dict[str, Any] = json.loads(raw)
             intact = (
@@ -175,12 +176,13 @@ class Artifacts:
 
         Raises:
             CorruptArtifact: missing, or other bytes than the manifest says.
+            StoreError: it cannot be read now.
         """
         expected = self.sha256(task_id, name)
         try:
             raw = (self.folder(task_id) / name).read_bytes()
         except OSError as error:
-            raise CorruptArtifact(task_id, f"{name}: {error.strerror}") from None
+            raise _unreadable(task_id, name, error) from None
         if hashlib.sha256(raw).hexdigest() != expected:
             raise CorruptArtifact(task_id, f"{name} has other bytes than its manifest says")
         return raw
@@ -197,7 +199,7 @@ class Artifacts:
             state = (stat.st_mtime_ns, stat.st_size)
             found = expected if self._verified.get(path) == state else file_digest(path)
         except OSError as error:
-            raise CorruptArtifact(task_id, f"{name}: {error.strerror}") from None
+            raise _unreadable(task_id, name, error) from None
         if found != expected:
             raise CorruptArtifact(task_id, f"{name} has other bytes than its manifest says")
         self._verified[path] = state
@@ -210,6 +212,14 @@ class Artifacts:
         except SafetensorError as error:
             raise CorruptArtifact(task_id, f"{name}: {error}") from None
         return tensors
+
+
+def _unreadable(task_id: TaskId, name: str, error: OSError) -> OSError:
+    """A file that is not there or whose sectors are lost is damage; whatever else keeps it from us may pass."""
+    detail = f"{name}: {error.strerror or error}"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO):
+        return CorruptArtifact(task_id, detail)
+    return StoreError(f"expected to read artifact {task_id[:12]}, got {detail}; see that the store can be read")
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:

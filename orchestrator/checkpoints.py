@@ -4,6 +4,7 @@ A file's name holds its step and the head of its SHA-256: a torn or rotten check
 training curves up to a checkpoint travel in it, so that the history of a resumed task has no hole.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -114,13 +115,15 @@ class FolderCheckpoints:
             self._folder.rmdir()
 
     def _write(self, step: int, raw: bytes, kind: str) -> None:
+        path = self._folder / _name(step, kind, raw)
+        part = path.with_suffix(".part")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / _name(step, kind, raw)
-            part = path.with_suffix(".part")
             part.write_bytes(raw)
             part.replace(path)
         except OSError as error:
+            with contextlib.suppress(OSError):  # what filled the disk must not stay on it
+                part.unlink(missing_ok=True)
             raise StoreError(f"expected to write a checkpoint in {self._folder}, got: {error}; free space") from error
         # Later steps stay: where one loop follows another, the first runs again before the second can resume.
         for saved in self._saved():

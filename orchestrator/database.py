@@ -67,10 +67,8 @@ class Database:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=20.0)
             self._prepare()
         except _FAULTS as error:
-            raise StoreError(
-                f"expected a journal that can be read and written, got {path} ({error}); move it away: "
-                "what is finished is found again by its artifacts"
-            ) from None
+            away = "free space" if _is_full(error) else "move it away: what is finished is found again by its artifacts"
+            raise StoreError(f"expected a journal that can be read and written, got {path} ({error}); {away}") from None
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -144,3 +142,7 @@ class Database:
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
+
+
+def _is_full(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL

@@ -6,7 +6,8 @@ from typing import Literal, Protocol
 from orchestrator.evidence import Record
 from orchestrator.task import Task
 
-EventKind = Literal["started", "retried", "done", "failed", "skipped"]
+EventKind = Literal["started", "stalled", "retried", "done", "failed", "skipped"]
+"""``stalled``: the task under way has made no progress for half the time after which its worker is replaced."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Ray's state, the MLflow database and every report can be thrown away and rebuilt
 driver writes tasks and runs, a recorder what it has mirrored; each through its own connection.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,9 +13,11 @@ from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
+from orchestrator.artifacts import StoreError
 from orchestrator.database import Database
 from orchestrator.evidence import Record
 from orchestrator.plan import Cell, Plan
+from orchestrator.retry import QUARANTINED
 from orchestrator.task import State, Task, TaskId
 
 _COLUMNS = (
@@ -49,12 +52,16 @@ class Journal(Database):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # An error that is on its way out says more than the one that it causes here.
+        with contextlib.suppress(StoreError) if error is not None else contextlib.nullcontext():
+            self.close()
 
     def close(self) -> None:
         """Write what is pending and let go of the file."""
-        self.flush()
-        super().close()
+        try:
+            self.flush()
+        finally:
+            super().close()
 
     # Tasks
 
@@ -86,7 +93,7 @@ class Journal(Database):
         return [self._checked(c, str, "a caveat") for c in self._decoded(text, list, "caveats")]
 
     def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
-        """Note that a task was settled; written within 50 ms, or at ``flush``."""
+        """Note that a task was settled; written within 50 ms, or at ``flush``; never fails."""
         now = time.time()
         result = None if record.result is None else json.dumps(record.result)
         self._tasks.append(
@@ -113,15 +120,20 @@ class Journal(Database):
         self._run_states.append((record.state.value, run, self._position(run, task.id)))
         if record.attempt and not record.cached:
             self.attempt(run, task.id, record, now)
-        self._tick(now)
+        self._note(now)
 
     def attempt(self, run: str, task_id: TaskId, record: Record, now: float | None = None) -> None:
-        """Note one attempt, also one that will be repeated."""
+        """Note one attempt, also one that will be repeated; never fails."""
         now = time.time() if now is None else now
         self._attempts.append(
             (task_id, run, record.attempt, record.worker, record.state.value, now, record.seconds, record.error)
         )
-        self._tick(now)
+        self._note(now)
+
+    def _note(self, now: float) -> None:
+        # What cannot be written stays pending: the next `tick` says so.
+        with contextlib.suppress(StoreError):
+            self._tick(now)
 
     def _position(self, run: str, task_id: TaskId) -> int | None:
         """Where a task stands in a run: held here, because an index over random ids costs a large plan more."""
@@ -142,7 +154,11 @@ class Journal(Database):
         return bool(self._oldest)
 
     def tick(self) -> None:
-        """Write what has been pending for 50 ms."""
+        """Write what has been pending for 50 ms.
+
+        Raises:
+            StoreError: it cannot be written; it stays pending.
+        """
         if self._oldest:
             self._tick(time.time())
 
@@ -168,6 +184,13 @@ class Journal(Database):
         self.flush()
         with self._transaction():
             self._db.executemany("DELETE FROM task WHERE id=?", [(i,) for i in ids])
+
+    def quarantined(self) -> dict[TaskId, str]:
+        """Tasks that a run gave up as poison, with what it said."""
+        rows = self._db.execute(
+            "SELECT id, error FROM task WHERE state='failed' AND error LIKE ?", (f"{QUARANTINED}%",)
+        )
+        return {TaskId(task_id): error for task_id, error in rows}
 
     def durations(self) -> dict[tuple[str, str, str, str], float]:
         """Median seconds of done tasks by (kind, workload, scheme, attack)."""

@@ -7,51 +7,38 @@ milliseconds travel several in a call. A failure is a result: it costs its desce
 import contextlib
 import math
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from orchestrator.affinity import Held
 from orchestrator.events import Event, EventKind, Listener
 from orchestrator.evidence import Record
-from orchestrator.executors.base import Completion, Executor, NoWorkers
+from orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
+from orchestrator.hiccup import Hiccup
 from orchestrator.journal import FLUSH_S
 from orchestrator.ledger import Ledger
+from orchestrator.pace import Pace, Sort, expected_seconds, sort_of
 from orchestrator.plan import Cell, Plan
 from orchestrator.remedies import WholeGpu
 from orchestrator.resume import Known, find
-from orchestrator.store import Store
+from orchestrator.retry import Limits, Next, Retries
+from orchestrator.stopping import Stop
+from orchestrator.store import Store, StoreError
 from orchestrator.task import Failure, FailureKind, State, Task, TaskId
+from orchestrator.watch import overdue, stalled
 
 Growth = tuple[Sequence[Task], Sequence[Cell]]
 Grow = Callable[[Task, Mapping[str, Any]], Growth | None]
 """Called once with every task that is done, also with those that were before; may return tasks and cells to add."""
 
-Sort = tuple[str, str, str, str]
-"""(kind, workload, scheme, attack): tasks of one sort take about the same time."""
-
 _TICK_S = 0.5
-_TINY_S = 0.005
 _MOST_PER_CALL = 64
-_HELD = 16
 _MOST_RECOMPUTES = 3
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a task may cost before it is given up.
-
-    Attributes:
-        task_timeout_s: wall seconds of one attempt.
-        max_retries: further attempts after a crash, out-of-memory, timeout or store hiccup.
-        fail_fast: stop the run at the first failed task.
-        stop_patience_s: how long a stopping run waits for tasks to reach a checkpoint.
-    """
-
-    task_timeout_s: float = 3600.0
-    max_retries: int = 2
-    fail_fast: bool = False
-    stop_patience_s: float = 5.0
+STOPPED = "stopped; finished tasks are kept, the same command resumes"
 
 
 class Interrupted(Exception):
@@ -92,6 +79,8 @@ class Loop:
         run: id of the execution, for the journal.
         grow: may add tasks whenever one is done.
         recomputed: how often a damaged artifact was computed again.
+        quarantined: tasks that an earlier run gave up as poison, with what it said: they fail without an attempt.
+        stop: set by signals.
     """
 
     plan: Plan
@@ -104,19 +93,25 @@ class Loop:
     listeners: Sequence[Listener] = ()
     grow: Grow | None = None
     recomputed: dict[TaskId, int] = field(default_factory=dict)
+    quarantined: Mapping[TaskId, str] = field(default_factory=dict)
+    stop: Stop = field(default_factory=Stop)
     _started: dict[str, float] = field(default_factory=dict)
     _repaired: dict[TaskId, float] = field(default_factory=dict)
-    _held: dict[str, OrderedDict[TaskId, None]] = field(default_factory=dict)
-    _fast: dict[Sort, float] = field(default_factory=dict)
+    _held: Held = field(default_factory=Held)
+    _pace: Pace = field(default_factory=Pace)
     _alone: set[TaskId] = field(default_factory=set)
     _gave_up: bool = False
     _watched: float = -math.inf
+    _stalled: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._whole = WholeGpu(self.executor, self.ledger)
+        self._retries = Retries(self.limits)
+        self._hiccup = Hiccup(lambda: self.store.probe(), self.limits.store_patience_s)
 
     def catch_up(self) -> None:
-        """Let ``grow`` see what was finished before: an interrupted search goes on where it stood."""
+        """Settle what is in quarantine; let ``grow`` see what was finished before, so that a search goes on."""
+        self._set_apart(list(self.plan))
         self._extend([self.plan.tasks[i] for i, r in self.ledger.records.items() if r.state is State.DONE])
 
     def drive(self) -> dict[TaskId, Record]:
@@ -125,31 +120,49 @@ class Loop:
         Raises:
             Interrupted: Ctrl-C or SIGTERM.
             NoWorkers: no worker is left.
+            StoreError: the store cannot be written for longer than the run's patience.
         """
         try:
             while not self.ledger.settled:
+                if self.stop.asked:
+                    raise KeyboardInterrupt
                 self._hand_out()
                 patience = FLUSH_S if self.journal.pending else _TICK_S
                 for completion in self.executor.wait(patience):  # the only line that waits
                     self._take(completion)
                 self._watch()
-                self.journal.tick()
+                self._write_down()
         except KeyboardInterrupt:
             with contextlib.suppress(KeyboardInterrupt):  # a second one: without patience
                 self._stop_all()
-            raise Interrupted("stopped; finished tasks are kept, the same command resumes") from None
+            raise Interrupted(STOPPED) from None
         finally:
             self.journal.flush()
         return self.ledger.records
 
+    def _write_down(self) -> None:
+        try:
+            self.journal.tick()
+        except StoreError:
+            self._hiccup.begin()
+
+    def _set_apart(self, tasks: Iterable[Task]) -> None:
+        for task in tasks if self.quarantined else ():
+            why = self.quarantined.get(task.id)
+            if why is not None and self.ledger.state[task.id] in (State.WAITING, State.READY):
+                self._settle(task, Record(task.id, State.FAILED, error=why))
+
     # Handing out
 
     def _hand_out(self) -> None:
+        if not self._hiccup.over():
+            time.sleep(FLUSH_S)  # where nothing is under way, there is nothing else to wait for
+            return
         for task in self._whole.arrange():
             self._report_skipped(self.ledger.requeue(task.id))
         for worker in self.executor.idle():
             whole = self.executor.has_whole_gpu(worker)
-            first = self._whole.pop() if whole else self.ledger.pop(self._held.get(worker, ()))
+            first = self._whole.pop() if whole else self.ledger.pop(self._held.of(worker))
             if first is None:
                 continue
             tasks = [first, *self._companions(first)]
@@ -172,7 +185,7 @@ class Loop:
         return out
 
     def _tiny(self, task: Task) -> bool:
-        return self._fast.get(sort_of(task), 1.0) <= _TINY_S and task.id not in self._alone
+        return self._pace.tiny(task) and task.id not in self._alone
 
     # Taking in
 
@@ -184,9 +197,8 @@ class Loop:
         if isinstance(done.outcome, Failure):
             self._take_failure(task, done, done.outcome)
             return
-        sort = sort_of(task)
-        self._fast[sort] = 0.7 * self._fast.get(sort, done.seconds) + 0.3 * done.seconds
-        self._hold(done.worker, task)
+        self._pace.learn(task, done.seconds)
+        self._held.note(done.worker, task)
         if task.id in self.recomputed:
             self._repaired[task.id] = time.monotonic()
         record = Record(
@@ -206,22 +218,28 @@ class Loop:
         record = Record(
             task.id, State.FAILED, error=failure.line(), seconds=done.seconds, attempt=attempt, worker=done.worker
         )
-        if failure.kind is FailureKind.CANCELLED:
-            self._report_skipped(self.ledger.requeue(task.id, blameless=True))
-        elif failure.damaged is not None and self._repairable(failure.damaged, task):
-            self.journal.attempt(self.run, task.id, record)
-            self._tell("retried", task, done.worker, record)
+        if failure.damaged is not None and self._repairable(failure.damaged, task):
+            self._retry(task, record)
             self._repair(failure.damaged, task, self._started[done.worker])
-        elif failure.kind.retryable and (not done.alone or attempt <= self.limits.max_retries):
+            return
+        if failure.kind is FailureKind.STORE:
+            self._hiccup.begin()
+        following = self._retries.decide(task.id, failure, attempt=attempt, alone=done.alone)
+        if following is Next.OVER:
+            error = self._retries.epitaph(task.id, failure, attempt)
+            self._settle(task, replace(record, error=error), failure.trace)
+            return
+        if failure.kind is not FailureKind.CANCELLED:
             self._alone.add(task.id)
-            self.journal.attempt(self.run, task.id, record)
-            self._tell("retried", task, done.worker, record)
-            if self._whole.helps(failure, done.worker):
-                self._whole.hold(task)
-            else:
-                self._report_skipped(self.ledger.requeue(task.id, blameless=not done.alone))
+            self._retry(task, record)
+        if self._whole.helps(failure, done.worker):
+            self._whole.hold(task)
         else:
-            self._settle(task, record, failure.trace)
+            self._report_skipped(self.ledger.requeue(task.id, blameless=following is Next.FREE))
+
+    def _retry(self, task: Task, record: Record) -> None:
+        self.journal.attempt(self.run, task.id, record)
+        self._tell("retried", task, record.worker, record)
 
     def _repairable(self, damaged: TaskId, task: Task) -> bool:
         return damaged in task.parent_ids and self.recomputed.get(damaged, 0) < _MOST_RECOMPUTES
@@ -276,33 +294,33 @@ class Loop:
             finished = [t for t in new if self.ledger.state[t.id] is State.DONE]
             self.journal.extend_run(self.run, [t.id for t in new], {t.id for t in finished}, growth[1])
             self._report_skipped(skipped)
+            self._set_apart(new)
             todo.extend(finished)
-
-    def _hold(self, worker: str, task: Task) -> None:
-        held = self._held.setdefault(worker, OrderedDict())
-        for task_id in (*task.parent_ids, task.id):
-            held[task_id] = None
-            held.move_to_end(task_id)
-        while len(held) > _HELD:
-            held.popitem(last=False)
 
     # Watching
 
     def _watch(self) -> None:
-        """Replace workers whose task ran past the timeout; not looked for after every answer of many workers."""
+        """Replace workers that are late, silent or without progress; not looked for after every answer of many."""
         now = time.monotonic()
-        if now - self._watched < min(_TICK_S, self.limits.task_timeout_s):
+        if now - self._watched < min(_TICK_S, self.limits.shortest_s):
             return
         self._watched = now
-        late: dict[str, list[TaskId]] = {}
+        calls: dict[str, list[TaskId]] = {}
         for task_id, worker in self.ledger.running.items():
-            if now - self._started[worker] > self.limits.task_timeout_s:
-                late.setdefault(worker, []).append(task_id)
-        for worker, ids in late.items():
-            self.executor.replace(worker)
-            for task_id in ids:
-                failure = Failure(FailureKind.TIMEOUT, f"no result after {self.limits.task_timeout_s:g} s")
-                self._take(Completion(task_id, worker, failure, now - self._started[worker], alone=len(ids) == 1))
+            calls.setdefault(worker, []).append(task_id)
+        vitals = self.executor.vitals()
+        for worker, ids in calls.items():
+            elapsed_s, signs = now - self._started[worker], vitals.get(worker, Vitals())
+            failure = overdue(elapsed_s, signs, self.limits)
+            if failure is not None:
+                self.executor.replace(worker)
+                for task_id in ids:
+                    self._take(Completion(task_id, worker, failure, elapsed_s, alone=len(ids) == 1))
+            elif not stalled(elapsed_s, signs, self.limits):
+                self._stalled.discard(worker)
+            elif worker not in self._stalled:
+                self._stalled.add(worker)
+                self._tell("stalled", self.plan.tasks[ids[0]], worker)
 
     def _stop_all(self) -> None:
         for completion in self.executor.cancel(self.limits.stop_patience_s):
@@ -315,14 +333,15 @@ class Loop:
             listener(Event(kind, task, worker, record))
 
 
-def sort_of(task: Task) -> Sort:
-    """The sort of a task."""
-    return (task.kind.value, task.workload, task.scheme, task.attack)
-
-
-def expected_seconds(durations: Mapping[Sort, float]) -> Callable[[Task], float]:
-    """Expected seconds of a task: the journal's median for its sort, else the plan's guess."""
-    return lambda task: durations.get(sort_of(task), task.cost)
-
-
-__all__ = ["Event", "Grow", "Growth", "Interrupted", "Limits", "Listener", "Loop", "expected_seconds", "sort_of"]
+__all__ = [
+    "Event",
+    "Grow",
+    "Growth",
+    "Interrupted",
+    "Limits",
+    "Listener",
+    "Loop",
+    "Sort",
+    "expected_seconds",
+    "sort_of",
+]

@@ -4,6 +4,7 @@ No scheduling. ``attempt_task`` is the one place where an exception becomes a Fa
 """
 
 import copy
+import errno
 import hashlib
 import time
 import traceback
@@ -36,6 +37,15 @@ from schemes.training_state import seeded
 PREDICTIONS = "predictions.safetensors"
 HISTORY = "history.json"
 
+_PASSING = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ENOSPC", "EDQUOT", "EROFS", "ESTALE", "EAGAIN", "EBUSY", "EMFILE", "ENFILE", "ETIMEDOUT", "EPIPE"),
+        *("ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET"),
+    )
+)
+"""What disks and networks do for a while: another attempt may find them well."""
+
 
 def attempt_task(bench: Workbench, task: Task) -> dict[str, Any] | Failure:
     """Perform ``task``; the result is in the store before it is returned.
@@ -67,6 +77,9 @@ def _attempt(bench: Workbench, task: Task, most_evaluated: int | None = None) ->
         return Failure(FailureKind.DEVICE, _first_line(error), traceback.format_exc())
     except StoreError as error:
         return Failure(FailureKind.STORE, _first_line(error), traceback.format_exc())
+    except OSError as error:
+        kind = FailureKind.STORE if error.errno in _PASSING else FailureKind.ERROR
+        return Failure(kind, f"{type(error).__name__}: {_first_line(error)}", traceback.format_exc())
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the one place where a task's failure becomes evidence
         return Failure(FailureKind.ERROR, f"{type(error).__name__}: {_first_line(error)}", traceback.format_exc())
 

@@ -1,29 +1,36 @@
 """One execution of a plan: what is finished already, the run in the journal, the loop, the records."""
 
 import gc
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
-from types import FrameType
 from typing import Any
 
 from orchestrator.evidence import Record
 from orchestrator.executors.base import Executor, NoWorkers
+from orchestrator.hiccup import StoreLost
 from orchestrator.journal import Journal
 from orchestrator.ledger import Ledger, Policy
-from orchestrator.loop import Grow, Interrupted, Limits, Listener, Loop, expected_seconds
+from orchestrator.loop import STOPPED, Grow, Interrupted, Limits, Listener, Loop, expected_seconds
 from orchestrator.plan import Plan
 from orchestrator.resume import already_done, find, with_changed_parents
-from orchestrator.store import Store
+from orchestrator.stopping import terminate_as_interrupt
+from orchestrator.store import Store, StoreError
 from orchestrator.task import State, Task, TaskId
 
 
 @dataclass(frozen=True)
 class Request:
-    """Who asks for what: the run's id, the experiment's name, the spec as text, facts worth keeping."""
+    """Who asks for what.
+
+    Attributes:
+        run: id of the execution.
+        experiment: its name.
+        spec: as text.
+        info: facts worth keeping.
+        retry_quarantined: try tasks again that killed all their workers in an earlier run.
+    """
 
     run: str
     experiment: str
@@ -31,6 +38,7 @@ class Request:
     info: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     policy: Policy = "throughput"
+    retry_quarantined: bool = False
 
 
 def execute(
@@ -42,8 +50,12 @@ def execute(
     executor: Executor,
     listeners: Sequence[Listener] = (),
     grow: Grow | None = None,
+    held: bool = False,
 ) -> dict[TaskId, Record]:
     """Run what is missing of ``plan``; the executor is started only if anything is.
+
+    Args:
+        held: the caller holds the store already.
 
     Returns:
         Task -> record, for every task of the plan (cached ones included).
@@ -51,9 +63,10 @@ def execute(
     Raises:
         Interrupted: stopped by the user; resumable.
         NoWorkers: resources are not there; resumable.
+        StoreLost: the store failed on the way; resumable.
         orchestrator.store.StoreBusy: another run holds the store.
     """
-    with store.exclusive():
+    with nullcontext() if held else store.exclusive(request.run), _store_needed():
         found = find(plan.tasks, store, journal)
         for task_id in found.damaged:
             store.set_aside(task_id)
@@ -65,12 +78,26 @@ def execute(
                 journal.record(request.run, plan.tasks[task_id], found.records[task_id])
             loop = Loop(plan, ledger, executor, journal, store, request.run, request.limits, listeners, grow)
             loop.recomputed.update(dict.fromkeys(found.damaged, 1))
+            loop.quarantined = {} if request.retry_quarantined else journal.quarantined()
             _run(loop)
             failed = any(r.state is not State.DONE for r in ledger.records.values())
             status = "failed" if failed else "done"
         finally:
-            journal.finish_run(request.run, status)
+            # Why it was interrupted must not be hidden; the next run notes that it was.
+            with suppress(StoreError) if status == "interrupted" else nullcontext():
+                journal.finish_run(request.run, status)
     return with_changed_parents(plan, ledger.records)
+
+
+@contextmanager
+def _store_needed() -> Iterator[None]:
+    """Trouble with the store from here on is no bad input: it ends the run, which can be resumed."""
+    try:
+        yield
+    except StoreLost:
+        raise
+    except StoreError as error:
+        raise StoreLost(error) from error
 
 
 def _run(loop: Loop) -> None:
@@ -79,10 +106,11 @@ def _run(loop: Loop) -> None:
         loop.catch_up()
         if not loop.ledger.settled:
             # Inside as well as outside: Ray installs a handler of its own when it starts.
-            with _uncollected(), _terminate_as_interrupt(), loop.executor, _terminate_as_interrupt():
+            stopping = loop.stop.listening(loop.executor.announce_stop, loop.limits.stop_patience_s)
+            with _uncollected(), terminate_as_interrupt(), loop.executor, stopping:
                 loop.drive()
     except KeyboardInterrupt:
-        raise Interrupted("stopped; finished tasks are kept, the same command resumes") from None
+        raise Interrupted(STOPPED) from None
 
 
 def _lazy_seconds(journal: Journal) -> Callable[[Task], float]:
@@ -99,23 +127,6 @@ def _uncollected() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM stops like Ctrl-C: checkpoints are kept. Only the main thread can set this."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 __all__ = ["Interrupted", "NoWorkers", "Request", "already_done", "execute"]

@@ -6,23 +6,21 @@ Layout::
     reports/<experiment>/<run id>/   mlflow.db   mlartifacts/
 """
 
-import fcntl
+import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.artifacts import Artifacts, CorruptArtifact, StoreError, tensors_to_bytes
+from orchestrator.lock import StoreBusy, hold
 from orchestrator.task import TaskId
 
+_ROOM = 2**20
 _NAME_BYTES = 100
-
-
-class StoreBusy(StoreError):
-    """Another run holds the store."""
 
 
 class Store(Artifacts):
@@ -45,15 +43,37 @@ class Store(Artifacts):
                 (self.root / part).mkdir(parents=True, exist_ok=True)
             for part in ("keys", "checkpoints"):  # what an embedding trains of a key passes through its checkpoints
                 (self.root / part).chmod(0o700)
-            probe = self.root / f".probe-{uuid.uuid4().hex}"
-            probe.write_bytes(b"x")
-            probe.unlink()
+            self._write_probe(b"x")
         except OSError as error:
             raise StoreError(
                 f"expected a store folder that can be written, got {self.root} ({error.strerror or error}); "
                 "choose another with --store DIR or WMARENA_STORE"
             ) from None
         return self
+
+    def probe(self) -> None:
+        """Prove that the store can be written, with room for a small artifact.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        try:
+            self._write_probe(bytes(_ROOM))
+        except OSError as error:
+            raise StoreError(
+                f"expected to write {_ROOM >> 10} KiB in {self.root}, got: {error.strerror or error}; "
+                "free space, or see that it can be written"
+            ) from None
+
+    def _write_probe(self, content: bytes) -> None:
+        probe = self.root / f".probe-{uuid.uuid4().hex}"
+        try:
+            with probe.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
 
     @property
     def journal_path(self) -> Path:
@@ -73,25 +93,17 @@ class Store(Artifacts):
         return self.root / "reports" / safe_name(experiment) / safe_name(run_id)
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self, run: str = "", waiting: Callable[[str], None] | None = None) -> Iterator[None]:
         """Hold the store for one run.
 
+        Args:
+            run: id of the run, to tell others.
+            waiting: wait until the store is free, after having said so through this; None: do not.
+
         Raises:
-            StoreBusy: another process holds it.
+            StoreBusy: another run holds it.
         """
-        with (self.root / "run.lock").open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StoreBusy(
-                    f"expected to be the only run on {self.root}, got a store that another run holds; wait for it, "
-                    "or use another --store"
-                ) from None
-            except OSError as error:
-                raise StoreError(
-                    f"expected a file system with locks, got {self.root} ({error.strerror}); "
-                    "choose a local folder with --store DIR"
-                ) from None
+        with hold(self.root / "run.lock", f"run {run}" if run else "housekeeping", waiting):
             yield
 
     # Housekeeping

@@ -107,15 +107,18 @@ class FailureKind(StrEnum):
     WORKER_DIED = "worker_died"  # the process is gone: retried on a new worker
     OUT_OF_MEMORY = "out_of_memory"  # retried
     DEVICE = "device"  # the accelerator's context is unusable: retried on a new worker
+    NODE_LOST = "node_lost"  # its whole machine is gone or unreachable: retried elsewhere, nobody's fault
+    SILENT = "silent"  # the process gives no sign of life (stopped, deadlocked, cut off): replaced; retried
+    STALLED = "stalled"  # the process lives, the task makes no progress: the worker is replaced; retried
     TIMEOUT = "timeout"  # the worker is replaced; retried
-    STORE = "store"  # disk full, unreadable parent: retried
+    STORE = "store"  # disk full, read-only, network share away: retried once it can be written again
     CORRUPT = "corrupt"  # a consumed artifact is damaged: it is set aside and computed again first
     CANCELLED = "cancelled"  # the run is stopping; not a failure of the task
 
     @property
     def retryable(self) -> bool:
         """True if another attempt may end differently."""
-        return self in (self.WORKER_DIED, self.OUT_OF_MEMORY, self.DEVICE, self.TIMEOUT, self.STORE)
+        return self not in (self.ERROR, self.DIVERGED, self.CORRUPT, self.CANCELLED)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from experiments.workloads.data import DamagedData
 from orchestrator.arena import MissingData
 from orchestrator.executors.base import NoWorkers
 from orchestrator.executors.jobs import LostCluster, NoCluster, UnknownJob
+from orchestrator.hiccup import StoreLost
 from orchestrator.loop import Interrupted
 from orchestrator.plugins import UnknownName
 from orchestrator.store import StoreBusy, StoreError
@@ -32,7 +33,7 @@ def dispatch(args: Namespace) -> int:
     try:
         command = getattr(importlib.import_module(f"experiments.commands.{module}"), function)
         status: int = command(terminal, args)
-    except (StoreBusy, NoWorkers, LostCluster) as error:
+    except (StoreBusy, StoreLost, NoWorkers, LostCluster) as error:
         terminal.note(f"wmarena: {error}")
         return INTERRUPTED
     except INPUT_ERRORS as error:

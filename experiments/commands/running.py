@@ -37,6 +37,8 @@ def run(terminal: Terminal, args: Namespace) -> int:
             gpus_per_worker=args.gpus_per_worker,
         ),
         fail_fast=args.fail_fast,
+        retry_quarantined=args.retry_quarantined,
+        waiting=(lambda text: terminal.note(f"wmarena: {text}")) if args.wait else None,
         watch=partial(live if terminal.err.is_terminal else lines, terminal.err),
     )
     if terminal.json:

@@ -26,6 +26,19 @@ class Completion:
     alone: bool = True
 
 
+@dataclass(frozen=True)
+class Vitals:
+    """Signs of life of a worker under way.
+
+    Attributes:
+        silent_s: seconds for which its process has left a question unanswered; 0 if it answers.
+        still_s: seconds since its task began, offered a checkpoint or asked whether to stop.
+    """
+
+    silent_s: float = 0.0
+    still_s: float = 0.0
+
+
 class NoWorkers(RuntimeError):
     """The resources that the run needs are not there (or no longer): the message says what was found."""
 
@@ -69,9 +82,17 @@ class Executor(ABC):
     def wait(self, timeout: float) -> list[Completion]:
         """Attempts that ended, blocking up to ``timeout`` seconds for the first."""
 
+    def vitals(self) -> Mapping[str, Vitals]:
+        """Signs of life of workers under way, without waiting; none of those that cannot hang unnoticed."""
+        return {}
+
     @abstractmethod
     def replace(self, worker: str) -> None:
         """Kill a worker that hangs and start another in its place; nothing is heard of its tasks any more."""
+
+    def announce_stop(self) -> None:
+        """The run is about to stop. Called inside a signal handler: set a flag at most."""
+        return
 
     @abstractmethod
     def cancel(self, patience_s: float) -> list[Completion]:

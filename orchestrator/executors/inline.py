@@ -7,14 +7,14 @@ from typing import Any
 
 from orchestrator.executors.base import Completion, Executor
 from orchestrator.perform import attempt_task
-from orchestrator.task import Failure, Task
+from orchestrator.task import Failure, FailureKind, Task
 from orchestrator.workbench import Setup, Workbench
 
 Perform = Callable[[Workbench, Task], Mapping[str, Any] | Failure]
 
 
 class InlineExecutor(Executor):
-    """One worker, this process. Ctrl-C interrupts the task itself; its last checkpoint stays.
+    """One worker, this process. The first Ctrl-C stops its task at the next checkpoint, the second one at once.
 
     Args:
         setup: what the workbench needs.
@@ -28,13 +28,14 @@ class InlineExecutor(Executor):
         self._perform = perform
         self._bench: Workbench | None = None
         self._ended: deque[Completion] = deque()
+        self._stopping = False
 
     @property
     def workers(self) -> Sequence[str]:
         return ("inline",)
 
     def start(self) -> None:
-        self._bench = Workbench(self._setup)
+        self._bench = Workbench(self._setup, cancelled=lambda: self._stopping)
 
     def idle(self) -> Sequence[str]:
         return () if self._ended else self.workers
@@ -44,7 +45,8 @@ class InlineExecutor(Executor):
             raise RuntimeError("expected a started executor; use it as a context manager")
         for task in tasks:
             started = time.perf_counter()
-            outcome = self._perform(self._bench, task)
+            stopped = Failure(FailureKind.CANCELLED, "stopped before it began")
+            outcome = stopped if self._stopping else self._perform(self._bench, task)
             self._ended.append(Completion(task.id, worker, outcome, time.perf_counter() - started))
 
     def wait(self, timeout: float) -> list[Completion]:
@@ -54,6 +56,9 @@ class InlineExecutor(Executor):
 
     def replace(self, worker: str) -> None:
         self.start()
+
+    def announce_stop(self) -> None:
+        self._stopping = True
 
     def cancel(self, patience_s: float) -> list[Completion]:
         return self.wait(0)

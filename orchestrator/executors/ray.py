@@ -9,26 +9,36 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+)
 
 from orchestrator.executors.authentication import choose_mode, how_to_authenticate
-from orchestrator.executors.base import Completion, Executor, NoWorkers
+from orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
 from orchestrator.executors.guard import guarded, read_again
 from orchestrator.executors.placement import Resources, found, per_gpu, place, room
 from orchestrator.executors.roster import Roster, Slot
 from orchestrator.executors.worker import Worker, is_lost
 from orchestrator.task import Failure, FailureKind, Task
+from orchestrator.watch import Pulses
 from orchestrator.workbench import Setup
 
 logger = logging.getLogger(__name__)
 
 PERFORM = "orchestrator.perform:attempt_task"
 _FEW = 4
+_PULSE = "pulse"
+_PULSE_S = 5.0
 PATIENCE_S = 300.0
 """How long an actor may take to be placed and to start: a machine from a cloud takes minutes."""
 
@@ -38,6 +48,10 @@ class GpuWorker(Worker):
 
     def __init__(self, setup: Setup, perform: str, environment: dict[str, str]) -> None:
         super().__init__(setup, perform, environment, lambda: bool(ray.get_runtime_context().is_canceled()))
+
+    def pulse(self) -> float:
+        """``still_s``, answered by a thread of its own: no answer means that the whole process stands still."""
+        return self.still_s()
 
     def hello(self) -> dict[str, Any]:
         """Node and GPUs, once the worker is able to work."""
@@ -59,6 +73,7 @@ class RayExecutor(Executor):
         perform: "module:function" that computes one task.
         patience_s: how long an actor may take to start.
         look_s: seconds between two looks at the nodes.
+        pulse_s: seconds between two questions for signs of life.
     """
 
     name = "ray"
@@ -74,6 +89,7 @@ class RayExecutor(Executor):
         perform: str = PERFORM,
         patience_s: float = PATIENCE_S,
         look_s: float = 5.0,
+        pulse_s: float = _PULSE_S,
     ) -> None:
         # A worker on this machine may have another working directory.
         files = {n: getattr(setup, n) for n in ("store", "data_root", "root_file", "passphrase_file")}
@@ -87,6 +103,7 @@ class RayExecutor(Executor):
         self._look_s = look_s
         self._roster = Roster(patience_s)
         self._next_look = 0.0
+        self._pulses = Pulses(pulse_s, self._ask, _answers, time.monotonic)
         self._owns_cluster = False
         self._guard = contextlib.ExitStack()
         self._made = 0
@@ -136,7 +153,8 @@ class RayExecutor(Executor):
         environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         environment |= {} if self._gpus else {"CUDA_VISIBLE_DEVICES": ""}
         gpus = 1.0 if whole else self._gpus
-        worker = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0, max_task_retries=0)(GpuWorker)
+        options = {"num_cpus": threads, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
+        worker = ray.remote(**options, concurrency_groups={_PULSE: 1})(GpuWorker)
         actor = worker.remote(self._setup, self._perform, environment)
         self._roster.add(name, Slot(actor, time.monotonic(), whole=whole), actor.hello.remote())
 
@@ -213,6 +231,12 @@ class RayExecutor(Executor):
         if lost or slot.leaving:
             self.replace(worker)
         return ended
+
+    def vitals(self) -> Mapping[str, Vitals]:
+        return self._pulses.vitals(self._roster.calls.values())
+
+    def _ask(self, worker: str) -> Any:
+        return self._roster.slots[worker].actor.pulse.options(concurrency_group=_PULSE).remote()
 
     def replace(self, worker: str) -> None:
         slot = self._roster.slots[worker]
@@ -293,8 +317,27 @@ def _failure(error: RayError) -> tuple[Failure, bool]:
         return Failure(FailureKind.CANCELLED, "stopped before it began"), False
     if isinstance(error, RayTaskError):
         return Failure(FailureKind.ERROR, _last_line(error), str(error)), False
-    kind = FailureKind.OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else FailureKind.WORKER_DIED
-    return Failure(kind, _first_line(error)), True
+    return Failure(_cause(error), _first_line(error)), True
+
+
+def _answers(questions: Collection[Any]) -> dict[Any, float | None]:
+    """Those of the open questions that were answered; a dead worker's with None."""
+    ready, _ = ray.wait(list(questions), num_returns=len(questions), timeout=0)
+    out: dict[Any, float | None] = {}
+    for question in ready:
+        try:
+            out[question] = ray.get(question)
+        except RayError:
+            out[question] = None
+    return out
+
+
+def _cause(error: RayError) -> FailureKind:
+    if isinstance(error, OutOfMemoryError):
+        return FailureKind.OUT_OF_MEMORY
+    # Of a worker that died on a machine that lives, that machine tells; a broken connection alone tells of neither.
+    lost = isinstance(error, (NodeDiedError, ActorUnavailableError)) or "node has died" in str(error)
+    return FailureKind.NODE_LOST if lost else FailureKind.WORKER_DIED
 
 
 def _first_line(error: BaseException) -> str:

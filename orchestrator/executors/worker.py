@@ -31,7 +31,17 @@ class Worker:
         _check_shared(setup.store)
         module, _, function = perform.partition(":")
         self._perform: Perform = getattr(importlib.import_module(module), function)
-        self._bench = Workbench(setup, cancelled=cancelled)
+        self._cancelled = cancelled
+        self._bench = Workbench(setup, cancelled=self._asked)
+        self._progress = time.monotonic()
+
+    def still_s(self) -> float:
+        """Seconds since the task under way began, offered a checkpoint or asked whether to stop."""
+        return time.monotonic() - self._progress
+
+    def _asked(self) -> bool:
+        self._progress = time.monotonic()
+        return self._cancelled()
 
     def perform(self, tasks: Sequence[Task]) -> list[tuple[Any, float]]:
         """(outcome, seconds) of each task, in order; after the device is lost, the rest has not been tried."""
@@ -41,6 +51,7 @@ class Worker:
                 untried = Failure(FailureKind.CANCELLED, "the device was lost before it began")
                 out += [(untried, 0.0)] * (len(tasks) - len(out))
                 break
+            self._progress = time.monotonic()
             started = time.perf_counter()
             out.append((self._perform(self._bench, task), time.perf_counter() - started))
         return out

@@ -1,6 +1,8 @@
 """The command line: what each command prints, and its exit status."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from experiments.commands.storing import size
 from orchestrator.executors.base import Completion, NoWorkers
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.plugins import names
+from orchestrator.store import Store
 from orchestrator.task import Task
 from tests.experiments.conftest import Finished
 from tests.experiments.spec_texts import TINY
@@ -423,3 +426,37 @@ def test_the_package_is_a_command_too() -> None:
 
     assert "COMMAND" in done.stdout
     assert " torch\n" not in done.stderr
+
+
+def test_a_store_that_is_held_is_a_matter_of_waiting(
+    finished: Finished, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused with exit 3 and who holds it; with --wait it says whom it waits for and goes on when it is free."""
+    command = ["--store", str(finished.store), "--tracking-uri", "none", "run", str(finished.spec)]
+    holding = Store(finished.store).exclusive("r-1")
+    holding.__enter__()
+    try:
+        refused = main([*command, "--executor", "inline"])
+        monkeypatch.setattr("orchestrator.lock.time.sleep", lambda s: holding.__exit__(None, None, None))
+        first = capsys.readouterr().err
+        waited = main([*command, "--executor", "inline", "--wait"])
+    finally:
+        holding.__exit__(None, None, None)
+
+    assert (refused, waited) == (3, 0)
+    assert "held by run r-1" in first
+    assert "waiting for" in capsys.readouterr().err
+
+
+def test_a_store_that_failed_is_resumable(finished: Finished, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report that cannot be written for want of room: exit 3, what is full, how to go on; no traceback."""
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")
+
+    monkeypatch.setattr(execution, "publish", full)
+    command = ["--store", str(finished.store), "--tracking-uri", "none", "run", str(finished.spec)]
+    status = main([*command, "--executor", "inline"])
+
+    assert status == 3
+    assert "report.html: No space left on device; what is finished is kept, mend it" in capsys.readouterr().err

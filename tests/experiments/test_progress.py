@@ -137,3 +137,22 @@ def test_a_finished_plan_has_no_panel() -> None:
         assert hear is None
 
     assert file.getvalue() == ""
+
+
+def test_a_stalled_task_is_shown_as_such() -> None:
+    """In the panel beside its time, in logs as a line; its next attempt starts afresh."""
+    run = Run()
+    run.happens("started", 1)
+    run.happens("stalled", 1)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(LivePanel(run.tally))
+    run.happens("retried", 1, error="stalled: no progress for 1800 s")
+    run.happens("started", 1)
+    plain = Console(file=io.StringIO(), width=120)
+    with lines(plain, Plan(run.tasks), set(), cost) as hear:
+        assert hear is not None
+        hear(Event("stalled", run.tasks[1], "w0"))
+
+    assert "train/seed1 0 ms stalled" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert run.tally.stalled == set()
+    assert "stalled train/seed1 on w0" in plain.file.getvalue()  # type: ignore[attr-defined]

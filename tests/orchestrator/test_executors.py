@@ -174,7 +174,7 @@ def test_ray_gives_what_this_process_gives_even_if_a_worker_is_killed(cluster: N
     assert raised.error.startswith("error: ")
     assert "should never raise" in raised.error
     assert executions(world.store) == sorted(t.label for t in plan if t.label != "raise")
-    assert all("_terminate_as_interrupt" in str(h) for h in handlers)
+    assert all("Stop.listening" in str(h) for h in handlers)
 
 
 @pytest.mark.ray

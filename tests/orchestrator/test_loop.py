@@ -95,7 +95,9 @@ def test_failed_and_skipped_tasks_are_attempted_again_by_the_next_run(world: Wor
 # Retries
 
 
-@pytest.mark.parametrize("kind", [k for k in FailureKind if k.retryable])
+@pytest.mark.parametrize(
+    "kind", [k for k in FailureKind if k.retryable and k not in (FailureKind.NODE_LOST, FailureKind.WORKER_DIED)]
+)
 def test_accidents_are_retried_up_to_the_limit(world: World, kind: FailureKind) -> None:
     """Two retries are granted: two accidents are survived, a third one is a failure with its cause."""
     plan = Plan([task("lucky"), task("unlucky")])

@@ -118,8 +118,9 @@ def test_a_store_is_held_by_one_process(store: Store) -> None:
 
 
 def test_a_second_run_is_told_what_to_do(store: Store) -> None:
-    """Wait, or use another store."""
-    with store.exclusive(), pytest.raises(StoreBusy, match="another run holds; wait for it, or use another --store"):
+    """Who holds it and since when; wait, or use another store."""
+    expected = rf"held by run r-1 \(process {os.getpid()} on .*, since 20.*\); `wmarena run --wait` .* another --store"
+    with store.exclusive("r-1"), pytest.raises(StoreBusy, match=expected):
         store.exclusive().__enter__()
 
 

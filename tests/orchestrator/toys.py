@@ -198,8 +198,8 @@ class World:
         self.store = Store(root / "store").open()
 
     def run(self, plan: Plan, executor: Executor | None = None, **options: Any) -> dict[TaskId, Record]:
-        """Execute ``plan`` as one more run; ``limits`` and ``policy`` belong to the request."""
-        asked = {k: options.pop(k) for k in ("limits", "policy") if k in options}
+        """Execute ``plan`` as one more run; ``limits``, ``policy``, ``retry_quarantined`` belong to the request."""
+        asked = {k: options.pop(k) for k in ("limits", "policy", "retry_quarantined") if k in options}
         with self.journal() as journal:
             run = f"run-{1 + len(journal.runs())}"
         request = Request(run, "toys", "", {}, **asked)

@@ -1,0 +1,90 @@
+"""One run at a time on a store: a lock that the operating system lets go of with the process, and who holds it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from orchestrator.artifacts import StoreError
+
+_ASK_AGAIN_S = 0.5
+
+
+class StoreBusy(StoreError):
+    """Another run holds the store."""
+
+
+@contextmanager
+def hold(path: Path, who: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock at ``path``, and write there who does.
+
+    Args:
+        who: what this process does, for others.
+        waiting: wait for the lock, after having said through this who holds it; None: do not wait.
+
+    Raises:
+        StoreBusy: another process holds it.
+        StoreError: the file system has no locks, or cannot be written.
+    """
+    with _opened(path) as file:
+        if not _locked(file):
+            holder = _holder(path)
+            if waiting is None:
+                raise StoreBusy(
+                    f"expected to be the only run on {path.parent}, got a store that is held by {holder}; "
+                    "`wmarena run --wait` starts when it is free; or use another --store"
+                )
+            waiting(f"waiting for {path.parent}, which is held by {holder}")
+            while not _locked(file):
+                time.sleep(_ASK_AGAIN_S)
+        _sign(file, who)
+        yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise StoreError(
+            f"expected a store that can be written, got {path.parent} ({error.strerror}); choose another --store DIR"
+        ) from None
+    with file:
+        yield file
+
+
+def _locked(file: TextIO) -> bool:
+    """Try to lock; False if another process has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise StoreError(
+            f"expected a file system with locks, got {Path(file.name).parent} ({error.strerror}); "
+            "choose a local folder with --store DIR"
+        ) from None
+    return True
+
+
+def _sign(file: TextIO, who: str) -> None:
+    """Leave word for others; on a full disk there is none."""
+    word = {"who": who, "pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+    with contextlib.suppress(OSError):
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), json.dumps(word).encode())
+
+
+def _holder(path: Path) -> str:
+    try:
+        word = json.loads(path.read_text())
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(word["since"]))
+        return f"{word['who']} (process {word['pid']} on {word['host']}, since {since})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another run"

@@ -1,0 +1,260 @@
+"""What drills share: a small experiment run by the command line, its processes, and the table that must not change."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from orchestrator.store import Store
+
+TREE = Path(__file__).resolve().parents[2]
+FULL = bool(os.environ.get("WMARENA_DRILL"))
+"""True under ``make drill``: the full numbers instead of one of each kind."""
+
+PATIENCE_S = 900.0
+"""After which a drill counts as hung; far beyond what any takes."""
+
+SPEC = """\
+name: drill
+workloads:
+  - {name: digits_mlp, epochs: 3, train_size: 600}
+schemes:
+  - {name: uchida, bits: 24, epochs: 2}
+  - {name: adi, n_triggers: 20, epochs: 2}
+attacks:
+  - {name: finetune, variant: ftal, epochs: [1, 2]}
+  - {name: prune_weights, sparsity: [0.3, 0.9]}
+adversary: {data_fraction: 0.3}
+seeds: [0]
+"""
+"""Thirty tasks of all kinds, seconds on one thread."""
+
+LONG = """\
+name: long
+workloads:
+  - {name: digits_mlp, epochs: 400, train_size: 600}
+schemes:
+  - {name: uchida, bits: 24, epochs: 1}
+seeds: [0]
+"""
+"""One training that takes most of the time."""
+
+_VARIES = ("run_id", "cached", "seconds_embed", "seconds_attack", "seconds_verify", "device")
+
+Row = dict[str, Any]
+
+STARTED: list["subprocess.Popen[bytes]"] = []
+"""Every command that a drill has started, so that a drill that fails leaves none behind."""
+
+
+@dataclass
+class Arena:
+    """One store and one spec, and the command line on them.
+
+    Attributes:
+        folder: holds everything; removed by pytest.
+        options: of every ``wmarena run`` here.
+        prefix: what the command runs under: ``ip netns exec NAME``.
+        tracking_uri: MLflow's; "none" records nothing.
+    """
+
+    folder: Path
+    text: str = SPEC
+    options: Sequence[str] = ()
+    prefix: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    tracking_uri: str = "none"
+    store: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.store = self.folder / "store"
+        (self.folder / "spec.yaml").write_text(self.text)
+
+    def command(self, *options: str) -> list[str]:
+        """``wmarena run`` of the spec."""
+        places = ["--store", str(self.store), "--tracking-uri", self.tracking_uri]
+        head = [*self.prefix, sys.executable, "-m", "experiments", *places, "--json"]
+        return [*head, "run", str(self.folder / "spec.yaml"), *self.options, *options]
+
+    def start(self, *options: str) -> "Driver":
+        """Begin a run in a process of its own."""
+        out, err = self.folder / f"out-{time.monotonic_ns()}", self.folder / f"err-{time.monotonic_ns()}"
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(TREE), **self.environment}
+        with out.open("w") as stdout, err.open("w") as stderr:
+            process = subprocess.Popen(
+                self.command(*options), stdout=stdout, stderr=stderr, env=environment, preexec_fn=_hear_ctrl_c
+            )
+        STARTED.append(process)
+        return Driver(process, out, err)
+
+    def run(self, *options: str) -> "Driver":
+        """A whole run that ends well."""
+        driver = self.start(*options)
+        driver.end()
+        return driver
+
+    def run_any(self, *options: str) -> "Driver":
+        """A whole run, however it ends."""
+        driver = self.start(*options)
+        driver.end(status=None)
+        return driver
+
+    def table(self) -> list[Row]:
+        """The newest run's table without what may differ between two runs, in a fixed order."""
+        newest = max(self.store.glob("reports/*/*/results.parquet"), key=lambda p: p.parent.name)
+        rows: list[Row] = pq.read_table(newest).to_pylist()
+        return sorted(({k: v for k, v in r.items() if k not in _VARIES} for r in rows), key=lambda r: str(r["task_id"]))
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of the journal."""
+        connection = sqlite3.connect(self.store / "journal.sqlite")
+        try:
+            return connection.execute(query).fetchall()
+        finally:
+            connection.close()
+
+    def begun(self) -> bool:
+        """True once a run is in the journal."""
+        try:
+            return bool(self.ask("SELECT id FROM run"))
+        except sqlite3.OperationalError:  # no file yet, or no tables
+            return False
+
+    def causes(self) -> list[str]:
+        """What attempts that were repeated ended with, in order."""
+        return [error for (error,) in self.ask("SELECT error FROM attempt WHERE error IS NOT NULL ORDER BY finished")]
+
+    def check(self, reference: "Arena") -> None:
+        """Nothing lost, nothing twice, and the table of an undisturbed run."""
+        states = dict(self.ask("SELECT id, state FROM task"))
+        expected = dict(reference.ask("SELECT id, state FROM task"))
+        twice = self.ask("SELECT task FROM attempt WHERE state='done' GROUP BY task HAVING COUNT(*) > 1")
+        assert states == expected
+        assert set(states.values()) == {"done"}
+        assert twice == []
+        assert set(Store(self.store).task_ids()) == set(states)
+        assert Store(self.store).verify()["damaged"] == []
+        assert self.table() == reference.table()
+
+
+@dataclass
+class Driver:
+    """A ``wmarena run`` under way."""
+
+    process: "subprocess.Popen[bytes]"
+    out: Path
+    err: Path
+
+    @property
+    def said(self) -> str:
+        """Its stderr so far."""
+        return self.err.read_text()
+
+    @property
+    def n_done(self) -> int:
+        """How many tasks it has reported done."""
+        return self.said.count("] done ")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Its one document."""
+        found: dict[str, Any] = json.loads(self.out.read_text())
+        return found
+
+    @property
+    def going(self) -> bool:
+        """True until it has ended."""
+        return self.process.poll() is None
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Until ``condition`` holds; it must come true while the run is going."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert self.going, f"ended with {self.process.returncode} before {what}: {self.said}"
+            assert time.monotonic() < deadline, f"{what} did not come: {self.said}"
+            time.sleep(0.02)
+
+    def wait_for_done(self, n_tasks: int) -> None:
+        """Until that many tasks are done."""
+        self.wait_for(lambda: self.n_done >= n_tasks, f"{n_tasks} tasks done")
+
+    def workers(self, doing: str = "") -> list[int]:
+        """Process ids of its Ray workers; of those that are ``doing`` something (``.perform``)."""
+        ours = descendants(self.process.pid)
+        return [pid for pid in ours if _command(pid).startswith(f"ray::GpuWorker{doing}")]
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to the driver alone."""
+        self.process.send_signal(number)
+
+    def end(self, *, status: int | None = 0) -> int:
+        """Wait for its end and check its exit status."""
+        try:
+            code = self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        assert status is None or code == status, f"expected exit status {status}, got {code}: {self.said}"
+        return code
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            parents.setdefault(parent, []).append(int(entry.name))
+    found, todo = [], [pid]
+    while todo:
+        below = parents.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _hear_ctrl_c() -> None:
+    """Whoever runs the tests in the background has SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def kill_one(pids: Sequence[int], rng: random.Random, number: signal.Signals = signal.SIGKILL) -> int | None:
+    """Signal one process of several; returns which, or None if there was none any more."""
+    if not pids:
+        return None
+    pid = rng.choice(pids)
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return None
+    return pid
+
+
+def needs(*programs: str) -> str | None:
+    """Why a drill cannot use these programs as root, or None if it can."""
+    missing = [p for p in programs if shutil.which(p) is None]
+    if missing:
+        return f"needs {', '.join(missing)}"
+    return None if os.geteuid() == 0 else "needs root"

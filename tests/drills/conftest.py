@@ -1,0 +1,60 @@
+"""An undisturbed run to compare with, and the counts that ``make drill`` prints."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.drills.arena import FULL, SPEC, STARTED, Arena
+
+_COUNTS: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Arena:
+    """The drill's spec, run in one process without any trouble; look, do not touch."""
+    arena = Arena(tmp_path_factory.mktemp("undisturbed"), SPEC, options=("--executor", "inline"))
+    arena.run()
+    return arena
+
+
+@pytest.fixture(autouse=True)
+def no_driver_is_left() -> Iterator[None]:
+    """Ends what a failed drill has left, suspended or not; Ray's processes go with their driver."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def arena(tmp_path: Path) -> Arena:
+    """An empty store and the drill's spec, on two Ray workers."""
+    return Arena(tmp_path, options=("--workers", "2"))
+
+
+@pytest.fixture
+def inline(tmp_path: Path) -> Arena:
+    """An empty store and the drill's spec, in one process."""
+    return Arena(tmp_path, options=("--executor", "inline"))
+
+
+@pytest.fixture
+def counts() -> Counter[str]:
+    """What was done how often; printed at the end of ``make drill``."""
+    return _COUNTS
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Counts, and what was skipped for want of a capability."""
+    if not FULL:
+        return
+    terminalreporter.section("drills")
+    for what, n_times in sorted(_COUNTS.items()):
+        terminalreporter.write_line(f"{n_times:6d} {what}")
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        terminalreporter.write_line(f"skipped {report.nodeid}: {reason.removeprefix('Skipped: ')}")
