@@ -187,9 +187,7 @@ class Journal(Database):
 
     def quarantined(self) -> dict[TaskId, str]:
         """Tasks that a run gave up as poison, with what it said."""
-        rows = self._db.execute(
-            "SELECT id, error FROM task WHERE state='failed' AND error LIKE ?", (f"{QUARANTINED}%",)
-        )
+        rows = self._rows("SELECT id, error FROM task WHERE state='failed' AND error LIKE ?", (f"{QUARANTINED}%",))
         return {TaskId(task_id): error for task_id, error in rows}
 
     def durations(self) -> dict[tuple[str, str, str, str], float]:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from orchestrator.affinity import Held
 from orchestrator.events import Event, EventKind, Listener
@@ -19,10 +19,11 @@ from orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
 from orchestrator.hiccup import Hiccup
 from orchestrator.journal import FLUSH_S
 from orchestrator.ledger import Ledger
+from orchestrator.notes import Notes
 from orchestrator.pace import Pace, Sort, expected_seconds, sort_of
 from orchestrator.plan import Cell, Plan
 from orchestrator.remedies import WholeGpu
-from orchestrator.resume import Known, find
+from orchestrator.resume import find
 from orchestrator.retry import Limits, Next, Retries
 from orchestrator.stopping import Stop
 from orchestrator.store import Store, StoreError
@@ -43,32 +44,6 @@ STOPPED = "stopped; finished tasks are kept, the same command resumes"
 
 class Interrupted(Exception):
     """The run was stopped; what is finished is kept, and the same command resumes it."""
-
-
-class Notes(Known, Protocol):
-    """What the loop writes down, and asks: a ``Journal``, or nothing at all in a simulation."""
-
-    def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
-        """A task was settled."""
-
-    def attempt(self, run: str, task_id: TaskId, record: Record) -> None:
-        """An attempt ended that will be repeated."""
-
-    def forget(self, ids: Sequence[TaskId]) -> None:
-        """Artifacts were set aside."""
-
-    def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Cell] = ()) -> None:
-        """Tasks and table cells joined."""
-
-    @property
-    def pending(self) -> bool:
-        """True if ``tick`` is to be called within ``FLUSH_S``."""
-
-    def tick(self) -> None:
-        """Write what has been pending for long enough."""
-
-    def flush(self) -> None:
-        """Write what is pending."""
 
 
 @dataclass

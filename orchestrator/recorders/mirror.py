@@ -139,7 +139,10 @@ class Mirror(Recorder):
             yield
 
     def _warning(self, error: TrackerError) -> str:
-        return f"not everything is recorded at {self._tracker.address}: {error}; nothing is lost, the store has it all"
+        return (
+            f"not everything is recorded at {self._tracker.address}: {error}; nothing is lost, the store has it all: "
+            "`wmarena report --sync` sends it"
+        )
 
     def _begin(self, run: Mapping[str, Any], over: bool, tasks: list[RunTask]) -> _Pass:
         """Open the experiment and the execution's own entry."""

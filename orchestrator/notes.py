@@ -1,0 +1,35 @@
+"""What the loop asks of the system of record, so that a simulation can do without one."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from orchestrator.evidence import Record
+from orchestrator.plan import Cell
+from orchestrator.resume import Known
+from orchestrator.task import Task, TaskId
+
+
+class Notes(Known, Protocol):
+    """What the loop writes down, and asks: a ``Journal``, or nothing at all in a simulation."""
+
+    def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
+        """A task was settled."""
+
+    def attempt(self, run: str, task_id: TaskId, record: Record) -> None:
+        """An attempt ended that will be repeated."""
+
+    def forget(self, ids: Sequence[TaskId]) -> None:
+        """Artifacts were set aside."""
+
+    def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Cell] = ()) -> None:
+        """Tasks and table cells joined."""
+
+    @property
+    def pending(self) -> bool:
+        """True if ``tick`` is to be called within ``FLUSH_S``."""
+
+    def tick(self) -> None:
+        """Write what has been pending for long enough."""
+
+    def flush(self) -> None:
+        """Write what is pending."""
