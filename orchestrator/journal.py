@@ -214,10 +214,10 @@ class Journal(Database):
             "WHERE state='done' AND result LIKE '%\"total_bytes\"%'"
         )
         for kind, workload, scheme, attack, result in rows:
-            memory = json.loads(result)["memory"]
-            peak, total = int(memory["peak_bytes"]), int(memory["total_bytes"])
+            memory = self._checked(self._decoded(result, dict, "a result").get("memory"), dict, "a task's memory")
+            peak, total = (self._checked(memory.get(n), int, "bytes") for n in ("peak_bytes", "total_bytes"))
             known = found.get((kind, workload, scheme, attack), (0, 1))
-            found[kind, workload, scheme, attack] = max(known, (peak, total), key=lambda pair: pair[0] / pair[1])
+            found[kind, workload, scheme, attack] = max(known, (peak, max(1, total)), key=lambda p: p[0] / p[1])
         return found
 
     def task_rows(self, ids: Iterable[TaskId]) -> list[dict[str, Any]]:

@@ -39,8 +39,7 @@ PERFORM = "orchestrator.perform:attempt_task"
 _FEW = 4
 _PULSE = "pulse"
 _PULSE_S = 5.0
-PATIENCE_S = 300.0
-"""How long an actor may take to be placed and to start: a machine from a cloud takes minutes."""
+PATIENCE_S = 300.0  # a machine from a cloud takes minutes
 
 
 class GpuWorker(Worker):

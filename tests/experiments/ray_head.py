@@ -38,9 +38,8 @@ class Head:
         return environment(token or self.token)
 
     def packages(self) -> list[Path]:
-        """Unpacked working folders of jobs, oldest first: what was uploaded."""
-        found = self.folder.glob("session_2*/runtime_resources/working_dir_files/*/")
-        return sorted(found, key=lambda path: path.stat().st_ctime)
+        """Unpacked working folders of jobs: what was uploaded."""
+        return [p for p in self.folder.glob("session_2*/runtime_resources/working_dir_files/*") if p.is_dir()]
 
     def everything_written(self) -> bytes:
         """All logs of the session."""
