@@ -261,9 +261,13 @@ class Mirror(Recorder):
     def _close(self, current: _Pass) -> None:
         folder = self._store.report_dir(current.run["experiment"], current.run_id)
         mark = TaskId(f"closed:{current.run_id}")
-        if mark not in current.marks or current.sent:
+        present, seen = self._report(folder)
+        changed = bool(present) and current.marks.get(TaskId(f"report:{current.run_id}")) != seen
+        if mark not in current.marks or current.sent or changed:
             rows = self._lineage(current, [t for _, t, _, state in current.tasks if state is not None])
-            self._tracker.close_execution(current.parent, closing(current.run, current.tasks, rows, current.links))
+            figures = [f"figures/{path.name}" for path in sorted((folder / "figures").glob("*.png"))]
+            ending = closing(current.run, current.tasks, rows, current.links, figures)
+            self._tracker.close_execution(current.parent, ending)
             self._tracker.write_text(current.parent, "spec.yaml", current.run["spec"])
             if not current.failed:
                 self._remember(current, mark, current.parent)
@@ -271,14 +275,19 @@ class Mirror(Recorder):
 
     def _attach(self, current: _Pass, folder: Path) -> None:
         """Send the report unless the very same files are there."""
-        present = [folder / name for name in REPORT_FILES if (folder / name).exists()]
-        files = sorted(f for p in present for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
-        seen = digest("report", [[str(f.relative_to(folder)), file_digest(f)] for f in files])
+        present, seen = self._report(folder)
         mark = TaskId(f"report:{current.run_id}")
         if present and current.marks.get(mark) != seen:
             for path in present:
                 self._tracker.write_file(current.parent, path)
             self._remember(current, mark, seen)
+
+    @staticmethod
+    def _report(folder: Path) -> tuple[list[Path], str]:
+        """(what there is of a report, its digest)."""
+        present = [folder / name for name in REPORT_FILES if (folder / name).exists()]
+        files = sorted(f for p in present for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
+        return present, digest("report", [[str(f.relative_to(folder)), file_digest(f)] for f in files])
 
 
 def _comparable(link: Link | None, states: Mapping[TaskId, str | None]) -> bool:

@@ -21,10 +21,11 @@ from typing import Any, TypeVar
 
 from orchestrator.journal import Journal
 from orchestrator.recorders import addresses
-from orchestrator.recorders.fields import PREFIX, Entry
+from orchestrator.recorders.fields import PREFIX, DataSet, Entry, cut
 from orchestrator.recorders.mirror import Mirror
 from orchestrator.recorders.process import ENVIRONMENT
 from orchestrator.recorders.tracker import Closing, Delivery, Ending, Execution, Sent, TrackerError
+from orchestrator.recorders.views import experiment_tags, pictures
 from orchestrator.store import Store, safe_name
 
 # MLflow reads these while it is imported.
@@ -51,6 +52,7 @@ _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"
 
 _MAX_KEY, _MAX_PARAMS, _MAX_METRICS = 250, 100, 900
 _MAX_DIGEST = 36
+_MAX_NOTE = 7900
 _SERVER_CLIENTS = 8
 _STATUS: dict[Ending, str] = {"done": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # which of its faces the UI shows
@@ -121,11 +123,19 @@ class MlflowTracker:
                     f"`mlflow experiments restore -x {found.experiment_id}`, or give the spec another name",
                     unreachable=True,
                 )
+            self._furnish(found)
             # A database that was thrown away and made anew is another place: it gets everything again.
             place = f"{self.address}#{found.experiment_id}@{found.creation_time}"
             self._opened[experiment] = (found.experiment_id, place)
         self._experiment = self._opened[experiment][0]
         return self._opened[experiment]
+
+    def _furnish(self, experiment: Any) -> None:
+        """Description and views; a description that somebody has written stays."""
+        with self._speaking() as client:
+            for name, value in experiment_tags(experiment.experiment_id).items():
+                if name not in experiment.tags:
+                    client.set_experiment_tag(experiment.experiment_id, name, value)
 
     def find_execution(self, run_id: str) -> str | None:
         found = self._search({f"{PREFIX}run_id": run_id, f"{PREFIX}kind": "run"})
@@ -137,13 +147,20 @@ class MlflowTracker:
             run = client.create_run(
                 self._experiment, start_time=execution.started_ms, tags=tags, run_name=execution.run_id
             )
+            client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in execution.params.items()])
         return str(run.info.run_id)
 
     def close_execution(self, parent: str, closing: Closing) -> None:
         metrics = [Metric(name, value, closing.ended_ms, 0) for name, value in closing.metrics.items()]
-        tags = [RunTag(k, v) for k, v in {**closing.tags, "mlflow.note.content": closing.note}.items()]
+        shown = pictures(closing.figures, parent)
+        note = cut(closing.note, _MAX_NOTE - len(shown)) + f"\n\n{shown}"
+        tags = [RunTag(k, v) for k, v in {**closing.tags, "mlflow.note.content": note.strip()}.items()]
+        # Once more: a driver that died between its two first writes has left the parameters out.
+        params = [Param(k, v) for k, v in closing.params.items()]
+        data = [_data_set(found, "evaluation") for found in closing.data]
         with self._speaking() as client:
-            client.log_batch(parent, metrics=metrics, tags=tags)
+            client.log_batch(parent, metrics=metrics, tags=tags, params=params)
+            client.log_inputs(parent, data)
             client.set_terminated(parent, _STATUS[closing.ending], closing.ended_ms)
 
     def write_text(self, parent: str, name: str, text: str) -> None:
@@ -197,7 +214,11 @@ class MlflowTracker:
             model = made or delivery.model
             self._log_numbers(delivery, run, (model or delivery.consumes) if entry.about_model else None)
             consumed = [m for m in (delivery.consumes, delivery.model) if m]
-            client.log_inputs(run, [_data_set(entry)], [LoggedModelInput(m) for m in consumed])
+            client.log_inputs(
+                run,
+                [_data_set(entry.data, _CONTEXT[entry.tags[f"{PREFIX}kind"]])],
+                [LoggedModelInput(m) for m in consumed],
+            )
             if made:
                 client.log_outputs(run, [LoggedModelOutput(made, 0)])
                 client.finalize_logged_model(made, "READY")
@@ -243,10 +264,10 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _data_set(entry: Entry) -> Any:
-    source = json.dumps({"data_set": entry.data.name, "fingerprint": entry.data.fingerprint})
-    data = Dataset(entry.data.name, entry.data.fingerprint[:_MAX_DIGEST], source_type="wmarena", source=source)
-    return DatasetInput(data, [InputTag("mlflow.data.context", _CONTEXT[entry.tags[f"{PREFIX}kind"]])])
+def _data_set(found: DataSet, context: str) -> Any:
+    source = json.dumps({"data_set": found.name, "fingerprint": found.fingerprint})
+    data = Dataset(found.name, found.fingerprint[:_MAX_DIGEST], source_type="wmarena", source=source)
+    return DatasetInput(data, [InputTag("mlflow.data.context", context)])
 
 
 class MlflowRecorder(Mirror):

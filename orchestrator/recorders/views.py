@@ -1,0 +1,51 @@
+"""How an experiment opens in MLflow's browser: its description, and saved views of its table of runs.
+
+A view is a tag of the experiment, ``mlflow.sharedViewState.NAME``, and an address that names it. MLflow's page keeps
+its own choice of columns in the browser; a view is the way to hand one over.
+"""
+
+import json
+from collections.abc import Sequence
+
+from orchestrator.recorders.fields import PREFIX
+
+_VERDICTS = "wmarena-verdicts"
+_TRAINING = "wmarena-training"
+
+
+def experiment_tags(experiment_id: str) -> dict[str, str]:
+    """Tags that describe an experiment, with the views that its description links to."""
+    page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    note = (
+        f"[Verdicts]({page}&viewStateShareKey={_VERDICTS}) · [Training]({page}&viewStateShareKey={_TRAINING}) · "
+        f"[Executions]({page}): one run each, the runs of their tasks below it; report, table and figures are among "
+        "the execution's artifacts."
+    )
+    return {
+        "mlflow.note.content": note,
+        f"mlflow.sharedViewState.{_VERDICTS}": _view(
+            kinds=("verify",),
+            tags=("scheme", "attack", "control", "seed", "workload", "caveats"),
+            metrics=("verdict", "margin", "log10_p", "metric_suspect", "relative_drop"),
+        ),
+        f"mlflow.sharedViewState.{_TRAINING}": _view(
+            kinds=("train", "embed"),
+            tags=("kind", "scheme", "seed", "workload"),
+            metrics=("metric_clean", "metric_marked", "covertness_mean_abs_dev", "seconds_train", "seconds_embed"),
+        ),
+    }
+
+
+def _view(*, kinds: Sequence[str], tags: Sequence[str], metrics: Sequence[str]) -> str:
+    """Runs of some kinds as a flat table, newest first."""
+    chosen = ", ".join(f"'{kind}'" for kind in kinds)
+    state = {
+        "searchFilter": f"tags.`{PREFIX}kind` IN ({chosen})",
+        "selectedColumns": [*(f"metrics.`{m}`" for m in metrics), *(f"tags.`{PREFIX}{t}`" for t in tags)],
+    }
+    return json.dumps(state)
+
+
+def pictures(paths: Sequence[str], run: str) -> str:
+    """Markdown that shows images among a run's artifacts on its page."""
+    return "\n\n".join(f"![{path}](get-artifact?path={path}&run_uuid={run})" for path in paths)
