@@ -190,7 +190,14 @@ class _Block(BaseModel):
 
 
 class ExecutorSpec(_Block):
-    """How the plan is run; nothing here changes a result."""
+    """How the plan is run; nothing here changes a result.
+
+    Attributes:
+        workers: how many; auto: one for each GPU, else for each CPU slot.
+        gpus_per_worker: GPUs, or a share of one, for each; auto: one where there are any.
+        task_timeout_s: wall seconds of one attempt.
+        max_retries: further attempts after an accident.
+    """
 
     workers: Annotated[int | Literal["auto"], _auto_or(int, 1, 10_000, "an integer from 1 to 10000")] = "auto"
     gpus_per_worker: Annotated[float | Literal["auto"], _auto_or(float, 0, 1024, "a number from 0 to 1024")] = "auto"
@@ -199,7 +206,12 @@ class ExecutorSpec(_Block):
 
 
 class CalibrationSpec(_Block):
-    """How many independent clean models, and fresh keys on each, check every scheme's null model."""
+    """How many independent clean models, and fresh keys on each, check every scheme's null model.
+
+    Attributes:
+        models: independent clean models.
+        keys: fresh keys on each of them.
+    """
 
     models: Annotated[int, Field(ge=1, le=1000, strict=True)] = 10
     keys: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 30

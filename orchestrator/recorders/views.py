@@ -21,26 +21,30 @@ def experiment_tags(experiment_id: str) -> dict[str, str]:
         f"[Executions]({page}): one run each, the runs of their tasks below it; report, table and figures are among "
         "the execution's artifacts."
     )
+    kind = f"tags.`{PREFIX}kind`"
     return {
         "mlflow.note.content": note,
         f"mlflow.sharedViewState.{_VERDICTS}": _view(
-            kinds=("verify",),
+            f"{kind} = 'verify'",
+            "margin",
             tags=("scheme", "attack", "control", "seed", "workload", "caveats"),
             metrics=("verdict", "margin", "log10_p", "metric_suspect", "relative_drop"),
         ),
         f"mlflow.sharedViewState.{_TRAINING}": _view(
-            kinds=("train", "embed"),
+            f"{kind} != 'verify' AND {kind} != 'run'",
+            "metric_clean",
             tags=("kind", "scheme", "seed", "workload"),
             metrics=("metric_clean", "metric_marked", "covertness_mean_abs_dev", "seconds_train", "seconds_embed"),
         ),
     }
 
 
-def _view(*, kinds: Sequence[str], tags: Sequence[str], metrics: Sequence[str]) -> str:
-    """Runs of some kinds as a flat table, newest first."""
-    chosen = ", ".join(f"'{kind}'" for kind in kinds)
+def _view(search: str, order: str, *, tags: Sequence[str], metrics: Sequence[str]) -> str:
+    """Runs that a search finds, the smallest ``order`` first (a table ordered by time would nest them)."""
     state = {
-        "searchFilter": f"tags.`{PREFIX}kind` IN ({chosen})",
+        "searchFilter": search,
+        "orderByKey": f"metrics.`{order}`",
+        "orderByAsc": True,
         "selectedColumns": [*(f"metrics.`{m}`" for m in metrics), *(f"tags.`{PREFIX}{t}`" for t in tags)],
     }
     return json.dumps(state)
