@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from orchestrator.recorders.fields import PREFIX
 
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tags that a new experiment begins with: which of its faces MLflow shows."""
+
 _VERDICTS = "wmarena-verdicts"
 _TRAINING = "wmarena-training"
 
