@@ -16,6 +16,7 @@ from experiments.commands.terminal import NO_RECORDS, Terminal
 from experiments.problems import Problem, SpecError
 from orchestrator.recorders.addresses import is_remote, resolve, shown, sqlite_file
 from orchestrator.sealing import without_passphrase
+from orchestrator.store import safe_name
 
 LOOPBACK = "127.0.0.1"
 STUDIES = "studies"
@@ -96,7 +97,7 @@ def _storage(terminal: Terminal, chosen: str | None) -> str | None:
         if len(files) > 1:
             terminal.note(f"several studies: {names}; the newest is shown, another by --study NAME")
         return str(files[-1]) if files else None
-    file = folder / f"{chosen}.log"
+    file = folder / f"{safe_name(chosen)}.log"
     if file not in files:
         raise SpecError([Problem(f"expected a study of {folder} or a storage URL, got {chosen!r}; there: {names}")])
     return str(file)
