@@ -34,14 +34,12 @@ def opening(run: Mapping[str, Any], tasks: Iterable[RunTask]) -> Execution:
             f"{PREFIX}reuses": str(sum(cached for _, _, cached, _ in tasks)),
             f"{PREFIX}status": run["status"],
         },
-        params=asked(info),
         note=str(info.get("description") or ""),
     )
 
 
-def asked(info: Mapping[str, Any]) -> dict[str, str]:
+def asked(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What an execution compares, as parameters: names of workloads, schemes and attacks, and seeds."""
-    cells: Sequence[Mapping[str, Any]] = info.get("cells") or ()
     found = {name + "s": sorted({c[name] for c in cells}) for name in ("workload", "scheme", "attack", "seed")}
     return {name: cut(", ".join(map(str, values)), _MAX_LIST) for name, values in found.items() if values}
 
@@ -51,6 +49,8 @@ def closing(
     tasks: Sequence[RunTask],
     rows: Mapping[TaskId, Row],
     links: Mapping[TaskId, Link],
+    *,
+    cells: Sequence[Mapping[str, Any]] = (),
     figures: Sequence[str] = (),
 ) -> Closing:
     """An execution that is over; one whose driver never said so was killed when it last settled a task."""
@@ -65,7 +65,7 @@ def closing(
         tags={f"{PREFIX}reuses": str(counts["cached"]), f"{PREFIX}status": "interrupted" if killed else run["status"]},
         metrics={f"n_{name}": float(n) for name, n in counts.items()} | {"seconds": elapsed},
         note=execution_note(run, tasks, rows, links),
-        params=asked(run["info"]),
+        params=asked(cells),
         data=_data_sets(run, rows),
         figures=figures,
     )

@@ -261,7 +261,9 @@ class Mirror(Recorder):
         changed = bool(present) and current.marks.get(TaskId(f"report:{current.run_id}")) != seen
         if mark not in current.marks or current.sent or changed:
             rows = self._lineage(current, [t for _, t, _, state in current.tasks if state is not None])
-            ending = closing(current.run, current.tasks, rows, current.links, figures_of(folder))
+            cells = [cell for _, cell in self._journal.run_cells(current.run_id)]
+            pictures = figures_of(folder)
+            ending = closing(current.run, current.tasks, rows, current.links, cells=cells, figures=pictures)
             self._tracker.close_execution(current.parent, ending)
             self._tracker.write_text(current.parent, "spec.yaml", current.run["spec"])
             if not current.failed:

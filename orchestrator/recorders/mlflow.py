@@ -139,7 +139,6 @@ class MlflowTracker:
             run = client.create_run(
                 self._experiment, start_time=execution.started_ms, tags=tags, run_name=execution.run_id
             )
-            client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in execution.params.items()])
         return str(run.info.run_id)
 
     def close_execution(self, parent: str, closing: Closing) -> None:
@@ -147,7 +146,6 @@ class MlflowTracker:
         shown = pictures(closing.figures, parent)
         note = cut(closing.note, MAX_NOTE - len(shown)) + f"\n\n{shown}"
         tags = [RunTag(k, v) for k, v in {**closing.tags, "mlflow.note.content": note.strip()}.items()]
-        # Once more: a driver that died between its two first writes has left the parameters out.
         params = [Param(k, v) for k, v in closing.params.items()]
         data = [_data_set(found, "evaluation") for found in closing.data]
         with self._speaking() as client:

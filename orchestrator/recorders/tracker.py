@@ -59,7 +59,6 @@ class Execution:
     run_id: str
     started_ms: int
     tags: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
 
@@ -68,7 +67,7 @@ class Closing:
     """What is known of an execution once it is over.
 
     Attributes:
-        params: what was asked, as at the start.
+        params: what was asked; known only now, for a plan may grow.
         data: what its tasks computed on.
         figures: images that are or will be beside it, as paths among its files; the note is shown with them.
     """

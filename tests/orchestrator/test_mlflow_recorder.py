@@ -22,7 +22,7 @@ from orchestrator.recorders.process import RecorderProcess
 from orchestrator.recorders.tracker import Delivery, Sent, TrackerError
 from orchestrator.task import Kind, Task
 from schemes.keys import Key
-from tests.orchestrator.recorder_world import EXPERIMENT, INFO, SPEC, World
+from tests.orchestrator.recorder_world import EXPERIMENT, SPEC, World
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +90,7 @@ def test_an_experiment_links_to_its_views(world: World, client: Any) -> None:
 
 def test_an_execution_says_what_it_asked_of_which_data(world: World, client: Any) -> None:
     """Parameters name what is compared, the data set is an input."""
-    info = {**INFO, "cells": [vars(cell) for cell in world.plan().cells]}
-    world.journal.start_run("r1", EXPERIMENT, SPEC, info, world.plan(), set())
-    world.finish("r1", *world.tasks)
-    world.journal.finish_run("r1", "done")
+    world.whole_run("r1")
     recorder_of(world).sync("r1")
     run = executions(client)["r1"]
 
