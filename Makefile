@@ -7,7 +7,7 @@ STORE ?= wmarena-store
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test fuzz drill check lint types imports ui bench clean
+.PHONY: help demo test fuzz drill check lint types imports ui docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -47,6 +47,10 @@ check: lint types imports test ## what CI runs: ruff, mypy --strict, import cont
 
 ui: $(READY) ## browse the records in MLflow (loopback)
 	$(BIN)/wmarena --store $(STORE) ui
+
+docs: $(READY) ## the documentation as a site in site/: open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
 
 bench: $(READY) ## the benchmarks, side by side
 	$(BIN)/python -m benchmarks.overhead

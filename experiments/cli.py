@@ -45,8 +45,11 @@ def make_parser() -> argparse.ArgumentParser:
     _add_planning(command)
     _add_judging(command)
     command("schema", "catalogue:schema", "print the JSON Schema of specs, for editors")
-    ui = command("ui", "browsing:ui", "browse the records in MLflow on this machine")
-    ui.add_argument("--port", type=_whole(1, 65535), default=5000, help="default: 5000")
+    ui = command("ui", "browsing:ui", "browse records in MLflow and studies in optuna-dashboard, on this machine")
+    ui.add_argument(
+        "--port", type=_whole(1, 65534), default=5000, help="MLflow's, optuna-dashboard has the next; default: 5000"
+    )
+    ui.add_argument("--study", metavar="NAME", help="a study of the store, or a storage URL; default: the newest")
     _add_store(command)
     return parser
 

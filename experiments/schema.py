@@ -1,8 +1,12 @@
 """The format of specs as JSON Schema (draft 2020-12), for editors: every plugin, every field, range and meaning."""
 
+import inspect
+import re
 import types
 import typing
 from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from attacks.base import Attack
 from attacks.knowledge import Budget
@@ -41,18 +45,24 @@ def json_schema() -> Schema:
     """The whole format, with the plugins that are installed here."""
     top = {
         "name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$", "description": "MLflow experiment"},
-        "description": {"type": "string"},
+        "description": {"type": "string", "description": "the question, one line: above reports and in MLflow"},
         "workloads": _listed(_ref("workload"), "what the watermark protects"),
         "schemes": _listed(_ref("scheme"), "what is defended"),
         "attacks": _listed(_ref("attack"), "`none`, the marked model itself, is always included"),
         "adversary": {**_ref("adversary"), "description": "what every adversary is granted; attacks may override it"},
-        "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True},
+        "seeds": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 0},
+            "minItems": 1,
+            "uniqueItems": True,
+            "description": "everything is computed once for each",
+        },
         "only": {
             "type": "object",
             "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 1},
             "description": "pairs that are planned: {dsn: [mnist_dsn]} keeps a scheme to one workload",
         },
-        "calibration": CalibrationSpec.model_json_schema(),
+        "calibration": _model(CalibrationSpec),
         "executor": _ref("executor"),
         "keys": {
             "type": "object",
@@ -62,6 +72,7 @@ def json_schema() -> Schema:
             },
             "minProperties": 1,
             "additionalProperties": False,
+            "description": "where key material comes from; without it, from a published constant",
         },
         "profiles": {
             "type": "object",
@@ -86,11 +97,22 @@ def _definitions() -> Schema:
 
 
 def _executor() -> Schema:
-    schema: Schema = ExecutorSpec.model_json_schema()
+    schema = _model(ExecutorSpec)
     auto: Schema = {"const": "auto"}
-    schema["properties"]["workers"] = {"anyOf": [auto, {"type": "integer", "minimum": 1}], "default": "auto"}
-    schema["properties"]["gpus_per_worker"] = {"anyOf": [auto, {"type": "number", "minimum": 0}], "default": "auto"}
+    schema["properties"]["workers"] |= {"anyOf": [auto, {"type": "integer", "minimum": 1}], "default": "auto"}
+    schema["properties"]["gpus_per_worker"] |= {"anyOf": [auto, {"type": "number", "minimum": 0}], "default": "auto"}
     return schema
+
+
+def _model(block: type[BaseModel]) -> Schema:
+    """A block's schema; what its docstring says of its attributes describes its fields."""
+    schema: Schema = block.model_json_schema()
+    summary, _, attributes = inspect.cleandoc(block.__doc__ or "").partition("\n\nAttributes:\n")
+    told = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8,}.+)*)", attributes, flags=re.MULTILINE))
+    for name, field in schema["properties"].items():
+        if name in told:
+            field["description"] = " ".join(told[name].split())
+    return {**schema, "description": summary}
 
 
 def _entry(kind: str, cls: type[Configurable]) -> Schema:

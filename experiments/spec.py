@@ -193,6 +193,8 @@ class ExecutorSpec(_Block):
     """How the plan is run; nothing here changes a result.
 
     Attributes:
+        workers: how many; auto: one for each GPU, else for each CPU slot.
+        gpus_per_worker: GPUs, or a share of one, for each; auto: one where there are any.
         task_timeout_s: wall seconds of one attempt.
         heartbeat_timeout_s: a worker whose process answers nothing for so long is replaced.
         stall_timeout_s: so is one whose task has neither ended nor offered a checkpoint for so long.
@@ -208,7 +210,12 @@ class ExecutorSpec(_Block):
 
 
 class CalibrationSpec(_Block):
-    """How many independent clean models, and fresh keys on each, check every scheme's null model."""
+    """How many independent clean models, and fresh keys on each, check every scheme's null model.
+
+    Attributes:
+        models: independent clean models.
+        keys: fresh keys on each of them.
+    """
 
     models: Annotated[int, Field(ge=1, le=1000, strict=True)] = 10
     keys: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 30

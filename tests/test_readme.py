@@ -13,6 +13,7 @@ from experiments.cli import make_parser
 from experiments.spec import ExperimentSpec
 from experiments.workloads import WORKLOADS
 from schemes import SCHEMES
+from tests.documents.markdown import blocks, commands
 
 TREE = Path(__file__).resolve().parents[1]
 README = (TREE / "README.md").read_text(encoding="utf-8")
@@ -22,18 +23,7 @@ DOCUMENTS = (
 )
 
 
-def blocks(language: str) -> list[str]:
-    """Fenced blocks of the README in one language ('' for plain ones)."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-
-
-def commands(program: str) -> list[str]:
-    """Lines of plain blocks that call ``program``, without comments and redirections."""
-    lines = [line for block in blocks("") for line in block.splitlines()]
-    return [re.split(r"\s+#|\s>\s", line)[0].strip() for line in lines if line.startswith(program + " ")]
-
-
-@pytest.mark.parametrize("command", commands("wmarena"))
+@pytest.mark.parametrize("command", commands(README, "wmarena"))
 def test_every_command_of_the_readme_is_understood(command: str) -> None:
     """The parser of the command line takes each line as it stands."""
     parsed = make_parser().parse_args(shlex.split(command)[1:])
@@ -41,7 +31,7 @@ def test_every_command_of_the_readme_is_understood(command: str) -> None:
     assert parsed.command == shlex.split(command)[1]
 
 
-@pytest.mark.parametrize("command", commands("make"))
+@pytest.mark.parametrize("command", commands(README, "make"))
 def test_every_make_target_of_the_readme_exists(command: str) -> None:
     """Make knows the target; nothing is run."""
     done = subprocess.run(
@@ -51,7 +41,7 @@ def test_every_make_target_of_the_readme_exists(command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("text", blocks("yaml"))
+@pytest.mark.parametrize("text", blocks(README, "yaml"))
 def test_every_spec_of_the_readme_is_valid(text: str) -> None:
     """A reader may copy it into a file and run it."""
     assert ExperimentSpec.parse(text).name
@@ -59,7 +49,7 @@ def test_every_spec_of_the_readme_is_valid(text: str) -> None:
 
 def test_the_snippets_import_what_exists() -> None:
     """The Python example's imports work; what it calls has the arguments that it gives."""
-    (snippet,) = blocks("python")
+    (snippet,) = blocks(README, "python")
     compile(snippet, "README.md", "exec")
 
     names: dict[str, object] = {}

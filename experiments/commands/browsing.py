@@ -1,46 +1,154 @@
-"""``wmarena ui``: MLflow on the records, on this machine only."""
+"""``wmarena ui``: MLflow on the records and optuna-dashboard on a study, side by side on this machine only."""
 
+import contextlib
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
 
 from experiments.commands.terminal import NO_RECORDS, Terminal
 from experiments.problems import Problem, SpecError
 from orchestrator.recorders.addresses import is_remote, resolve, shown, sqlite_file
 from orchestrator.sealing import without_passphrase
+from orchestrator.store import safe_name
+
+LOOPBACK = "127.0.0.1"
+STUDIES = "studies"
+"""Folder of a store that holds one Optuna journal file a study."""
+
+_STOP_S = 10.0
+_TICK_S = 0.2
 
 
 def ui(terminal: Terminal, args: Namespace) -> int:
-    """Serve MLflow until Ctrl-C; where a tracking server has the records, say where it is."""
+    """Serve until Ctrl-C; where a tracking server has the records, say where it is."""
+    servers = [*_mlflow(terminal, args.port), *_dashboard(terminal, args.study, args.port + 1)]
+    if not servers:
+        return 0
+    return serve(servers)
+
+
+def _mlflow(terminal: Terminal, port: int) -> list[list[str]]:
+    """MLflow's command line, unless its records are elsewhere."""
     given = None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri
     uri = resolve(given, terminal.store)
     if is_remote(uri):
         terminal.text(f"The records are at {shown(uri)}")
-        return 0
+        return []
     database = sqlite_file(uri)
     if database is not None and not database.is_file():
         raise SpecError(
             [Problem(f"expected records in {database}, got no such file; run a spec first, or pass --store")]
         )
+    _check_free(port)
     terminal.note(
-        f"MLflow at http://127.0.0.1:{args.port}/?workflowType=machine_learning on {shown(uri)}; Ctrl-C ends it"
+        f"MLflow at http://{LOOPBACK}:{port}/#/experiments?workflowType=machine_learning on {shown(uri)}; "
+        "Ctrl-C ends it"
     )
-    environment = without_passphrase({**os.environ})
-    return subprocess.run(ui_command(uri, args.port), check=False, env=environment).returncode
+    return [ui_command(uri, port)]
 
 
 def ui_command(uri: str, port: int) -> list[str]:
-    """The server's command line: loopback only."""
-    return [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
+    """MLflow's command line: loopback only."""
+    where = ["--backend-store-uri", uri, "--host", LOOPBACK, "--port", str(port)]
+    return [sys.executable, "-m", "mlflow", "ui", *where]
+
+
+def _dashboard(terminal: Terminal, chosen: str | None, port: int) -> list[list[str]]:
+    """optuna-dashboard's command line, where there is a study to show."""
+    storage = _storage(terminal, chosen)
+    if storage is None:
+        return []
+    program = shutil.which("optuna-dashboard", path=str(Path(sys.executable).parent)) or shutil.which(
+        "optuna-dashboard"
+    )
+    if program is None:
+        message = "expected optuna-dashboard to show studies, got no such program; `pip install optuna-dashboard`"
+        if chosen is not None:
+            raise SpecError([Problem(message)])
+        terminal.note(message)
+        return []
+    _check_free(port)
+    terminal.note(f"optuna-dashboard at http://{LOOPBACK}:{port}/ on {shown(storage)}; Ctrl-C ends it")
+    return [dashboard_command(program, storage, port)]
+
+
+def dashboard_command(program: str, storage: str, port: int) -> list[str]:
+    """optuna-dashboard's command line: loopback only, and a server that needs no further package."""
+    where = ["--host", LOOPBACK, "--port", str(port), "--server", "wsgiref", "--quiet"]
+    kind = [] if "://" in storage else ["--storage-class", "JournalFileStorage"]
+    return [program, storage, *kind, *where]
+
+
+def _storage(terminal: Terminal, chosen: str | None) -> str | None:
+    """The study's storage: a URL as it is, a named study's file, else the file that was written last."""
+    if chosen is not None and "://" in chosen:
+        return chosen
+    folder = terminal.store / STUDIES
+    files = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+    names = ", ".join(sorted(path.stem for path in files)) or "none"
+    if chosen is None:
+        if len(files) > 1:
+            terminal.note(f"several studies: {names}; the newest is shown, another by --study NAME")
+        return str(files[-1]) if files else None
+    file = folder / f"{safe_name(chosen)}.log"
+    if file not in files:
+        raise SpecError([Problem(f"expected a study of {folder} or a storage URL, got {chosen!r}; there: {names}")])
+    return str(file)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            message = f"expected a free port, got {port} ({error.strerror}); pass --port N: N and N + 1 are used"
+            raise SpecError([Problem(message)]) from None
+
+
+def serve(commands: Sequence[Sequence[str]]) -> int:
+    """Run servers until one ends or Ctrl-C; none outlives this call.
+
+    Returns:
+        0 after Ctrl-C, else the status of the server that ended.
+    """
+    servers: list[subprocess.Popen[bytes]] = []
+    try:
+        # Groups of their own: a server has helpers, and Ctrl-C must reach them once, from here.
+        environment = without_passphrase({**os.environ})
+        for command in commands:
+            servers.append(subprocess.Popen(command, start_new_session=True, env=environment))
+        while True:
+            for server in servers:
+                status = server.poll()
+                if status is not None:
+                    return status
+            time.sleep(_TICK_S)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        stop(servers)
+
+
+def stop(servers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End servers with all their helpers: politely, then by force."""
+    for server in servers:
+        _signal(server, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_S
+    for server in servers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(max(0.0, deadline - time.monotonic()))
+        _signal(server, signal.SIGKILL)
+        server.wait()
+
+
+def _signal(server: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(server.pid, number)

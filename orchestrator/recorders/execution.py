@@ -5,12 +5,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from orchestrator.identity import digest_text
-from orchestrator.recorders.fields import PREFIX, Row
+from orchestrator.recorders.fields import PREFIX, DataSet, Row, cut, data_set
 from orchestrator.recorders.links import Link
 from orchestrator.recorders.summary import RunTask, count_states, execution_note
 from orchestrator.recorders.tracker import Closing, Ending, Execution
 from orchestrator.task import TaskId
 
+_MAX_LIST = 500
 _ENDINGS: dict[str, Ending] = {"done": "done", "failed": "failed"}
 
 
@@ -37,8 +38,20 @@ def opening(run: Mapping[str, Any], tasks: Iterable[RunTask]) -> Execution:
     )
 
 
+def asked(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What an execution compares, as parameters: names of workloads, schemes and attacks, and seeds."""
+    found = {name + "s": sorted({c[name] for c in cells}) for name in ("workload", "scheme", "attack", "seed")}
+    return {name: cut(", ".join(map(str, values)), _MAX_LIST) for name, values in found.items() if values}
+
+
 def closing(
-    run: Mapping[str, Any], tasks: Sequence[RunTask], rows: Mapping[TaskId, Row], links: Mapping[TaskId, Link]
+    run: Mapping[str, Any],
+    tasks: Sequence[RunTask],
+    rows: Mapping[TaskId, Row],
+    links: Mapping[TaskId, Link],
+    *,
+    cells: Sequence[Mapping[str, Any]] = (),
+    figures: Sequence[str] = (),
 ) -> Closing:
     """An execution that is over; one whose driver never said so was killed when it last settled a task."""
     counts = count_states(tasks)
@@ -52,7 +65,15 @@ def closing(
         tags={f"{PREFIX}reuses": str(counts["cached"]), f"{PREFIX}status": "interrupted" if killed else run["status"]},
         metrics={f"n_{name}": float(n) for name, n in counts.items()} | {"seconds": elapsed},
         note=execution_note(run, tasks, rows, links),
+        params=asked(cells),
+        data=_data_sets(run, rows),
+        figures=figures,
     )
+
+
+def _data_sets(run: Mapping[str, Any], rows: Mapping[TaskId, Row]) -> list[DataSet]:
+    found = {data_set(row, run["info"].get("data_sets")) for row in rows.values()}
+    return sorted(found, key=lambda data: (data.name, data.fingerprint))
 
 
 def _installed_version() -> str:

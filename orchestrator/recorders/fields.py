@@ -143,7 +143,7 @@ def describe(
         failed=failed,
         started_ms=ended - int(1000 * sum(seconds(r) for r in worked)),
         ended_ms=ended,
-        data=DataSet(name=(data_sets or {}).get(row["workload"], row["workload"]), fingerprint=row["identity"]["data"]),
+        data=data_set(row, data_sets),
         tags=tags(family),
         params=flat(merged_config(family)) | {"seed": str(row["seed"])},
         metrics=metrics(family, link),
@@ -153,6 +153,11 @@ def describe(
         judged=_judged(family),
         about_model=makes and not any(config.get(name) for name in ("control", "claim")) and not _head(config),
     )
+
+
+def data_set(row: Row, names: Mapping[str, str] | None) -> DataSet:
+    """The data of a row's task; ``names``: workload -> name of its data set, the workload's own where it is missing."""
+    return DataSet(name=(names or {}).get(row["workload"], row["workload"]), fingerprint=row["identity"]["data"])
 
 
 def _head(config: Mapping[str, Any]) -> str | None:

@@ -19,20 +19,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.identity import digest, file_digest
 from orchestrator.journal import Journal
+from orchestrator.recorders.attachments import figures_of, report_of
 from orchestrator.recorders.base import Recorder, SyncReport
 from orchestrator.recorders.execution import closing, opening
 from orchestrator.recorders.fields import Entry, Point, Row, describe, parents, points, relatives
 from orchestrator.recorders.links import Link, Links
-from orchestrator.recorders.plan_file import PLAN_FILE
 from orchestrator.recorders.summary import RunTask, entry_note
 from orchestrator.recorders.tracker import Delivery, Sent, Tracker, TrackerError
 from orchestrator.store import CorruptArtifact, Store
 from orchestrator.task import TaskId
-
-REPORT_FILES = (PLAN_FILE, "report.html", "report.md", "results.parquet", "results.csv", "figures")
-"""What of a report folder goes to the tracker, and nothing else."""
 
 _MODEL = "model.safetensors"
 _HISTORY = "history.json"
@@ -264,9 +260,14 @@ class Mirror(Recorder):
     def _close(self, current: _Pass) -> None:
         folder = self._store.report_dir(current.run["experiment"], current.run_id)
         mark = TaskId(f"closed:{current.run_id}")
-        if mark not in current.marks or current.sent:
+        present, seen = report_of(folder)
+        changed = bool(present) and current.marks.get(TaskId(f"report:{current.run_id}")) != seen
+        if mark not in current.marks or current.sent or changed:
             rows = self._lineage(current, [t for _, t, _, state in current.tasks if state is not None])
-            self._tracker.close_execution(current.parent, closing(current.run, current.tasks, rows, current.links))
+            cells = [cell for _, cell in self._journal.run_cells(current.run_id)]
+            pictures = figures_of(folder)
+            ending = closing(current.run, current.tasks, rows, current.links, cells=cells, figures=pictures)
+            self._tracker.close_execution(current.parent, ending)
             self._tracker.write_text(current.parent, "spec.yaml", current.run["spec"])
             if not current.failed:
                 self._remember(current, mark, current.parent)
@@ -274,9 +275,7 @@ class Mirror(Recorder):
 
     def _attach(self, current: _Pass, folder: Path) -> None:
         """Send the report unless the very same files are there."""
-        present = [folder / name for name in REPORT_FILES if (folder / name).exists()]
-        files = sorted(f for p in present for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
-        seen = digest("report", [[str(f.relative_to(folder)), file_digest(f)] for f in files])
+        present, seen = report_of(folder)
         mark = TaskId(f"report:{current.run_id}")
         if present and current.marks.get(mark) != seen:
             for path in present:

@@ -17,14 +17,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from orchestrator.journal import Journal
 from orchestrator.recorders import addresses
-from orchestrator.recorders.fields import PREFIX, Entry
+from orchestrator.recorders.fields import PREFIX, DataSet, Entry, cut
+from orchestrator.recorders.limits import MAX_DIGEST, MAX_METRICS, MAX_NOTE, MAX_PARAMS, REFUSALS, chunks, key
 from orchestrator.recorders.mirror import Mirror
 from orchestrator.recorders.process import ENVIRONMENT
 from orchestrator.recorders.tracker import Closing, Delivery, Ending, Execution, Sent, TrackerError
+from orchestrator.recorders.views import KIND, experiment_tags, pictures
 from orchestrator.store import Store, safe_name
 
 # MLflow reads these while it is imported.
@@ -44,16 +46,8 @@ from mlflow.entities import (  # noqa: E402
 )
 from mlflow.exceptions import MlflowException  # noqa: E402
 
-T = TypeVar("T")
-
-_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
-"""Errors that speak of one entry, not of the tracker."""
-
-_MAX_KEY, _MAX_PARAMS, _MAX_METRICS = 250, 100, 900
-_MAX_DIGEST = 36
 _SERVER_CLIENTS = 8
 _STATUS: dict[Ending, str] = {"done": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # which of its faces the UI shows
 _CONTEXT = {"train": "training", "embed": "training", "attack": "attack", "verify": "evaluation"}
 
 
@@ -91,7 +85,7 @@ class MlflowTracker:
             yield self._client
         except (MlflowException, OSError, sqlite3.Error) as error:
             line = (str(error).splitlines() or [type(error).__name__])[0]
-            refused = getattr(error, "error_code", None) in _REFUSALS
+            refused = getattr(error, "error_code", None) in REFUSALS
             raise TrackerError(addresses.redacted(line, self.uri), unreachable=not refused) from None
 
     def _connect(self) -> Any:
@@ -113,7 +107,7 @@ class MlflowTracker:
                     remote = addresses.is_remote(self.uri)
                     # Absolute, or it would depend on the working folder of whoever came first.
                     place = None if remote else (self._root.absolute() / "mlartifacts" / safe_name(experiment)).as_uri()
-                    number = client.create_experiment(experiment, place, tags=_EXPERIMENT_TAGS)
+                    number = client.create_experiment(experiment, place, tags=KIND)
                     found = client.get_experiment(number)
             if found.lifecycle_stage != "active":
                 raise TrackerError(
@@ -121,11 +115,19 @@ class MlflowTracker:
                     f"`mlflow experiments restore -x {found.experiment_id}`, or give the spec another name",
                     unreachable=True,
                 )
+            self._furnish(found)
             # A database that was thrown away and made anew is another place: it gets everything again.
             place = f"{self.address}#{found.experiment_id}@{found.creation_time}"
             self._opened[experiment] = (found.experiment_id, place)
         self._experiment = self._opened[experiment][0]
         return self._opened[experiment]
+
+    def _furnish(self, experiment: Any) -> None:
+        """Description and views; a description that somebody has written stays."""
+        with self._speaking() as client:
+            for name, value in experiment_tags(experiment.experiment_id).items():
+                if name not in experiment.tags:
+                    client.set_experiment_tag(experiment.experiment_id, name, value)
 
     def find_execution(self, run_id: str) -> str | None:
         found = self._search({f"{PREFIX}run_id": run_id, f"{PREFIX}kind": "run"})
@@ -141,9 +143,14 @@ class MlflowTracker:
 
     def close_execution(self, parent: str, closing: Closing) -> None:
         metrics = [Metric(name, value, closing.ended_ms, 0) for name, value in closing.metrics.items()]
-        tags = [RunTag(k, v) for k, v in {**closing.tags, "mlflow.note.content": closing.note}.items()]
+        shown = pictures(closing.figures, parent)
+        note = cut(closing.note, MAX_NOTE - len(shown)) + f"\n\n{shown}"
+        tags = [RunTag(k, v) for k, v in {**closing.tags, "mlflow.note.content": note.strip()}.items()]
+        params = [Param(k, v) for k, v in closing.params.items()]
+        data = [_data_set(found, "evaluation") for found in closing.data]
         with self._speaking() as client:
-            client.log_batch(parent, metrics=metrics, tags=tags)
+            client.log_batch(parent, metrics=metrics, tags=tags, params=params)
+            client.log_inputs(parent, data)
             client.set_terminated(parent, _STATUS[closing.ending], closing.ended_ms)
 
     def write_text(self, parent: str, name: str, text: str) -> None:
@@ -197,7 +204,11 @@ class MlflowTracker:
             model = made or delivery.model
             self._log_numbers(delivery, run, (model or delivery.consumes) if entry.about_model else None)
             consumed = [m for m in (delivery.consumes, delivery.model) if m]
-            client.log_inputs(run, [_data_set(entry)], [LoggedModelInput(m) for m in consumed])
+            client.log_inputs(
+                run,
+                [_data_set(entry.data, _CONTEXT[entry.tags[f"{PREFIX}kind"]])],
+                [LoggedModelInput(m) for m in consumed],
+            )
             if made:
                 client.log_outputs(run, [LoggedModelOutput(made, 0)])
                 client.finalize_logged_model(made, "READY")
@@ -224,29 +235,20 @@ class MlflowTracker:
 
     def _log_numbers(self, delivery: Delivery, run: str, model: str | None) -> None:
         entry = delivery.entry
-        found = [Metric(_key(k), v, entry.ended_ms, 0, model_id=model) for k, v in entry.metrics.items()]
-        found += [Metric(_key(name), value, entry.ended_ms, step) for name, value, step in delivery.points]
-        params = [Param(_key(k), v) for k, v in entry.params.items()]
+        found = [Metric(key(k), v, entry.ended_ms, 0, model_id=model) for k, v in entry.metrics.items()]
+        found += [Metric(key(name), value, entry.ended_ms, step) for name, value, step in delivery.points]
+        params = [Param(key(k), v) for k, v in entry.params.items()]
         with self._speaking() as client:
             for some_metrics, some_params in zip_longest(
-                _chunks(found, _MAX_METRICS), _chunks(params, _MAX_PARAMS), fillvalue=()
+                chunks(found, MAX_METRICS), chunks(params, MAX_PARAMS), fillvalue=()
             ):
                 client.log_batch(run, metrics=some_metrics, params=some_params)
 
 
-def _key(name: str) -> str:
-    """A name that MLflow takes: letters, digits, ``_-./: ``."""
-    return re.sub(r"[^\w\-./: ]", "_", name)[:_MAX_KEY]
-
-
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _data_set(entry: Entry) -> Any:
-    source = json.dumps({"data_set": entry.data.name, "fingerprint": entry.data.fingerprint})
-    data = Dataset(entry.data.name, entry.data.fingerprint[:_MAX_DIGEST], source_type="wmarena", source=source)
-    return DatasetInput(data, [InputTag("mlflow.data.context", _CONTEXT[entry.tags[f"{PREFIX}kind"]])])
+def _data_set(found: DataSet, context: str) -> Any:
+    source = json.dumps({"data_set": found.name, "fingerprint": found.fingerprint})
+    data = Dataset(found.name, found.fingerprint[:MAX_DIGEST], source_type="wmarena", source=source)
+    return DatasetInput(data, [InputTag("mlflow.data.context", context)])
 
 
 class MlflowRecorder(Mirror):

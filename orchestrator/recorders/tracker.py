@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from orchestrator.recorders.fields import Entry, Point
+from orchestrator.recorders.fields import DataSet, Entry, Point
 
 Ending = Literal["done", "failed", "killed"]
 
@@ -64,13 +64,22 @@ class Execution:
 
 @dataclass(frozen=True, kw_only=True)
 class Closing:
-    """What is known of an execution once it is over."""
+    """What is known of an execution once it is over.
+
+    Attributes:
+        params: what was asked; known only now, for a plan may grow.
+        data: what its tasks computed on.
+        figures: images that are or will be beside it, as paths among its files; the note is shown with them.
+    """
 
     ending: Ending
     ended_ms: int
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
     note: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    data: Sequence[DataSet] = ()
+    figures: Sequence[str] = ()
 
 
 class Tracker(Protocol):

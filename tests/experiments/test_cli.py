@@ -363,34 +363,6 @@ def test_sizes_are_short(n_bytes: int, shown: str) -> None:
 # ui, global options, entry points
 
 
-def test_ui_serves_on_loopback_only(finished: Finished, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow is started on the store's database, reachable from this machine alone, and not told the passphrase."""
-    started: list[list[str]] = []
-    environments: list[dict[str, str]] = []
-
-    def record(command: list[str], check: bool, env: dict[str, str]) -> "_Ended":
-        started.append(command)
-        environments.append(env)
-        return _Ended()
-
-    monkeypatch.setenv("WMARENA_PASSPHRASE", "not for browsers")
-    monkeypatch.setattr(subprocess, "run", record)
-    (finished.store / "mlflow.db").write_bytes(b"")
-    status = main(["ui", "--port", "5123", "--store", str(finished.store)])
-
-    (command,) = started
-    assert status == 0
-    assert command[command.index("--host") + 1] == "127.0.0.1"
-    assert command[command.index("--port") + 1] == "5123"
-    assert "WMARENA_PASSPHRASE" not in environments[0]
-    assert environments[0]["PATH"]
-    assert command[command.index("--backend-store-uri") + 1] == f"sqlite:///{finished.store / 'mlflow.db'}"
-
-
-class _Ended:
-    returncode = 0
-
-
 def test_ui_points_to_a_tracking_server(capsys: Capture) -> None:
     """Where a server has the records, its address is shown without the password."""
     status = main(["--tracking-uri", "http://me:secret@records.example:5000", "ui"])

@@ -1,5 +1,7 @@
 """The MLflow mirror: what it shows, that it shows it once, and that nothing stops or leaks through it."""
 
+import json
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -68,6 +70,49 @@ def nested(client: Any) -> dict[str, Any]:
 def executions(client: Any) -> dict[str, Any]:
     """Run id -> parent run."""
     return {r.info.run_name: r for r in runs_of(client, "tags.`wmarena.kind` = 'run'")}
+
+
+def test_an_experiment_links_to_its_views(world: World, client: Any) -> None:
+    """The description names saved views, whose columns are tags; what somebody has written there since stays."""
+    world.whole_run("r1")
+    recorder_of(world).sync("r1")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    names = re.findall(r"viewStateShareKey=([\w-]+)", experiment.tags["mlflow.note.content"])
+    views = [json.loads(experiment.tags[f"mlflow.sharedViewState.{name}"]) for name in names]
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "our own words")
+    recorder_of(world).sync("r1")
+
+    assert len(views) == 2
+    assert all("tags.`wmarena.scheme`" in view["selectedColumns"] for view in views)
+    assert [len(runs_of(client, view["searchFilter"])) for view in views] == [5, 3]
+    assert client.get_experiment(experiment.experiment_id).tags["mlflow.note.content"] == "our own words"
+
+
+def test_an_execution_says_what_it_asked_of_which_data(world: World, client: Any) -> None:
+    """Parameters name what is compared, the data set is an input."""
+    world.whole_run("r1")
+    recorder_of(world).sync("r1")
+    run = executions(client)["r1"]
+
+    assert run.data.params == {"workloads": "digits_mlp", "schemes": "toy", "attacks": "finetune, none", "seeds": "0"}
+    assert [found.dataset.name for found in run.inputs.dataset_inputs] == ["digits"]
+
+
+def test_figures_stand_in_the_description(world: World, client: Any) -> None:
+    """A report's images are shown by the run that has them as artifacts, also when they come after its end."""
+    world.whole_run("r1")
+    recorder_of(world).sync("r1")
+    assert "![" not in executions(client)["r1"].data.tags["mlflow.note.content"]
+    figures = world.store.report_dir(EXPERIMENT, "r1") / "figures"
+    figures.mkdir(parents=True)
+    (figures / "survival.png").write_bytes(b"a picture")
+    recorder_of(world).sync("r1")
+    run = executions(client)["r1"]
+
+    shown = f"![figures/survival.png](get-artifact?path=figures/survival.png&run_uuid={run.info.run_id})"
+    assert run.data.tags["mlflow.note.content"].endswith(shown)
+    assert len(run.data.tags["mlflow.note.content"]) < 8000
+    assert [f.path for f in client.list_artifacts(run.info.run_id, "figures")] == ["figures/survival.png"]
 
 
 def test_every_entry_is_a_nested_run_of_its_execution(world: World, client: Any) -> None:

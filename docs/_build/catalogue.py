@@ -1,0 +1,70 @@
+"""The catalogue: every scheme, attack and workload with its docstring and its parameters."""
+
+import importlib
+import inspect
+from typing import Any
+
+from docs._build.tables import table, value
+from experiments.commands.catalogue import describe
+from experiments.workloads import WORKLOADS
+from orchestrator.plugins import names, plugin_class, use_workloads
+
+_INTRODUCTION = {
+    "scheme": "What is defended with: `keygen`, `embed`, `verify`. A field acts at the stage beside it, and enters the "
+    "identity of tasks from that stage on: changing a `verify` field never embeds again.",
+    "attack": "What a model is attacked with. *Knows* is what the adversary must be granted; the field marked "
+    "**strength** is the one that a search for the attacker's cost varies. Every attack also takes the fields of "
+    "[adversary](../reference/spec.md#adversary).",
+    "workload": "What is protected: data set, network, training recipe, metric. All fields act on training.",
+}
+_FACTS = {
+    "access": "Access",
+    "p_method": "P-value",
+    "family": "Family",
+    "knows": "Knows",
+    "threat_model": "Threat model",
+    "paper": "Source",
+}
+
+
+def page(kind: str) -> str:
+    """The catalogue of one kind: an overview, then a section for each plugin."""
+    use_workloads(WORKLOADS)
+    found = [describe(name, plugin_class(kind, name)) for name in sorted(names(kind))]
+    overview = table(
+        [kind.capitalize(), "Summary"], [[f"[`{p['name']}`](#{p['name']})", p["summary"]] for p in found]
+    )
+    parts = [f"# {kind.capitalize()}s", _INTRODUCTION[kind], overview]
+    told: dict[str, str] = {}
+    for plugin in found:
+        parts += _section(plugin, told)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _section(plugin: dict[str, Any], told: dict[str, str]) -> list[str]:
+    """One plugin; a module's docstring stands where its first plugin does (``told``: module -> that plugin)."""
+    facts = [f"- **{title}:** {_said(plugin[fact])}" for fact, title in _FACTS.items() if fact in plugin]
+    module = plugin["module"]
+    if module in told:
+        background = f"Idea and equations: see [`{told[module]}`](#{told[module]})."
+    else:
+        told[module] = plugin["name"]
+        background = f"```text\n{inspect.getdoc(importlib.import_module(module)) or ''}\n```"
+    return [
+        f"## {plugin['name']} {{#{plugin['name']}}}",
+        plugin["summary"],
+        "\n".join(facts),
+        table(["Field", "Default", "Allowed", "Stage", "Meaning"], [_row(p) for p in plugin["parameters"]]),
+        background,
+    ]
+
+
+def _row(parameter: dict[str, Any]) -> list[str]:
+    allowed = parameter["range"] or ", ".join(parameter["choices"] or ()) or parameter["type"]
+    default = "required" if parameter["required"] else value(parameter["default"])
+    strength = " **(strength)**" if parameter["strength"] else ""
+    return [f"`{parameter['name']}`", default, allowed, parameter["stage"], parameter["doc"] + strength]
+
+
+def _said(found: Any) -> str:
+    return ", ".join(found) if isinstance(found, list) else str(found).replace("_", " ")

@@ -1,0 +1,33 @@
+"""All generated pages, by their path in the site."""
+
+import json
+import re
+from pathlib import Path
+
+from docs._build import catalogue, commands, specification
+
+
+def generated_pages(tree: Path) -> dict[str, str]:
+    """Path in the site -> Markdown."""
+    return {
+        **{f"catalogue/{kind}s.md": catalogue.page(kind) for kind in ("scheme", "attack", "workload")},
+        "reference/spec.md": specification.page(),
+        "reference/commands.md": commands.page(),
+        "tour.md": notebook_page(tree / "docs" / "tour.ipynb"),
+    }
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook's text and code, without outputs."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells]
+    parts = [
+        f"```python\n{text}\n```" if cell["cell_type"] == "code" else text
+        for cell, text in zip(cells, texts, strict=True)
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def outward_links(markdown: str) -> str:
+    """``[text](../FILE.md)``, which leads out of the site, as ``text (`FILE.md` in the repository)``."""
+    return re.sub(r"\[([^\]]+)\]\(\.\./([A-Z]+\.md|[A-Z]+)\)", r"\1 (`\2` in the repository)", markdown)

@@ -1,0 +1,58 @@
+"""How an experiment opens in MLflow's browser: its description, and saved views of its table of runs.
+
+A view is a tag of the experiment, ``mlflow.sharedViewState.NAME``, and an address that names it. MLflow's page keeps
+its own choice of columns in the browser; a view is the way to hand one over.
+"""
+
+import json
+from collections.abc import Sequence
+
+from orchestrator.recorders.fields import PREFIX
+
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tags that a new experiment begins with: which of its faces MLflow shows."""
+
+_VERDICTS = "wmarena-verdicts"
+_TRAINING = "wmarena-training"
+
+
+def experiment_tags(experiment_id: str) -> dict[str, str]:
+    """Tags that describe an experiment, with the views that its description links to."""
+    page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    note = (
+        f"[Verdicts]({page}&viewStateShareKey={_VERDICTS}) · [Training]({page}&viewStateShareKey={_TRAINING}) · "
+        f"[Executions]({page}): one run each, the runs of their tasks below it; report, table and figures are among "
+        "the execution's artifacts."
+    )
+    kind = f"tags.`{PREFIX}kind`"
+    return {
+        "mlflow.note.content": note,
+        f"mlflow.sharedViewState.{_VERDICTS}": _view(
+            f"{kind} = 'verify'",
+            "margin",
+            tags=("scheme", "attack", "control", "seed", "workload", "caveats"),
+            metrics=("verdict", "margin", "log10_p", "metric_suspect", "relative_drop"),
+        ),
+        f"mlflow.sharedViewState.{_TRAINING}": _view(
+            f"{kind} != 'verify' AND {kind} != 'run'",
+            "metric_clean",
+            tags=("kind", "scheme", "seed", "workload"),
+            metrics=("metric_clean", "metric_marked", "covertness_mean_abs_dev", "seconds_train", "seconds_embed"),
+        ),
+    }
+
+
+def _view(search: str, order: str, *, tags: Sequence[str], metrics: Sequence[str]) -> str:
+    """Runs that a search finds, the smallest ``order`` first (a table ordered by time would nest them)."""
+    state = {
+        "searchFilter": search,
+        "orderByKey": f"metrics.`{order}`",
+        "orderByAsc": True,
+        "selectedColumns": [*(f"metrics.`{m}`" for m in metrics), *(f"tags.`{PREFIX}{t}`" for t in tags)],
+    }
+    return json.dumps(state)
+
+
+def pictures(paths: Sequence[str], run: str) -> str:
+    """Markdown that shows images among a run's artifacts on its page."""
+    return "\n\n".join(f"![{path}](get-artifact?path={path}&run_uuid={run})" for path in paths)

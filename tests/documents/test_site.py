@@ -1,0 +1,119 @@
+"""The documentation: it builds without a warning, names everything there is, and needs no other host."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attacks import ATTACKS
+from docs._build.commands import subcommands
+from docs._build.pages import generated_pages
+from docs._build.specification import page as spec_page
+from experiments.cli import make_parser
+from experiments.schema import json_schema
+from experiments.spec import ExperimentSpec
+from experiments.workloads import WORKLOADS
+from orchestrator.plugins import plugin_class
+from schemes import SCHEMES
+from tests.documents.markdown import blocks, commands
+
+TREE = Path(__file__).resolve().parents[2]
+PAGES = sorted((TREE / "docs").rglob("*.md"))
+TEXTS = {str(path.relative_to(TREE)): path.read_text(encoding="utf-8") for path in PAGES}
+TABLES = {"scheme": SCHEMES, "attack": ATTACKS, "workload": WORKLOADS}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=TREE,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generated() -> dict[str, str]:
+    """The generated pages as Markdown."""
+    return generated_pages(TREE)
+
+
+def test_nothing_is_loaded_from_another_host(site: Path) -> None:
+    """No page names a script, style sheet, font or image of another host."""
+    loaded = re.compile(r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']?(?:https?:)?//[^\s"'>]+""")
+    pages = list(site.rglob("*.html"))
+
+    assert len(pages) > 15
+    assert [found for page in pages for found in loaded.findall(page.read_text(encoding="utf-8"))] == []
+
+
+def test_examples_stand_in_their_how_tos(site: Path) -> None:
+    """A how-to shows the very file that the tests run."""
+    for page, name in (("scheme", "class Signs"), ("attack", "class Clip"), ("workload", "class ClassFolders")):
+        words = re.sub(r"<[^>]+>", "", (site / "howto" / f"{page}.html").read_text(encoding="utf-8"))
+        assert name in words
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, table in TABLES.items() for name in table])
+def test_the_catalogue_has_every_plugin(generated: dict[str, str], kind: str, name: str) -> None:
+    """Each built-in plugin has a section with each of its fields and its own meaning."""
+    text = generated[f"catalogue/{kind}s.md"]
+    section = text.partition(f"## {name} {{#{name}}}")[2].partition("\n## ")[0]
+
+    assert section
+    for field in plugin_class(kind, name).parameters():
+        assert f"| `{field}` |" in section
+
+
+def test_the_reference_has_every_field_of_a_spec(generated: dict[str, str]) -> None:
+    """Fields at the top, of the adversary, of the executor and of the calibration all have a row with a meaning."""
+    schema = json_schema()
+    blocks_of_fields = [schema, *(schema["$defs"][name] for name in ("adversary", "executor"))]
+    blocks_of_fields.append(schema["properties"]["calibration"])
+    fields = [name for block in blocks_of_fields for name in block["properties"]]
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", generated["reference/spec.md"], flags=re.MULTILINE))
+
+    assert [name for name in fields if not rows.get(name) and name != "name"] == []
+
+
+def test_the_reference_follows_the_schema() -> None:
+    """A field that is added to the schema is in the next build."""
+    schema = json_schema()
+    schema["properties"]["novelty"] = {"type": "integer", "minimum": 3, "description": "something new"}
+
+    assert "| `novelty` | integer ≥ 3 |  | something new |" in spec_page(schema)
+
+
+def test_the_reference_has_every_command(generated: dict[str, str]) -> None:
+    """Each command and each of its options is described."""
+    text = generated["reference/commands.md"]
+    for name, command in subcommands(make_parser()):
+        assert f"## wmarena {name} " in text
+        for option in (o for action in command._actions for o in action.option_strings if o not in ("-h", "--help")):
+            assert f"`{option}" in text
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), [(page, c) for page, text in TEXTS.items() for c in commands(text, "wmarena")]
+)
+def test_every_command_of_the_pages_is_understood(page: str, command: str) -> None:
+    """The parser of the command line takes each line as it stands."""
+    assert make_parser().parse_args(shlex.split(command)[1:]).command == shlex.split(command)[1]
+
+
+@pytest.mark.parametrize("text", [b for text in TEXTS.values() for b in blocks(text, "yaml") if b.startswith("name:")])
+def test_every_spec_of_the_pages_is_valid(text: str) -> None:
+    """A reader may copy it into a file and run it."""
+    assert ExperimentSpec.parse(text).name
