@@ -138,8 +138,10 @@ class Loop:
         for worker in self.executor.idle():
             whole = self.executor.has_whole_gpu(worker)
             first = self._whole.pop() if whole else self.ledger.pop(self._held.of(worker))
-            if first is None:
+            if first is None and whole:
                 continue
+            if first is None:
+                return
             tasks = [first, *self._companions(first)]
             for task in tasks:
                 self.ledger.start(task.id, worker)
