@@ -39,7 +39,7 @@ attacks:
 seeds: {seeds}
 """
 T = TypeVar("T")
-PARTS = ("expand", "run", "resume")
+PARTS = ("expand", "run", "both", "resume")
 
 
 def spec_of(n_seeds: int) -> ExperimentSpec:
@@ -77,6 +77,7 @@ def measure(n_tasks: int, n_workers: int) -> dict[str, float]:
         found["expand_bytes"] = resident() - before
         timed(found, "run", lambda: drive(expansion, root / "store", n_workers, "first"))
         found["bytes"] = resident() - before
+        found["both"] = found["expand"] + found["run"]
         # Read back by a plan of its own, as the next command would.
         timed(
             found,
@@ -109,9 +110,8 @@ def best(repeated: list[dict[str, float]]) -> dict[str, float]:
 def show(rows: list[dict[str, float]]) -> None:
     """Print the table: microseconds and bytes a task, then everything against the smallest plan."""
     first, last = rows[0], rows[-1]
-    print(
-        f"{'tasks':>8} {'expand':>9} {'run':>9} {'resume':>9} {'KB a task':>10}    us a task; against the smallest plan"
-    )
+    names = "".join(f"{name:>10}" for name in PARTS)
+    print(f"{'tasks':>8}{names} {'KB a task':>10}    us a task; against the smallest plan")
     for row in rows:
         each = [1e6 * row[part] / row["tasks"] for part in PARTS]
         ratios = [row[part] / row["tasks"] / (first[part] / first["tasks"]) for part in PARTS]
