@@ -144,9 +144,16 @@ def _add_global(parser: argparse.ArgumentParser, *, with_defaults: bool) -> None
     group = parser.add_argument_group("global options")
     group.add_argument(
         "--store",
-        metavar="DIR",
+        metavar="DIR|URL",
         default=default(os.environ.get("WMARENA_STORE") or "wmarena-store"),
-        help="default: $WMARENA_STORE, else ./wmarena-store",
+        help="a folder, or a URL (s3://, gs://, hdfs://, file:///) that several nodes share; default: $WMARENA_STORE, "
+        "else ./wmarena-store",
+    )
+    group.add_argument(
+        "--keys",
+        metavar="DIR",
+        default=default(os.environ.get("WMARENA_KEYS")),
+        help="folder of keys; default: $WMARENA_KEYS, else keys/ in the store; a URL gets keys only if they are sealed",
     )
     group.add_argument(
         "--tracking-uri",

@@ -38,6 +38,7 @@ from orchestrator.recorders.process import RecorderProcess
 from orchestrator.resume import already_done
 from orchestrator.sealing import Passphrase
 from orchestrator.session import Request, execute
+from orchestrator.shared_store import open_store
 from orchestrator.store import Store, StoreError
 from orchestrator.task import State, Task, TaskId
 
@@ -73,6 +74,7 @@ class RunSummary:
 
     Attributes:
         report, results: paths of the HTML page and of the Parquet table.
+        shared_report: where others find them, None for a store that is a folder.
     """
 
     run_id: str
@@ -83,6 +85,7 @@ class RunSummary:
     seconds: float
     report: str
     results: str
+    shared_report: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -111,6 +114,7 @@ def run(
     spec: ExperimentSpec,
     *,
     store: str | Path = "wmarena-store",
+    keys: Path | None = None,
     data_root: Path | None = None,
     tracking_uri: str | None = None,
     record: bool = True,
@@ -123,7 +127,8 @@ def run(
     """Run what is missing of ``spec``; doing it again runs nothing.
 
     Args:
-        store: folder that holds everything a run leaves behind.
+        store: folder that holds everything a run leaves behind, or the URL of one that several nodes share.
+        keys: folder of keys; None for the store's own, and for sealed keys behind a URL.
         data_root: where data sets are looked for first.
         tracking_uri: MLflow's; None records into the store's own database.
         record: False leaves MLflow out; ``wmarena report --sync`` can send everything later.
@@ -144,7 +149,7 @@ def run(
     pool = pool or Pool()
     data_root = data_root.absolute() if data_root is not None else None  # workers have working folders of their own
     expansion = expand(spec, data_root=data_root)
-    home = Store(Path(store)).open()
+    home = open_store(store, keys).open()
     plan, run_id = expansion.plan, new_run_id()
     limits = _limits(spec, fail_fast)
     facts = _facts(spec, expansion, pool)
@@ -225,7 +230,9 @@ def make_executor(
     root_file, passphrase_file = (spec.keys.root, spec.keys.passphrase) if spec.keys else (None, None)
     passphrase = Passphrase.find(passphrase_file)
     setup = Setup(
-        store=store.root,
+        store=store.address if store.shared else store.root,
+        keys=store.own_keys,
+        keys_mark=None if store.own_keys is None else store.keys_mark(),
         data_root=data_root,
         root_file=root_file,
         passphrase_file=passphrase_file,
@@ -260,7 +267,7 @@ class Recording:
     """The recorder's process around one run: it starts with the first event, when the journal knows the run."""
 
     def __init__(self, store: Store, run_id: str, tracking_uri: str | None) -> None:
-        self._process = RecorderProcess(store.root, run_id, tracking_uri)
+        self._process = RecorderProcess(store, run_id, tracking_uri)
         self._started = False
         self._worked = False
         self._lost: str | None = None
@@ -327,4 +334,5 @@ def _summary(run_id: str, records: Mapping[TaskId, Record], seconds: float, page
         seconds=round(seconds, 3),
         report=str(pages.report),
         results=str(pages.results),
+        shared_report=pages.shared,
     )

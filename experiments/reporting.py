@@ -25,10 +25,11 @@ RunInfo = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pages:
-    """Where a report is: the HTML page and the Parquet table."""
+    """Where a report is: the HTML page, the Parquet table, and the folder that others see, if that is another."""
 
     report: Path
     results: Path
+    shared: str | None = None
 
 
 def publish(folder: Path, plan: Plan, records: Mapping[TaskId, Record], run: RunInfo, store: Store) -> Pages:
@@ -51,7 +52,7 @@ def _published(folder: Path, plan: Plan, records: Mapping[TaskId, Record], run: 
         store=store,
         calibrations=calibrated(plan, records),
     )
-    return Pages(report, results)
+    return Pages(report, results, store.share_report(folder))
 
 
 @contextmanager

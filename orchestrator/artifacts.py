@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ class CorruptArtifact(OSError):
         super().__init__(f"artifact {task_id[:12]} is damaged: {detail}")
 
 
+Sidecar = dict[str, Any] | CorruptArtifact | None
+"""What stands in the place of a manifest."""
+
+
 class Artifacts:
     """All artifacts under one root, by task id."""
 
@@ -54,6 +58,10 @@ class Artifacts:
     def has(self, task_id: TaskId) -> bool:
         """True if a committed artifact is there (its content is checked when it is read)."""
         return os.path.exists(f"{self._folders}/{task_id[:2]}/{task_id}/{MANIFEST}")
+
+    def having(self, ids: Collection[TaskId]) -> set[TaskId]:
+        """Those of ``ids`` that have a committed artifact, seen afresh."""
+        return {task_id for task_id in ids if self.has(task_id)}
 
     def task_ids(self) -> list[TaskId]:
         """Ids of all committed artifacts, sorted."""
@@ -79,16 +87,14 @@ class Artifacts:
             TypeError: identity or result cannot be written as JSON.
             ValueError: a file's name is not a plain one.
         """
-        if not all(map(_plain_name, files)):
-            raise ValueError(f"expected plain names of files, got {sorted(files)}; an artifact has no folders")
-        manifest = _manifest(task_id, identity, result, files)
+        manifest = make_manifest(task_id, identity, result, files)
         final = self.folder(task_id)
         part = final.with_name(f".{task_id[:16]}.{uuid.uuid4().hex}.part")
         try:
             part.mkdir(parents=True)
             for name, raw in files.items():
                 _write(part / name, raw)
-            _write(part / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+            _write(part / MANIFEST, encode_manifest(manifest))
             _sync(part)
             return self._publish(task_id, part, final) or manifest
         except OSError as error:
@@ -139,19 +145,17 @@ class Artifacts:
             return None
         except OSError as error:
             raise _unreadable(task_id, MANIFEST, error) from None
+        return decode_manifest(task_id, raw)
+
+    def manifests(self, ids: Collection[TaskId]) -> Iterator[tuple[TaskId, Sidecar]]:
+        """The sidecar of each of ``ids``, in order: None if there is no artifact, an error if it cannot be trusted."""
+        return ((task_id, self._sidecar(task_id)) for task_id in ids)
+
+    def _sidecar(self, task_id: TaskId) -> Sidecar:
         try:
-            manifest: dict[str, Any] = json.loads(raw)
-            intact = (
-                manifest["task_id"] == task_id
-                and manifest["format"] == FORMAT
-                and manifest["digest"] == _manifest_digest(manifest)
-                and _well_formed(manifest)
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            intact = False
-        if not intact:
-            raise CorruptArtifact(task_id, f"{MANIFEST} is not the manifest of this task")
-        return manifest
+            return self.manifest(task_id)
+        except CorruptArtifact as error:
+            return error
 
     def intact_manifest(self, task_id: TaskId) -> dict[str, Any] | None:
         """The sidecar, or None if there is none that can be trusted."""
@@ -205,6 +209,14 @@ class Artifacts:
         self._verified[path] = state
         return path
 
+    def uri(self, task_id: TaskId, name: str) -> str:
+        """Where a file of an artifact is, for other programs; checked like ``path`` where that costs no transfer.
+
+        Raises:
+            CorruptArtifact: missing, or other bytes than the manifest says.
+        """
+        return self.path(task_id, name).as_uri()
+
     def load_tensors(self, task_id: TaskId, name: str) -> dict[str, Tensor]:
         """Tensors of one safetensors file of an artifact, checked."""
         try:
@@ -228,9 +240,17 @@ def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return raw
 
 
-def _manifest(
+def make_manifest(
     task_id: TaskId, identity: Mapping[str, Any], result: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> dict[str, Any]:
+    """The manifest of an artifact that holds ``files``.
+
+    Raises:
+        TypeError: identity or result cannot be written as JSON.
+        ValueError: a file's name is not a plain one.
+    """
+    if not all(map(_plain_name, files)):
+        raise ValueError(f"expected plain names of files, got {sorted(files)}; an artifact has no folders")
     body = {
         "format": FORMAT,
         "task_id": task_id,
@@ -241,6 +261,32 @@ def _manifest(
     # Through text and back, so that the writer goes on with what a reader gets (lists for tuples, text for all keys).
     manifest: dict[str, Any] = json.loads(json.dumps(body))
     return {**manifest, "digest": _manifest_digest(manifest)}
+
+
+def encode_manifest(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest's file."""
+    return json.dumps(manifest, indent=1, sort_keys=True).encode()
+
+
+def decode_manifest(task_id: TaskId, raw: bytes) -> dict[str, Any]:
+    """A manifest's file as it was written.
+
+    Raises:
+        CorruptArtifact: it is unreadable, was altered, or belongs to another task.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(raw)
+        intact = (
+            manifest["task_id"] == task_id
+            and manifest["format"] == FORMAT
+            and manifest["digest"] == _manifest_digest(manifest)
+            and _well_formed(manifest)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        intact = False
+    if not intact:
+        raise CorruptArtifact(task_id, f"{MANIFEST} is not the manifest of this task")
+    return manifest
 
 
 def _well_formed(manifest: Mapping[str, Any]) -> bool:

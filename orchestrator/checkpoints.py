@@ -4,13 +4,11 @@ A file's name holds its step and the head of its SHA-256: a torn or rotten check
 training curves up to a checkpoint travel in it, so that the history of a resumed task has no hole.
 """
 
-import contextlib
 import hashlib
 import json
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from orchestrator.artifacts import StoreError, tensors_to_bytes
+from orchestrator.artifacts import tensors_to_bytes
+from orchestrator.shelf import Shelf
 from schemes.base import Cancelled
 
 _CURVES = "wmarena.curves"
@@ -51,21 +50,21 @@ class _Saved(NamedTuple):
 
     step: int
     kind: str
-    path: Path
+    name: str
 
 
-class FolderCheckpoints:
-    """Checkpoints of one trajectory in one folder (``schemes.base.Checkpoints``).
+class StoredCheckpoints:
+    """Checkpoints of one trajectory on one shelf (``schemes.base.Checkpoints``).
 
     Args:
-        folder: created when the first checkpoint is written.
+        shelf: where they lie.
         every_s: least seconds between two unasked checkpoints; ``keep`` ones are always written.
         cancelled: polled at each offer.
         curves: saved and restored along with each state.
     """
 
-    def __init__(self, folder: Path, *, every_s: float, cancelled: Callable[[], bool], curves: Curves) -> None:
-        self._folder = folder
+    def __init__(self, shelf: Shelf, *, every_s: float, cancelled: Callable[[], bool], curves: Curves) -> None:
+        self._shelf = shelf
         self._every_s = every_s
         self._cancelled = cancelled
         self._curves = curves
@@ -73,19 +72,19 @@ class FolderCheckpoints:
 
     def latest(self, at_most: int | None = None) -> tuple[int, dict[str, Tensor]] | None:
         """Newest intact state with step <= ``at_most``; the curves go back to it."""
-        for step, kind, path in sorted(self._saved(), reverse=True):
-            if at_most is not None and step > at_most:
+        for saved in sorted(self._saved(), reverse=True):
+            if at_most is not None and saved.step > at_most:
                 continue
-            state = self._read(path, step, kind)
+            state = self._read(saved)
             if state is not None:
-                return step, state
-            path.unlink()
+                return saved.step, state
+            self._shelf.drop(saved.name)
         return None
 
-    def _read(self, path: Path, step: int, kind: str) -> dict[str, Tensor] | None:
+    def _read(self, saved: _Saved) -> dict[str, Tensor] | None:
         """The state in a file, the curves restored; None if it is not what was written."""
-        raw = path.read_bytes()
-        if path.name != _name(step, kind, raw):
+        raw = self._shelf.read(saved.name)
+        if raw is None or saved.name != _name(saved.step, saved.kind, raw):
             return None
         try:
             state: dict[str, Tensor] = load(raw)
@@ -108,31 +107,20 @@ class FolderCheckpoints:
         """Remove what is not kept on purpose; called when the task is done."""
         for saved in self._saved():
             if saved.kind == "temp":
-                saved.path.unlink(missing_ok=True)
-        for part in self._folder.glob("*.part"):
-            part.unlink(missing_ok=True)
-        if self._folder.exists() and not any(self._folder.iterdir()):
-            self._folder.rmdir()
+                self._shelf.drop(saved.name)
+        self._shelf.tidy()
 
     def _write(self, step: int, raw: bytes, kind: str) -> None:
-        path = self._folder / _name(step, kind, raw)
-        part = path.with_suffix(".part")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(raw)
-            part.replace(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):  # what filled the disk must not stay on it
-                part.unlink(missing_ok=True)
-            raise StoreError(f"expected to write a checkpoint in {self._folder}, got: {error}; free space") from error
+        name = _name(step, kind, raw)
+        self._shelf.write(name, raw)
         # Later steps stay: where one loop follows another, the first runs again before the second can resume.
         for saved in self._saved():
-            if saved.kind == "temp" and saved.step <= step and saved.path != path:
-                saved.path.unlink(missing_ok=True)
+            if saved.kind == "temp" and saved.step <= step and saved.name != name:
+                self._shelf.drop(saved.name)
 
     def _saved(self) -> list[_Saved]:
-        names = ((_NAME.fullmatch(p.name), p) for p in self._folder.glob("*.safetensors"))
-        return [_Saved(int(m[1]), m[2], p) for m, p in names if m is not None]
+        names = ((_NAME.fullmatch(name), name) for name in self._shelf.names())
+        return [_Saved(int(m[1]), m[2], name) for m, name in names if m is not None]
 
 
 def _name(step: int, kind: str, raw: bytes) -> str:

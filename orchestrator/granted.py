@@ -7,7 +7,7 @@ from typing import Any
 from attacks.base import Attack, AttackView
 from attacks.knowledge import Budget, DataSet, Elsewhere, NotGranted
 from orchestrator.arena import Arena, WorkloadConfig
-from orchestrator.checkpoints import Curves, FolderCheckpoints
+from orchestrator.checkpoints import Curves, StoredCheckpoints
 from orchestrator.custody import Role
 from orchestrator.identity import canonical
 from orchestrator.plugins import build
@@ -30,7 +30,7 @@ class Job:
     arena: Arena
     task: Task
     curves: Curves
-    checkpoints: FolderCheckpoints
+    checkpoints: StoredCheckpoints
 
     def prf(self, role: Role, scheme: Scheme, *purpose: str) -> Prf:
         """The stream that ``role`` draws a key of ``scheme`` from."""

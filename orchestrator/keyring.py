@@ -38,7 +38,7 @@ def save_key(key: Key, folder: Path, passphrase: Passphrase | None) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     contents = encoded(key)
-    _write(folder / PUBLIC, contents[PUBLIC])
+    write_private(folder / PUBLIC, contents[PUBLIC])
     _seal(folder, contents, passphrase)
 
 
@@ -80,6 +80,9 @@ def check_passphrase(store: Store, tasks: Iterable[TaskId], passphrase: Passphra
     Raises:
         SealError: naming every key that cannot be opened.
     """
+    tasks = list(tasks)
+    store.agree(passphrase)
+    store.receive_keys(tasks)
     sealed = sealed_keys(store)
     if sealed and passphrase is None:
         raise _no_passphrase(_named(sealed, "sealed key"))
@@ -176,8 +179,8 @@ def _loaded(files: "Path | _Opened", folder: Path) -> Key:
 def _seal(folder: Path, contents: Mapping[str, bytes], passphrase: Passphrase) -> None:
     """From two plain files in memory to a sealed folder; their plain form on disk goes last."""
     sealed = passphrase.seal(contents[SECRET], _identity(contents[PUBLIC], folder))
-    _write(folder / SEALED, sealed)
-    _write(folder / SUMS, _sums({PUBLIC: contents[PUBLIC], SEALED: sealed}))
+    write_private(folder / SEALED, sealed)
+    write_private(folder / SUMS, _sums({PUBLIC: contents[PUBLIC], SEALED: sealed}))
     _sync(folder)
     _forget_plain(folder)
 
@@ -240,8 +243,9 @@ def _named(tasks: list[TaskId], what: str) -> str:
 
 
 def _folders(store: Store) -> list[Path]:
-    keys = store.root / "keys"
-    return sorted(p for p in keys.iterdir() if p.is_dir() and not p.is_symlink()) if keys.is_dir() else []
+    keys = store.keys_root
+    found = sorted(keys.iterdir()) if keys.is_dir() else []
+    return [p for p in found if p.is_dir() and not p.is_symlink() and not p.name.startswith(".")]
 
 
 def _forget_plain(folder: Path) -> None:
@@ -253,7 +257,9 @@ def _sums(contents: Mapping[str, bytes]) -> bytes:
     return "".join(f"{hashlib.sha256(contents[n]).hexdigest()}  {n}\n" for n in sorted(contents)).encode()
 
 
-def _write(path: Path, raw: bytes) -> None:
+def write_private(path: Path, raw: bytes) -> None:
+    """Write a file for its owner's eyes (0600), whole or not at all; its folder is made (0700) if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = path.with_name(path.name + ".part")
     with contextlib.suppress(FileNotFoundError):
         part.unlink()

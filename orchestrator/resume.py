@@ -38,15 +38,11 @@ def find(ids: Iterable[TaskId], store: Store, journal: Known) -> Found:
     records = journal.finished(wanted)
     adopted: list[TaskId] = []
     damaged: list[TaskId] = []
-    for task_id in wanted:
-        if task_id in records or not store.has(task_id):
-            continue
-        try:
-            manifest = store.manifest(task_id)
-        except CorruptArtifact:
+    there = store.having([task_id for task_id in wanted if task_id not in records])
+    for task_id, manifest in store.manifests([task_id for task_id in wanted if task_id in there]):
+        if isinstance(manifest, CorruptArtifact):
             damaged.append(task_id)
-            continue
-        if manifest is not None:
+        elif manifest is not None:
             records[task_id] = _adopted(task_id, manifest["result"])
             adopted.append(task_id)
     return Found(records, tuple(adopted), tuple(damaged))

@@ -6,6 +6,7 @@ Layout::
     reports/<experiment>/<run id>/   mlflow.db   mlartifacts/
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -17,20 +18,45 @@ from typing import Any, Self
 
 from orchestrator.artifacts import Artifacts, CorruptArtifact, StoreError, tensors_to_bytes
 from orchestrator.lock import StoreBusy, hold
+from orchestrator.sealing import Passphrase
+from orchestrator.shelf import FolderShelf, Shelf
 from orchestrator.task import TaskId
 
 _ROOM = 2**20
 _NAME_BYTES = 100
+_MARK = ".wmarena-keys"
+CHECKPOINTS = ".checkpoints"
+"""Folder beside keys: states of long computations that hold a part of one."""
 
 
 class Store(Artifacts):
-    """Artifacts, and beside them keys, checkpoints and reports; held by one run at a time."""
+    """Artifacts, and beside them keys, checkpoints and reports; held by one run at a time.
 
-    def __init__(self, root: Path | str) -> None:
+    Attributes:
+        shared: True if other drivers may write at the same time.
+        own_keys: a folder of keys that is not the store's, or None.
+        keys_travel: True if keys are in the shared place too, sealed.
+    """
+
+    shared = False
+    keys_travel = False
+
+    def __init__(self, root: Path | str, keys: Path | None = None) -> None:
         # A Path has already lost one of the URL's slashes.
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(root)):
             raise StoreError(f"expected a local folder as store, got the URL {root}; pass --store DIR")
         super().__init__(Path(root).expanduser().absolute())
+        self.own_keys = None if keys is None else keys.expanduser().absolute()
+
+    @property
+    def keys_root(self) -> Path:
+        """The folder of all keys."""
+        return self.own_keys or self.root / "keys"
+
+    @property
+    def address(self) -> str:
+        """What ``orchestrator.stores.open_store`` makes this store of, in any process."""
+        return str(self.root)
 
     def open(self) -> Self:
         """Create the folder if missing and prove that it can be written.
@@ -39,10 +65,11 @@ class Store(Artifacts):
             StoreError: it cannot.
         """
         try:
-            for part in ("artifacts", "keys", "checkpoints", "reports"):
-                (self.root / part).mkdir(parents=True, exist_ok=True)
-            for part in ("keys", "checkpoints"):  # what an embedding trains of a key passes through its checkpoints
-                (self.root / part).chmod(0o700)
+            checkpoints = self.root / "checkpoints"
+            for folder in (self.root / "artifacts", self.keys_root, checkpoints, self.root / "reports"):
+                folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self.keys_root, checkpoints):  # of a key that is trained, checkpoints hold a part
+                folder.chmod(0o700)
             self._write_probe(b"x")
         except OSError as error:
             raise StoreError(
@@ -82,15 +109,58 @@ class Store(Artifacts):
 
     def key_dir(self, task_id: TaskId) -> Path:
         """Where the key that a task completed is or will be; never anywhere else."""
-        return self.root / "keys" / task_id
+        return self.keys_root / task_id
 
     def checkpoint_dir(self, trajectory: str) -> Path:
-        """Where a long computation leaves its state."""
+        """Where a long computation leaves its state, if that is a folder here."""
         return self.root / "checkpoints" / trajectory
+
+    def share_key(self, task_id: TaskId) -> None:
+        """Called when a key was written to ``key_dir``: every node finds it there."""
+
+    def receive_keys(self, task_ids: Iterable[TaskId]) -> None:
+        """Called before keys are read from ``key_dir``."""
+
+    def agree(self, passphrase: Passphrase | None) -> None:
+        """Called before a run that needs keys.
+
+        Raises:
+            SealError: keys cannot be where they have to be, or others seal them with another passphrase.
+        """
+
+    def keys_mark(self) -> str:
+        """What is written in the folder of keys, made if it is missing: who reads the same sees the same folder.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        path = self.keys_root / _MARK
+        try:
+            self.keys_root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as f:
+                f.write(uuid.uuid4().hex)
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise StoreError(
+                f"expected a folder of keys that can be written, got {self.keys_root} ({error.strerror}); "
+                "pass another by --keys DIR"
+            ) from None
+
+    def shelf(self, trajectory: str, *, secret: bool) -> Shelf:
+        """Where a long computation leaves its state.
+
+        Args:
+            secret: True if the state holds a part of a key.
+        """
+        return FolderShelf(self.checkpoint_dir(trajectory))
 
     def report_dir(self, experiment: str, run_id: str) -> Path:
         """Where the report of one execution goes; names cannot leave the store."""
         return self.root / "reports" / safe_name(experiment) / safe_name(run_id)
+
+    def share_report(self, folder: Path) -> str | None:
+        """Called when a report was written; says where others find it, None where that is the folder itself."""
+        return None
 
     @contextmanager
     def exclusive(self, run: str = "", waiting: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -110,19 +180,19 @@ class Store(Artifacts):
 
     def ls(self) -> list[dict[str, Any]]:
         """One row per artifact: task_id, kind, workload, scheme, attack, seed, bytes; damaged ones say so."""
-        rows: list[dict[str, Any]] = []
-        for task_id in self.task_ids():
-            row: dict[str, Any] = {"task_id": task_id, "bytes": _size(self.folder(task_id))}
-            try:
-                identity = (self.manifest(task_id) or {}).get("identity", {})
-                config = identity.get("config", {})
-                row |= {"kind": identity.get("kind"), "seed": identity.get("seed")}
-                row |= {part: _name_of(config.get(part)) for part in ("workload", "scheme", "attack")}
-            except CorruptArtifact as error:
-                row |= {"kind": None, "damaged": str(error)}
-            row["key"] = str(self.key_dir(task_id)) if self.key_dir(task_id).exists() else None
-            rows.append(row)
-        return rows
+        return [self._row(task_id, _size(self.folder(task_id))) for task_id in self.task_ids()]
+
+    def _row(self, task_id: TaskId, n_bytes: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"task_id": task_id, "bytes": n_bytes}
+        try:
+            identity = (self.manifest(task_id) or {}).get("identity", {})
+            config = identity.get("config", {})
+            row |= {"kind": identity.get("kind"), "seed": identity.get("seed")}
+            row |= {part: _name_of(config.get(part)) for part in ("workload", "scheme", "attack")}
+        except CorruptArtifact as error:
+            row |= {"kind": None, "damaged": str(error)}
+        row["key"] = str(self.key_dir(task_id)) if self.key_dir(task_id).exists() else None
+        return row
 
     def verify(self) -> dict[str, Any]:
         """Check every file of every artifact: checked, files, damaged (task_id, detail), unfinished."""
@@ -154,7 +224,7 @@ class Store(Artifacts):
         with self.exclusive() if apply else nullcontext():
             ids = self.task_ids()
             doomed = [self.folder(t) for t in ids if t not in kept]
-            doomed += _others(self.root / "keys", kept)
+            doomed += _others(self.keys_root, kept)
             doomed += _others(self.root / "checkpoints", kept | set(trajectories))
             doomed += _others(self.root / "set_aside", set())
             doomed += self.unfinished()
@@ -169,7 +239,13 @@ def _name_of(config: object) -> Any:
 
 
 def _others(folder: Path, kept: set[TaskId] | set[str]) -> list[Path]:
-    return [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name not in kept] if folder.exists() else []
+    return [p for p in _folders(folder) if p.name not in kept]
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Sub-folders, but for hidden ones."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [p for p in found if p.is_dir() and not p.name.startswith(".")]
 
 
 def _size(folder: Path) -> int:

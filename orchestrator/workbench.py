@@ -13,13 +13,15 @@ from torch import nn
 from orchestrator.allocator import keep_freed_memory
 from orchestrator.arena import Arena, WorkloadConfig
 from orchestrator.artifacts import CorruptArtifact, StoreError
-from orchestrator.checkpoints import Curves, FolderCheckpoints
+from orchestrator.checkpoints import Curves, StoredCheckpoints
 from orchestrator.custody import KeyRoot
 from orchestrator.identity import canonical, digest
 from orchestrator.keyring import load_key, save_key
 from orchestrator.plugins import build, build_attack, use_workloads
 from orchestrator.resident import Resident
-from orchestrator.sealing import workers_passphrase
+from orchestrator.sealing import PASSPHRASE, workers_passphrase
+from orchestrator.shared_store import open_store
+from orchestrator.shelf import SealedShelf
 from orchestrator.store import Store
 from orchestrator.task import Kind, Task, TaskId
 from schemes.keys import Key, KeyFileError
@@ -34,6 +36,9 @@ class Setup:
     """What a worker process needs to make its workbench; holds no secret, only the paths of secrets.
 
     Attributes:
+        store: a folder, or the URL of a shared store.
+        keys: folder of keys where it is not the store's own; every node must see it.
+        keys_mark: what the driver reads in that folder (``Store.keys_mark``).
         device: "cpu", "cuda" or "auto".
         threads: CPU threads per task; the same under every executor, since sums depend on it.
         root_file: file of the key root, None for the published one.
@@ -44,7 +49,9 @@ class Setup:
         resident_bytes: models kept on the device between tasks.
     """
 
-    store: Path
+    store: Path | str
+    keys: Path | None = None
+    keys_mark: str | None = None
     data_root: Path | None = None
     device: str = "auto"
     threads: int = 1
@@ -68,7 +75,7 @@ class Workbench:
         self.device = torch.device(kind)
         self.device_name = torch.cuda.get_device_name() if kind == "cuda" else "cpu"
         self.setup = setup
-        self.store = Store(setup.store)
+        self.store = _opened(setup)
         self.root = KeyRoot.from_file(setup.root_file)
         self._passphrase = workers_passphrase(setup.passphrase_file, setup.challenge)
         self.cancelled = cancelled
@@ -97,10 +104,14 @@ class Workbench:
         # By content too: what was computed again may be another model.
         return self._models.get(f"{task_id}/{self.store.sha256(task_id, MODEL)}", load)
 
-    def checkpoints(self, task: Task, curves: Curves) -> FolderCheckpoints:
+    def checkpoints(self, task: Task, curves: Curves) -> StoredCheckpoints:
         """Where ``task`` leaves its state together with its training curves."""
-        folder = self.store.checkpoint_dir(trajectory_id(task))
-        return FolderCheckpoints(folder, every_s=self.setup.checkpoint_s, cancelled=self.cancelled, curves=curves)
+        # What is trained after a key exists may hold a part of it.
+        secret = task.kind is not Kind.TRAIN
+        shelf = self.store.shelf(trajectory_id(task), secret=secret)
+        if secret and self.store.keys_travel and self._passphrase is not None:
+            shelf = SealedShelf(shelf, self._passphrase)
+        return StoredCheckpoints(shelf, every_s=self.setup.checkpoint_s, cancelled=self.cancelled, curves=curves)
 
     def save_key(self, task_id: TaskId, key: Key) -> None:
         """Put the key that ``task_id`` completed where keys belong.
@@ -111,6 +122,7 @@ class Workbench:
         self._keys.pop(task_id, None)
         try:
             save_key(key, self.store.key_dir(task_id), self._passphrase)
+            self.store.share_key(task_id)
         except OSError as error:
             raise StoreError(f"expected to write the key of {task_id[:12]}, got: {error}") from error
 
@@ -122,10 +134,14 @@ class Workbench:
             SealError: it is sealed with another passphrase.
         """
         if task_id not in self._keys:
+            self.store.receive_keys([task_id])
             try:
                 loaded = load_key(self.store.key_dir(task_id), self._passphrase)
             except KeyFileError as error:
                 raise CorruptArtifact(task_id, str(error)) from None
+            made = ((self.store.intact_manifest(task_id) or {}).get("result") or {}).get("commitment")
+            if made is not None and made != loaded.commitment:
+                raise CorruptArtifact(task_id, "its key belongs to another model: two drivers made them")
             while len(self._keys) >= _MOST_KEYS:
                 self._keys.pop(next(iter(self._keys)))
             self._keys[task_id] = loaded
@@ -145,6 +161,21 @@ class Workbench:
             "numpy": np.__version__,
             "device_kind": self.device.type,
         }
+
+
+def _opened(setup: Setup) -> Store:
+    """The store, whose folder of keys is the driver's.
+
+    Raises:
+        StoreError: on this node the folder of keys is another one.
+    """
+    store = open_store(setup.store, setup.keys)
+    if setup.keys is not None and store.keys_mark() != setup.keys_mark:
+        raise StoreError(
+            f"expected every node to see the driver's folder of keys, got another folder at {setup.keys} on "
+            f"{platform.node()}; mount it there, or set {PASSPHRASE} and leave out --keys: keys then travel sealed"
+        )
+    return store
 
 
 def trajectory_id(task: Task) -> str:

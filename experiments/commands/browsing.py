@@ -37,7 +37,7 @@ def ui(terminal: Terminal, args: Namespace) -> int:
 def _mlflow(terminal: Terminal, port: int) -> list[list[str]]:
     """MLflow's command line, unless its records are elsewhere."""
     given = None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri
-    uri = resolve(given, terminal.store)
+    uri = resolve(given, terminal.home().root)
     if is_remote(uri):
         terminal.text(f"The records are at {shown(uri)}")
         return []
@@ -90,7 +90,7 @@ def _storage(terminal: Terminal, chosen: str | None) -> str | None:
     """The study's storage: a URL as it is, a named study's file, else the file that was written last."""
     if chosen is not None and "://" in chosen:
         return chosen
-    folder = terminal.store / STUDIES
+    folder = terminal.home().root / STUDIES
     files = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
     names = ", ".join(sorted(path.stem for path in files)) or "none"
     if chosen is None:

@@ -17,7 +17,6 @@ from orchestrator.loop import expected_seconds
 from orchestrator.plan import Plan
 from orchestrator.recorders.plan_file import plan_document
 from orchestrator.resume import already_done
-from orchestrator.store import Store
 from orchestrator.task import Kind, Task, TaskId
 
 _SHAPES = {Kind.TRAIN: ("[", "]"), Kind.EMBED: ("([", "])"), Kind.ATTACK: ("{{", "}}"), Kind.VERIFY: ("(", ")")}
@@ -60,8 +59,10 @@ def plan(terminal: Terminal, args: Namespace) -> int:
 
 def _known(terminal: Terminal, plan: Plan) -> tuple[set[TaskId], Callable[[Task], float], int]:
     """(finished tasks, expected seconds of a task, how many open tasks have a measured expectation)."""
-    store = Store(terminal.store)
-    if not store.journal_path.is_file():
+    store = terminal.home()
+    if store.shared:
+        store.root.mkdir(parents=True, exist_ok=True)
+    elif not store.journal_path.is_file():
         return set(), lambda task: task.cost, 0
     with Journal(store.journal_path) as journal:
         cached = set(already_done(plan, store, journal))

@@ -27,6 +27,7 @@ def run(terminal: Terminal, args: Namespace) -> int:
     summary = run_spec(
         spec,
         store=terminal.store,
+        keys=terminal.keys,
         data_root=terminal.data_root,
         tracking_uri=None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri,
         record=terminal.tracking_uri != NO_RECORDS,
@@ -50,21 +51,23 @@ def run(terminal: Terminal, args: Namespace) -> int:
 
 def _show(terminal: Terminal, summary: RunSummary) -> None:
     rows = read_results(Path(summary.results))
-    terminal.out.print(summary_table(rows, Store(terminal.store)))
+    terminal.out.print(summary_table(rows, terminal.home()))
     for line in summary_lines(rows):
         terminal.out.print(line, markup=False)
     counts = [f"{getattr(summary, name)} {name}" for name in ("executed", "cached", "failed", "skipped")]
     terminal.text(f"{summary.run_id}: {', '.join(counts)} in {duration(summary.seconds)}")
     terminal.text(f"report   {summary.report}")
     terminal.text(f"table    {summary.results}")
+    if summary.shared_report is not None:
+        terminal.text(f"shared   {summary.shared_report}")
     if terminal.tracking_uri != NO_RECORDS:
-        where = shown(resolve(terminal.tracking_uri, terminal.store))
+        where = shown(resolve(terminal.tracking_uri, terminal.home().root))
         terminal.text(f"records  {where}  (wmarena ui)")
 
 
 def report(terminal: Terminal, args: Namespace) -> int:
     """Rebuild a report from the journal and the artifacts; with --sync, send what MLflow is missing."""
-    store = Store(terminal.store)
+    store = terminal.home()
     if not store.journal_path.is_file():
         raise SpecError([Problem(f"expected a store that has run something, got {store.root}; pass --store DIR")])
     with Journal(store.journal_path) as journal:

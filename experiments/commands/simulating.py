@@ -17,7 +17,6 @@ from orchestrator.loop import Sort, expected_seconds, sort_of
 from orchestrator.plan import Plan
 from orchestrator.resume import already_done
 from orchestrator.simulate import simulate
-from orchestrator.store import Store
 from orchestrator.task import Task, TaskId
 
 
@@ -66,7 +65,7 @@ class Begun:
 
 def simulation(terminal: Terminal, expansion: Expansion, asked: Mapping[str, str]) -> dict[str, Any]:
     """The schedule as JSON values, with what is known of its durations and what is not simulated."""
-    plan, store = expansion.plan, Store(terminal.store)
+    plan, store = expansion.plan, terminal.home()
     known = Durations.of(store, plan)
     finished = known.done if asked["tasks"] == "missing" else {}
     begun = Begun()

@@ -21,8 +21,8 @@ _UNITS = ("B", "KiB", "MiB", "GiB")
 
 
 def _opened(terminal: Terminal) -> Store:
-    home = Store(terminal.store)
-    if not (home.root / "artifacts").is_dir():
+    home = terminal.home()
+    if not home.shared and not (home.root / "artifacts").is_dir():
         raise SpecError([Problem(f"expected a store, got {home.root}, where none is; pass --store DIR")])
     return home
 
@@ -46,7 +46,7 @@ def ls(terminal: Terminal, args: Namespace) -> int:
             shown[0] = "damaged"
         table.add_row(row["task_id"][:12], *shown, size(row["bytes"]))
     terminal.out.print(table)
-    terminal.text(f"{len(rows)} artifacts, {size(sum(row['bytes'] for row in rows))}, in {home.root}")
+    terminal.text(f"{len(rows)} artifacts, {size(sum(row['bytes'] for row in rows))}, in {home.address}")
     return 0
 
 
@@ -82,6 +82,8 @@ def encrypt(terminal: Terminal, args: Namespace) -> int:
 def gc(terminal: Terminal, args: Namespace) -> int:
     """Count what nothing reaches, or remove it with --apply."""
     home = _opened(terminal)
+    if home.shared and args.apply and not args.keep:
+        raise SpecError([Problem("expected --keep SPEC, got none: what other drivers have run is not known here")])
     if args.keep:
         tasks = _reached(terminal, args.keep)
         keep, trajectories = {task.id for task in tasks}, {trajectory_id(task) for task in tasks}

@@ -9,6 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
+from orchestrator.shared_store import open_store
+from orchestrator.store import Store
+
 NO_RECORDS = "none"
 """Tracking URI that leaves MLflow out."""
 
@@ -22,12 +25,15 @@ class Terminal:
     """Global options, and the two streams.
 
     Attributes:
+        store: a folder or a URL.
+        keys: folder of keys, None for the store's own place.
         tracking_uri: None for the store's own database.
         json: True if stdout gets one JSON document and nothing else.
         out, err: for people.
     """
 
-    store: Path
+    store: str
+    keys: Path | None
     tracking_uri: str | None
     data_root: Path | None
     json: bool
@@ -38,13 +44,18 @@ class Terminal:
     def of(cls, args: Namespace) -> "Terminal":
         """The terminal of one command line."""
         return cls(
-            store=Path(args.store),
+            store=args.store,
+            keys=Path(args.keys) if args.keys else None,
             tracking_uri=args.tracking_uri or None,
             data_root=Path(args.data_root).expanduser() if args.data_root else None,
             json=args.json,
             out=Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH),
             err=Console(file=sys.stderr, highlight=False),
         )
+
+    def home(self) -> Store:
+        """The store, as it is: nothing is created."""
+        return open_store(self.store, self.keys)
 
     def document(self, value: Any) -> None:
         """Write ``value`` as the one JSON document."""

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import ray
@@ -91,8 +92,9 @@ class RayExecutor(Executor):
         pulse_s: float = _PULSE_S,
     ) -> None:
         # A worker on this machine may have another working directory.
-        files = {n: getattr(setup, n) for n in ("store", "data_root", "root_file", "passphrase_file")}
-        self._setup = replace(setup, **{n: p.expanduser().absolute() for n, p in files.items() if p is not None})
+        files = {n: getattr(setup, n) for n in ("store", "keys", "data_root", "root_file", "passphrase_file")}
+        here: dict[str, Any] = {n: p.expanduser().absolute() for n, p in files.items() if isinstance(p, Path)}
+        self._setup = replace(setup, **here)
         self._wanted = workers
         self._gpus = gpus_per_worker
         self._share = share

@@ -4,10 +4,10 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from orchestrator.executors.inline import Perform
+from orchestrator.shared_store import open_store
 from orchestrator.store import Store, StoreError
 from orchestrator.task import Failure, FailureKind, Task
 from orchestrator.workbench import Setup, Workbench
@@ -28,7 +28,7 @@ class Worker:
 
     def __init__(self, setup: Setup, perform: str, environment: dict[str, str], cancelled: Callable[[], bool]) -> None:
         os.environ.update(environment)
-        _check_shared(setup.store)
+        _check_shared(open_store(setup.store, setup.keys))
         module, _, function = perform.partition(":")
         self._perform: Perform = getattr(importlib.import_module(module), function)
         self._cancelled = cancelled
@@ -62,10 +62,10 @@ def is_lost(outcome: Any) -> bool:
     return isinstance(outcome, Failure) and outcome.kind is FailureKind.DEVICE
 
 
-def _check_shared(store: Path) -> None:
+def _check_shared(store: Store) -> None:
     """A folder that is not shared would be made anew here, and its results found by nobody."""
-    if not (Store(store).root / "artifacts").is_dir():
+    if not store.shared and not (store.root / "artifacts").is_dir():
         raise StoreError(
-            f"expected the store {store} on every node, got a node without it; "
-            "mount a shared file system there and pass its path with --store"
+            f"expected the store {store.address} on every node, got a node without it; "
+            "mount a shared file system there and pass its path with --store, or the URL of a shared store"
         )

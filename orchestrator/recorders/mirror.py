@@ -26,7 +26,7 @@ from orchestrator.recorders.execution import closing, opening
 from orchestrator.recorders.fields import Entry, Point, Row, describe, parents, points, relatives
 from orchestrator.recorders.links import Link, Links
 from orchestrator.recorders.summary import RunTask, entry_note
-from orchestrator.recorders.tracker import Delivery, Sent, Tracker, TrackerError
+from orchestrator.recorders.tracker import Delivery, Sent, Tracker, TrackerError, Weights
 from orchestrator.store import CorruptArtifact, Store
 from orchestrator.task import TaskId
 
@@ -241,12 +241,18 @@ class Mirror(Recorder):
         found = self._tracker.find(entry, delivery.parent)
         if found is not None:
             return found
-        weights = None if entry.made is None else self._file(entry.made, _MODEL)
+        weights = None if entry.made is None else self._weights(entry.made)
         return self._tracker.send(replace(delivery, points=self._curves(entry), weights=weights))
 
     def _curves(self, entry: Entry) -> list[Point]:
         path = None if entry.curves_of is None else self._file(entry.curves_of, _HISTORY)
         return [] if path is None else list(points(json.loads(path.read_text(encoding="utf-8"))))
+
+    def _weights(self, task_id: TaskId) -> Weights | None:
+        try:
+            return Weights(uri=self._store.uri(task_id, _MODEL), fetch=lambda: self._file(task_id, _MODEL))
+        except CorruptArtifact:
+            return None
 
     def _file(self, task_id: TaskId, name: str) -> Path | None:
         """A file of an artifact if it is still there and undamaged: results outlive their artifacts."""

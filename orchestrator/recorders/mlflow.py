@@ -27,6 +27,7 @@ from orchestrator.recorders.mirror import Mirror
 from orchestrator.recorders.process import ENVIRONMENT
 from orchestrator.recorders.tracker import Closing, Delivery, Ending, Execution, Sent, TrackerError
 from orchestrator.recorders.views import KIND, experiment_tags, pictures
+from orchestrator.shared_store import open_store
 from orchestrator.store import Store, safe_name
 
 # MLflow reads these while it is imported.
@@ -200,7 +201,7 @@ class MlflowTracker:
             run: str = created.info.run_id
             made = None
             if delivery.weights is not None and delivery.model is None:
-                made = self._introduce(entry, run, delivery.weights)
+                made = self._introduce(entry, run, delivery.weights.uri)
             model = made or delivery.model
             self._log_numbers(delivery, run, (model or delivery.consumes) if entry.about_model else None)
             consumed = [m for m in (delivery.consumes, delivery.model) if m]
@@ -212,12 +213,12 @@ class MlflowTracker:
             if made:
                 client.log_outputs(run, [LoggedModelOutput(made, 0)])
                 client.finalize_logged_model(made, "READY")
-            if self._log_models and delivery.weights is not None:
-                client.log_artifact(run, str(delivery.weights), "model")
+            if self._log_models and delivery.weights is not None and (path := delivery.weights.fetch()) is not None:
+                client.log_artifact(run, str(path), "model")
             client.set_terminated(run, "FAILED" if entry.failed else "FINISHED", entry.ended_ms)
         return Sent(run=run, model=model)
 
-    def _introduce(self, entry: Entry, run: str, weights: Path) -> str:
+    def _introduce(self, entry: Entry, run: str, weights: str) -> str:
         """A LoggedModel that points at the store's file."""
         kept = ("scheme", "attack", "workload", "seed")
         kind, _, rest = entry.name.partition("/")
@@ -228,7 +229,7 @@ class MlflowTracker:
                 name=re.sub(r"[/:.%\"']", "_", f"{made}/{rest}"),
                 source_run_id=run,
                 tags={f"{PREFIX}{k}": entry.tags[f"{PREFIX}{k}"] for k in kept}
-                | {f"{PREFIX}task_id": str(entry.made), "artifact_uri": weights.as_uri()},
+                | {f"{PREFIX}task_id": str(entry.made), "artifact_uri": weights},
                 model_type=f"{made} model",
             )
         return str(model.model_id)
@@ -281,7 +282,7 @@ def main() -> int:
         over.set()
 
     threading.Thread(target=listen, daemon=True).start()
-    store = Store(Path(request["store"]))
+    store = open_store(request["store"])
     with Journal(store.journal_path) as journal:
         recorder = MlflowRecorder(store, journal, request["tracking_uri"], log_models=request["log_models"])
         followed = recorder.follow(request["run_id"], over)

@@ -8,11 +8,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from orchestrator.recorders.addresses import resolve
 from orchestrator.recorders.base import SyncReport
 from orchestrator.sealing import without_passphrase
+from orchestrator.store import Store
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -31,18 +31,16 @@ class RecorderProcess:
     """Mirrors one execution into MLflow while it runs.
 
     Args:
-        store_root: the store's folder.
+        store: the store, a shared one by its address.
         run_id: an execution that ``Journal.start_run`` has opened.
         tracking_uri: None for the store's own SQLite file.
         log_models: copy weights into MLflow's artifacts.
     """
 
-    def __init__(
-        self, store_root: Path, run_id: str, tracking_uri: str | None = None, *, log_models: bool = False
-    ) -> None:
-        self._root = Path(store_root).absolute()
+    def __init__(self, store: Store, run_id: str, tracking_uri: str | None = None, *, log_models: bool = False) -> None:
+        self._root = store.root
         self._request = {
-            "store": str(self._root),
+            "store": store.address,
             "run_id": run_id,
             "tracking_uri": resolve(tracking_uri, self._root),
             "log_models": log_models,

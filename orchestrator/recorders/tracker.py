@@ -1,6 +1,6 @@
 """The small face of a tracker: what a mirror needs of MLflow, in our own words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -31,6 +31,14 @@ class Sent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Where a model's file is; ``fetch`` brings it to this machine, None if it is damaged or gone."""
+
+    uri: str
+    fetch: Callable[[], Path | None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Delivery:
     """An entry with all that is sent along.
 
@@ -40,7 +48,7 @@ class Delivery:
         points: training curves.
         consumes: the tracker's id of the model that the entry starts from, or None.
         model: the tracker's id of the entry's own model if another entry has introduced it, or None.
-        weights: file of the entry's own model, or None where it made none or it is gone.
+        weights: the entry's own model, or None where it made none or it is gone.
     """
 
     entry: Entry
@@ -49,7 +57,7 @@ class Delivery:
     points: Sequence[Point] = ()
     consumes: str | None = None
     model: str | None = None
-    weights: Path | None = None
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

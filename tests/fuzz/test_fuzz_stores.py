@@ -17,10 +17,11 @@ from experiments.cli import main
 from experiments.commands.judging import read_weights
 from experiments.problems import SpecError
 from orchestrator.artifacts import MANIFEST, CorruptArtifact, _manifest_digest
-from orchestrator.checkpoints import Curves, FolderCheckpoints, _name
+from orchestrator.checkpoints import Curves, StoredCheckpoints, _name
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
 from orchestrator.recorders.links import Links
+from orchestrator.shelf import FolderShelf
 from orchestrator.store import Store, StoreError, safe_name, tensors_to_bytes
 from orchestrator.task import TaskId
 from tests.experiments.conftest import Finished
@@ -134,7 +135,7 @@ def test_forged_checkpoints(data: st.DataObject, tmp_path: Path) -> None:
     (tmp_path / _name(7, "keep", raw)).write_bytes(raw)
     kept = Curves()
     with fenced(tmp_path):
-        found = FolderCheckpoints(tmp_path, every_s=1.0, cancelled=lambda: False, curves=kept).latest()
+        found = StoredCheckpoints(FolderShelf(tmp_path), every_s=1.0, cancelled=lambda: False, curves=kept).latest()
 
     assert found is None or (found[0] == 7 and "wmarena.curves" not in found[1])
     assert found is not None or kept.points == []

@@ -9,15 +9,18 @@ from torch import Tensor
 
 from attacks.phases import Phase
 from orchestrator.artifacts import StoreError
-from orchestrator.checkpoints import Curves, FolderCheckpoints
+from orchestrator.checkpoints import Curves, StoredCheckpoints
+from orchestrator.shelf import FolderShelf
 from schemes.base import Cancelled
 
 
 def open_at(
     folder: Path, *, every_s: float = 0.0, cancelled: bool = False, curves: Curves | None = None
-) -> FolderCheckpoints:
+) -> StoredCheckpoints:
     """A new process's view of a checkpoint folder."""
-    return FolderCheckpoints(folder, every_s=every_s, cancelled=lambda: cancelled, curves=curves or Curves())
+    return StoredCheckpoints(
+        FolderShelf(folder), every_s=every_s, cancelled=lambda: cancelled, curves=curves or Curves()
+    )
 
 
 def state(value: float) -> Callable[[], dict[str, Tensor]]:

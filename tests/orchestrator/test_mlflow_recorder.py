@@ -480,7 +480,7 @@ def test_the_process_follows_a_run_and_drains(world: World, client: Any) -> None
     """Started beside a run, it sends what the run settles, then the report written after the end, then ends."""
     world.start("r1")
     world.finish("r1", world.clean, world.twin)
-    process = RecorderProcess(world.store.root, "r1")
+    process = RecorderProcess(world.store, "r1")
     process.start()
     world.finish("r1", *(t for t in world.tasks if t.kind is not Kind.TRAIN))
     world.journal.finish_run("r1", "done")
@@ -500,11 +500,11 @@ def test_the_process_may_die_or_lose_its_driver(world: World, client: Any) -> No
     """Killed, it has done no harm; when the driver dies, it sends what there is, closes the execution and ends."""
     world.start("r1")
     world.finish("r1", world.clean)
-    killed = RecorderProcess(world.store.root, "r1")
+    killed = RecorderProcess(world.store, "r1")
     killed.start()
     killed.kill()
     lost = killed.drain(timeout=60)
-    orphan = RecorderProcess(world.store.root, "r1")
+    orphan = RecorderProcess(world.store, "r1")
     orphan.start()
 
     child = orphan._process
