@@ -96,7 +96,10 @@ def _add_planning(command: AddCommand) -> None:
         job.add_argument("job", metavar="JOB", help="what submit has printed")
     report = command("report", "running:report", "rebuild the report of a run from the store")
     report.add_argument(
-        "run_or_spec", metavar="RUN_OR_SPEC", help="a run's id, an experiment, or a spec: its newest run"
+        "run_or_spec",
+        metavar="RUN_OR_SPEC",
+        nargs="?",
+        help="a run's id, an experiment, or a spec: its newest run; with --sync it may be left out for all runs",
     )
     report.add_argument("--out", metavar="DIR", help="where it goes; default: its place in the store")
     report.add_argument("--sync", action="store_true", help="also send what MLflow is missing")

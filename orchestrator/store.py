@@ -173,6 +173,7 @@ class Store(Artifacts):
         Raises:
             StoreBusy: another run holds it.
         """
+        self.root.mkdir(parents=True, exist_ok=True)
         with hold(self.root / "run.lock", f"run {run}" if run else "housekeeping", waiting):
             yield
 

@@ -1,10 +1,14 @@
-"""What all tests share: one computing thread, and the folder with real data sets, if there is one."""
+"""What all tests share: one computing thread, the folder with real data sets, if there is one, and real servers."""
 
 import os
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.servers import postgres_server, s3_server
 
 _BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -18,3 +22,32 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip("needs data sets on disk: set WMARENA_DATA to a folder that holds them")
     return root
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Callable[[], str]]:
+    """Gives URLs of empty folders on an S3 server."""
+    with s3_server() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[], str]]:
+    """Gives URLs of empty databases on a PostgreSQL server."""
+    # In the system's own folder: those that pytest makes are closed to the server's user.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        with postgres_server(Path(folder) / "server") as database:
+            yield database
+
+
+@pytest.fixture
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Makes this process another node: the user's cache folder of that name."""
+
+    def of(node: str) -> Path:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / node))
+        return tmp_path / node
+
+    of("node-a")
+    return of

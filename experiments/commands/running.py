@@ -1,6 +1,7 @@
 """``wmarena run`` and ``wmarena report``."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -69,11 +70,13 @@ def report(terminal: Terminal, args: Namespace) -> int:
     """Rebuild a report from the journal and the artifacts; with --sync, send what MLflow is missing."""
     store = terminal.home()
     if not store.journal_path.is_file():
-        raise SpecError([Problem(f"expected a store that has run something, got {store.root}; pass --store DIR")])
+        raise SpecError([Problem(_unknown(store))])
+    if args.run_or_spec is None:
+        return _sync_all(terminal, store, args)
     with Journal(store.journal_path) as journal:
         chosen = choose_run(journal, args.run_or_spec)
         pages = rebuild(store, chosen, journal, Path(args.out) if args.out else None)
-    warning = _sync(terminal, store, chosen["id"]) if args.sync else None
+    warning = _sync(terminal, store, [chosen["id"]]) if args.sync else None
     if terminal.json:
         terminal.document({"report": str(pages.report), "results": str(pages.results)})
     else:
@@ -84,14 +87,45 @@ def report(terminal: Terminal, args: Namespace) -> int:
     return 3 if warning else 0
 
 
-def _sync(terminal: Terminal, store: Store, run_id: str) -> str | None:
-    """Send what MLflow is missing; returns why not everything could be sent."""
+def _unknown(store: Store) -> str:
+    if store.shared:
+        return (
+            f"expected a run that this machine knows, got {store.address}, on which it has run nothing; "
+            "`wmarena run SPEC` finds what is finished there and writes the report"
+        )
+    return f"expected a store that has run something, got {store.root}; pass --store DIR"
+
+
+def _sync_all(terminal: Terminal, store: Store, args: Namespace) -> int:
+    """``report --sync`` alone: send what MLflow is missing of every run, the oldest first; rebuild nothing."""
+    if not args.sync or args.out:
+        raise SpecError(
+            [Problem("expected RUN_OR_SPEC, got none; name one, or send all runs by `report --sync` alone")]
+        )
+    with Journal(store.journal_path) as journal:
+        runs = [run["id"] for run in reversed(journal.runs())]
+    warning = _sync(terminal, store, runs)
+    if terminal.json:
+        terminal.document({"runs": runs, "complete": warning is None})
+    if warning:
+        terminal.note(f"wmarena: {warning}")
+    return 3 if warning else 0
+
+
+def _sync(terminal: Terminal, store: Store, runs: Sequence[str]) -> str | None:
+    """Send what MLflow is missing of ``runs``; returns why not everything could be sent."""
     # Imported here: MLflow takes seconds to load.
     from orchestrator.recorders.mlflow import MlflowRecorder
 
     if terminal.tracking_uri == NO_RECORDS:
         return "expected a tracking URI for --sync, got none"
+    sent = present = 0
     with Journal(store.journal_path) as journal:
-        sent = MlflowRecorder(store, journal, terminal.tracking_uri).sync(run_id)
-    terminal.note(f"sent {sent.sent} entries to MLflow, {sent.present} were there")
-    return sent.warning
+        recorder = MlflowRecorder(store, journal, terminal.tracking_uri)
+        for run_id in runs:
+            found = recorder.sync(run_id)
+            sent, present = sent + found.sent, present + found.present
+            if found.warning is not None:
+                break
+    terminal.note(f"sent {sent} entries to MLflow, {present} were there")
+    return found.warning if runs else None

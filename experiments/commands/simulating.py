@@ -17,6 +17,7 @@ from orchestrator.loop import Sort, expected_seconds, sort_of
 from orchestrator.plan import Plan
 from orchestrator.resume import already_done
 from orchestrator.simulate import simulate
+from orchestrator.store import Store
 from orchestrator.task import Task, TaskId
 
 
