@@ -18,11 +18,11 @@ from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from orchestrator.artifacts import StoreError
+from orchestrator.recorders.addresses import has_credentials
 
 _PUBLISH_WHOLE = ("s3", "gcs", "abfs")
 """File systems where an upload that was not finished is not seen by anybody."""
 
-_SECRET = re.compile(r"key|secret|token|password|credential|signature", re.IGNORECASE)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://?")
 _PART = ".part"
 
@@ -50,13 +50,13 @@ class Remote:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        query = sorted(parse_qsl(parts.query, keep_blank_values=True))
-        if "@" in parts.netloc or any(_SECRET.search(n) or "@" in v for n, v in query):
+        if has_credentials(url):
             raise StoreError(
                 f"expected a store without credentials in its URL, got some for {parts.scheme}://"
                 f"{parts.netloc.rpartition('@')[2]}{parts.path}; give them by the environment "
                 "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, a role)"
             )
+        query = sorted(parse_qsl(parts.query, keep_blank_values=True))
         self.url = parts._replace(path=parts.path.rstrip("/"), query=urlencode(query), fragment="").geturl()
 
     @cached_property

@@ -1,9 +1,12 @@
 """Where a tracker is: addresses made absolute, and shown without passwords."""
 
+import re
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 _SQLITE = "sqlite:///"
+_SECRET = re.compile(r"key|secret|token|password|credential|signature", re.IGNORECASE)
+"""Names of a query's parameters whose values are nobody's business."""
 
 
 def resolve(uri: str | None, store_root: Path) -> str:
@@ -28,17 +31,40 @@ def is_remote(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https", "databricks", "databricks-uc")
 
 
-def shown(uri: str) -> str:
-    """The address without user and password: for messages, and as the name of the destination."""
+def has_credentials(uri: str) -> bool:
+    """True if the address names a user, or a parameter of its query is a secret."""
     parts = urlsplit(uri)
-    if "@" not in parts.netloc:
+    return "@" in parts.netloc or any(secret or "@" in value for _, value, secret in _parameters(parts))
+
+
+def shown(uri: str) -> str:
+    """The address without user, password and secret parameters: for messages, and as the name of the destination."""
+    if not has_credentials(uri):
         return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    parts = urlsplit(uri)
+    query = urlencode([(name, value) for name, value, secret in _parameters(parts) if not secret])
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
 
 
 def redacted(text: str, uri: str) -> str:
-    """``text`` (an error of the tracker) without the user and password of ``uri``."""
-    credentials = urlsplit(uri).netloc.rpartition("@")[0]
-    for secret in filter(None, (credentials, urlsplit(uri).password)):
-        text = text.replace(secret, "***")
+    """``text`` (an error of the tracker) without the user, password and secret parameters of ``uri``."""
+    parts = urlsplit(uri)
+    secrets = [parts.netloc.rpartition("@")[0], parts.password]
+    secrets += [value for _, value, secret in _parameters(parts) if secret]
+    for word in filter(None, secrets):
+        text = text.replace(word, "***")
     return text
+
+
+def host(uri: str) -> tuple[str, int] | None:
+    """Where a PostgreSQL server listens; None for others, and where only the client's own configuration says."""
+    parts = urlsplit(uri)
+    if not parts.scheme.startswith("postgresql") or not parts.hostname:
+        return None
+    return parts.hostname, parts.port or 5432
+
+
+def _parameters(parts: SplitResult) -> list[tuple[str, str, bool]]:
+    """(name, value, whether it is secret) of a query."""
+    found = parse_qsl(parts.query, keep_blank_values=True)
+    return [(name, value, _SECRET.search(name) is not None) for name, value in found]

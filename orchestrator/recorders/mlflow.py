@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import socket
 import sqlite3
 import sys
 import threading
@@ -46,8 +47,10 @@ from mlflow.entities import (  # noqa: E402
     RunTag,
 )
 from mlflow.exceptions import MlflowException  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 _SERVER_CLIENTS = 8
+_CONNECT_S = 5.0
 _STATUS: dict[Ending, str] = {"done": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _CONTEXT = {"train": "training", "embed": "training", "attack": "attack", "verify": "evaluation"}
 
@@ -84,7 +87,7 @@ class MlflowTracker:
             if self._client is None:
                 self._client = self._connect()
             yield self._client
-        except (MlflowException, OSError, sqlite3.Error) as error:
+        except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
             line = (str(error).splitlines() or [type(error).__name__])[0]
             refused = getattr(error, "error_code", None) in REFUSALS
             raise TrackerError(addresses.redacted(line, self.uri), unreachable=not refused) from None
@@ -96,6 +99,10 @@ class MlflowTracker:
             # Kept in the file: a third of the time per run where fsync is slow, and readers never block the writer.
             with contextlib.closing(sqlite3.connect(path)) as db:
                 db.execute("PRAGMA journal_mode=WAL")
+        server = addresses.host(self.uri)
+        if server is not None:
+            # MLflow itself would try for two minutes before it says that nobody is there.
+            socket.create_connection(server, timeout=_CONNECT_S).close()
         return MlflowClient(tracking_uri=self.uri)
 
     # Executions

@@ -18,10 +18,12 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }
-"""What MLflow is told where the user has not said otherwise: no telemetry, give up early on a server that is away."""
+"""What MLflow is told where the user has not said otherwise: no telemetry, nothing on stdout, give up early on a server
+that is away."""
 
 _MODULE = "orchestrator.recorders.mlflow"
 _LOG = "recorder.log"
