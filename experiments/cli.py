@@ -159,6 +159,13 @@ def _add_global(parser: argparse.ArgumentParser, *, with_defaults: bool) -> None
         help="folder of keys; default: $WMARENA_KEYS, else keys/ in the store; a URL gets keys only if they are sealed",
     )
     group.add_argument(
+        "--journal",
+        metavar="URL",
+        default=default(None),
+        help="postgresql://USER@HOST/DATABASE, a journal that several drivers share; default: $WMARENA_JOURNAL, else "
+        "the store's own SQLite file",
+    )
+    group.add_argument(
         "--tracking-uri",
         metavar="URI",
         default=default(os.environ.get("MLFLOW_TRACKING_URI")),

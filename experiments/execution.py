@@ -28,7 +28,7 @@ from orchestrator.executors.base import Executor, NoWorkers
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.placement import gpu_share
 from orchestrator.hiccup import StoreLost
-from orchestrator.journal import Journal
+from orchestrator.journals import journal_address, open_journal
 from orchestrator.keyring import check_passphrase
 from orchestrator.loop import Limits, expected_seconds
 from orchestrator.perform import Setup
@@ -115,6 +115,7 @@ def run(
     *,
     store: str | Path = "wmarena-store",
     keys: Path | None = None,
+    journal_url: str | None = None,
     data_root: Path | None = None,
     tracking_uri: str | None = None,
     record: bool = True,
@@ -129,6 +130,8 @@ def run(
     Args:
         store: folder that holds everything a run leaves behind, or the URL of one that several nodes share.
         keys: folder of keys; None for the store's own, and for sealed keys behind a URL.
+        journal_url: ``postgresql://…`` for a journal that several drivers share; None for ``WMARENA_JOURNAL``, else the
+            store's own.
         data_root: where data sets are looked for first.
         tracking_uri: MLflow's; None records into the store's own database.
         record: False leaves MLflow out; ``wmarena report --sync`` can send everything later.
@@ -149,14 +152,17 @@ def run(
     pool = pool or Pool()
     data_root = data_root.absolute() if data_root is not None else None  # workers have working folders of their own
     expansion = expand(spec, data_root=data_root)
+    address = journal_address(journal_url)
     home = open_store(store, keys).open()
     plan, run_id = expansion.plan, new_run_id()
     limits = _limits(spec, fail_fast)
     facts = _facts(spec, expansion, pool)
     request = Request(run_id, spec.name, spec.text, facts, limits, retry_quarantined=retry_quarantined)
-    recording = Recording(home, run_id, tracking_uri) if record else None
+    recording = Recording(home, run_id, tracking_uri, address) if record else None
     passphrase = Passphrase.find(spec.keys.passphrase if spec.keys else None)
-    with home.exclusive(run_id, waiting), Journal(home.journal_path) as journal, _writing(home):
+    # Where the journal keeps drivers apart, they may share the store.
+    held = home.joined() if address is not None else home.exclusive(run_id, waiting)
+    with held, open_journal(home, address) as journal, _writing(home):
         cached = set(already_done(plan, home, journal))
         if len(cached) < len(plan):  # a finished plan reads no key
             check_passphrase(home, cached, passphrase)
@@ -266,8 +272,8 @@ class Begun:
 class Recording:
     """The recorder's process around one run: it starts with the first event, when the journal knows the run."""
 
-    def __init__(self, store: Store, run_id: str, tracking_uri: str | None) -> None:
-        self._process = RecorderProcess(store, run_id, tracking_uri)
+    def __init__(self, store: Store, run_id: str, tracking_uri: str | None, journal_url: str | None = None) -> None:
+        self._process = RecorderProcess(store, run_id, tracking_uri, journal=journal_url)
         self._started = False
         self._worked = False
         self._lost: str | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.artifacts import StoreError
+from orchestrator.recorders.addresses import shown
 
 T = TypeVar("T")
 
@@ -18,7 +19,7 @@ _FAULTS = (sqlite3.Error, UnicodeDecodeError)
 _YEAR_10000 = 253_402_300_800
 
 # Rows of `task` and `run_cell` are long: with a row id they are appended, and only what finds them is kept in order.
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS task (
     id TEXT PRIMARY KEY, kind TEXT NOT NULL, label TEXT NOT NULL, workload TEXT NOT NULL, scheme TEXT NOT NULL,
     attack TEXT NOT NULL, seed INTEGER NOT NULL, identity TEXT NOT NULL,
@@ -61,14 +62,21 @@ class Database:
         StoreError: the file cannot be read or written, or is of a newer format.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path | str) -> None:
+        self._path = path if isinstance(path, Path) else shown(path)
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=20.0)
+            self._db = self._connect(path)
             self._prepare()
         except _FAULTS as error:
-            away = "free space" if _is_full(error) else "move it away: what is finished is found again by its artifacts"
-            raise StoreError(f"expected a journal that can be read and written, got {path} ({error}); {away}") from None
+            way_out = "free space" if _is_full(error) else self._way_out
+            raise StoreError(
+                f"expected a journal that can be read and written, got {self._path} ({error}); {way_out}"
+            ) from None
+
+    _way_out = "move it away: what is finished is found again by its artifacts"
+
+    def _connect(self, address: Path | str) -> sqlite3.Connection:
+        return sqlite3.connect(address, isolation_level=None, check_same_thread=False, timeout=20.0)
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -80,7 +88,7 @@ class Database:
         (found,) = self._db.execute("PRAGMA user_version").fetchone()
         if found > FORMAT:
             raise sqlite3.DatabaseError(f"format {found}, written by a newer version that knows more than {FORMAT}")
-        self._db.executescript(_SCHEMA)
+        self._db.executescript(SCHEMA)
         if not found:
             self._db.execute(f"PRAGMA user_version={FORMAT}")
 
@@ -90,10 +98,8 @@ class Database:
         Raises:
             StoreError: the file cannot be read.
         """
-        try:
+        with self._asking():
             return self._db.execute(query, values).fetchall()
-        except _FAULTS as error:
-            raise self._unreadable(str(error)) from None
 
     def _decoded(self, text: object, kind: type[T], what: str) -> T:
         """JSON of a column, of the type that was written there.
@@ -120,10 +126,15 @@ class Database:
             raise self._unreadable(f"{what} that is no date")
 
     def _unreadable(self, what: str) -> StoreError:
-        return StoreError(
-            f"expected a journal as runs write it, got {self._path} with {what}; move it away: "
-            "what is finished is found again by its artifacts"
-        )
+        return StoreError(f"expected a journal as runs write it, got {self._path} with {what}; {self._way_out}")
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """What goes wrong inside is a StoreError."""
+        try:
+            yield
+        except _FAULTS as error:
+            raise self._unreadable(str(error)) from None
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

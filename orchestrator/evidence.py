@@ -28,7 +28,7 @@ All hold ``device`` ("cpu" or the GPU's name), ``environment`` (library versions
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.task import State, TaskId
 
@@ -68,3 +68,10 @@ class Record:
     attempt: int = 0
     worker: str = ""
     caveats: tuple[str, ...] = field(default=())
+
+
+class Claim(NamedTuple):
+    """Which tasks this driver may do now, and which others have done meanwhile; the rest others are at work on."""
+
+    mine: set[TaskId]
+    done: dict[TaskId, Record]

@@ -8,6 +8,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -15,7 +16,7 @@ from typing import Any, Self
 
 from orchestrator.artifacts import StoreError
 from orchestrator.database import Database
-from orchestrator.evidence import Record
+from orchestrator.evidence import Claim, Record
 from orchestrator.plan import Cell, Plan
 from orchestrator.retry import QUARANTINED
 from orchestrator.task import State, Task, TaskId
@@ -36,9 +37,15 @@ _MOST_VARIABLES = 30_000
 
 
 class Journal(Database):
-    """Tasks, attempts, runs. A context manager: leaving it writes what is pending."""
+    """Tasks, attempts, runs. A context manager: leaving it writes what is pending.
 
-    def __init__(self, path: Path) -> None:
+    Attributes:
+        shared: True if several drivers may use it at the same time.
+    """
+
+    shared = False
+
+    def __init__(self, path: Path | str) -> None:
         super().__init__(path)
         self._tasks: list[tuple[Any, ...]] = []
         self._attempts: list[tuple[Any, ...]] = []
@@ -254,13 +261,26 @@ class Journal(Database):
         The caller holds the store, so a run that still counts as running was killed.
         """
         with self._transaction():
-            self._db.execute("UPDATE run SET status='interrupted' WHERE status='running'")
+            self._interrupt_others(run)
             self._db.execute(
                 "INSERT INTO run VALUES (?,?,?,NULL,'running',?,?)",
                 (run, experiment, time.time(), spec, json.dumps(dict(info))),
             )
             self._add_tasks(run, list(plan.tasks), cached, 0)
             self._add_cells(run, plan.cells, 0)
+
+    def _interrupt_others(self, run: str) -> None:
+        """``run`` begins: what still counts as running was killed."""
+        self._db.execute("UPDATE run SET status='interrupted' WHERE status='running'")
+
+    def claim(self, ids: Sequence[TaskId]) -> Claim:
+        """Ask for tasks before working on them; each is let go once it is settled and written."""
+        return Claim(set(ids), {})
+
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Do something that no other process does on this journal meanwhile, as far as the journal is shared."""
+        yield
 
     def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Cell] = ()) -> None:
         """Tasks that joined while the run was under way, and the table cells that they answer."""

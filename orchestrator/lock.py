@@ -48,6 +48,23 @@ def hold(path: Path, who: str, waiting: Callable[[str], None] | None = None) -> 
 
 
 @contextmanager
+def join(path: Path) -> Iterator[None]:
+    """Hold the lock at ``path`` together with all who join it.
+
+    Raises:
+        StoreBusy: another process holds it alone.
+        StoreError: the file system has no locks, or cannot be written.
+    """
+    with _opened(path) as file:
+        if not _locked(file, fcntl.LOCK_SH):
+            raise StoreBusy(
+                f"expected {path.parent} free, or held by runs on the same PostgreSQL journal, got a store that is held "
+                f"by {_holder(path)}; wait for it, or give all runs the same --journal"
+            )
+        yield
+
+
+@contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
     try:
         file = path.open("a+")
@@ -59,10 +76,10 @@ def _opened(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def _locked(file: TextIO) -> bool:
+def _locked(file: TextIO, how: int = fcntl.LOCK_EX) -> bool:
     """Try to lock; False if another process has."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

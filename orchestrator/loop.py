@@ -77,6 +77,8 @@ class Loop:
     _alone: set[TaskId] = field(default_factory=set)
     _gave_up: bool = False
     _watched: float = -math.inf
+    _elsewhere: list[Task] = field(default_factory=list)
+    _looked: float = 0.0
     _stalled: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -107,6 +109,9 @@ class Loop:
                     self._take(completion)
                 self._watch()
                 self._write_down()
+                self._look_elsewhere()
+                if self._elsewhere and not self.ledger.running:
+                    time.sleep(FLUSH_S)  # nothing is under way here that could be waited for
         except KeyboardInterrupt:
             with contextlib.suppress(KeyboardInterrupt):  # a second one: without patience
                 self._stop_all()
@@ -142,7 +147,9 @@ class Loop:
                 continue
             if first is None:
                 return
-            tasks = [first, *self._companions(first)]
+            tasks = self._claimed([first, *self._companions(first)])
+            if not tasks:
+                continue
             for task in tasks:
                 self.ledger.start(task.id, worker)
                 self._tell("started", task, worker)
@@ -150,6 +157,34 @@ class Loop:
             self.executor.submit(worker, tasks)
         if not self.executor.workers:
             raise NoWorkers("no worker is left; see the failures above, then run the same command again")
+
+    def _claimed(self, tasks: list[Task]) -> list[Task]:
+        """Those that no other driver is at work on; what others have done meanwhile is taken over."""
+        claim = self.journal.claim([task.id for task in tasks])
+        if len(claim.mine) == len(tasks):
+            return tasks
+        self._elsewhere += [task for task in tasks if task.id not in claim.mine and task.id not in claim.done]
+        for task in tasks:
+            if task.id in claim.done:
+                self._take_over(task, claim.done[task.id])
+        return [task for task in tasks if task.id in claim.mine]
+
+    def _take_over(self, task: Task, record: Record) -> None:
+        self._settle(task, record)
+        self._extend([task])
+
+    def _look_elsewhere(self) -> None:
+        """Now and then: what other drivers had begun is done, or to be asked for again because they are gone."""
+        if not self._elsewhere or time.monotonic() - self._looked < _TICK_S:
+            return
+        self._looked = time.monotonic()
+        tasks, self._elsewhere = self._elsewhere, []
+        done = self.journal.finished(task.id for task in tasks)
+        for task in tasks:
+            if task.id in done:
+                self._take_over(task, done[task.id])
+            else:
+                self._report_skipped(self.ledger.requeue(task.id))
 
     def _companions(self, first: Task) -> list[Task]:
         """More tasks for the same call, if tasks of these sorts have been tiny; fair shares among the workers."""

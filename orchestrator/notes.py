@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from orchestrator.evidence import Record
+from orchestrator.evidence import Claim, Record
 from orchestrator.plan import Cell
 from orchestrator.resume import Known
 from orchestrator.task import Task, TaskId
@@ -17,6 +17,9 @@ class Notes(Known, Protocol):
 
     def attempt(self, run: str, task_id: TaskId, record: Record) -> None:
         """An attempt ended that will be repeated."""
+
+    def claim(self, ids: Sequence[TaskId]) -> Claim:
+        """Ask for tasks before they are begun: others may be at work on them."""
 
     def forget(self, ids: Sequence[TaskId]) -> None:
         """Artifacts were set aside."""

@@ -66,7 +66,9 @@ def execute(
         StoreLost: the store failed on the way; resumable.
         orchestrator.store.StoreBusy: another run holds the store.
     """
-    with nullcontext() if held else store.exclusive(request.run), _store_needed():
+    # Where the journal keeps drivers apart, they may share the store.
+    alone = nullcontext() if held else store.joined() if journal.shared else store.exclusive(request.run)
+    with alone, _store_needed():
         found = find(plan.tasks, store, journal)
         for task_id in found.damaged:
             store.set_aside(task_id)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.events import Listener
-from orchestrator.evidence import Record
+from orchestrator.evidence import Claim, Record
 from orchestrator.executors.virtual import VirtualExecutor
 from orchestrator.ledger import Ledger, Policy
 from orchestrator.loop import Limits, Loop
@@ -94,6 +94,10 @@ class Unwritten:
 
     def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Cell] = ()) -> None:
         """Nothing is kept."""
+
+    def claim(self, ids: Sequence[TaskId]) -> Claim:
+        """Nobody else is there."""
+        return Claim(set(ids), {})
 
     def forget(self, ids: Sequence[TaskId]) -> None:
         """Nothing is known."""

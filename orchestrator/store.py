@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.artifacts import Artifacts, CorruptArtifact, StoreError, tensors_to_bytes
-from orchestrator.lock import StoreBusy, hold
+from orchestrator.lock import StoreBusy, hold, join
 from orchestrator.sealing import Passphrase
 from orchestrator.shelf import FolderShelf, Shelf
 from orchestrator.task import TaskId
@@ -175,6 +175,17 @@ class Store(Artifacts):
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with hold(self.root / "run.lock", f"run {run}" if run else "housekeeping", waiting):
+            yield
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Hold the store together with other runs: nobody holds it exclusively meanwhile.
+
+        Raises:
+            StoreBusy: another process holds it exclusively.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with join(self.root / "run.lock"):
             yield
 
     # Housekeeping

@@ -12,7 +12,6 @@ from experiments.expand import Expansion, expand
 from experiments.problems import Problem, SpecError
 from experiments.progress import duration
 from experiments.spec import ExperimentSpec
-from orchestrator.journal import Journal
 from orchestrator.loop import expected_seconds
 from orchestrator.plan import Plan
 from orchestrator.recorders.plan_file import plan_document
@@ -62,9 +61,9 @@ def _known(terminal: Terminal, plan: Plan) -> tuple[set[TaskId], Callable[[Task]
     store = terminal.home()
     if store.shared:
         store.root.mkdir(parents=True, exist_ok=True)
-    elif not store.journal_path.is_file():
+    elif not terminal.has_journal(store):
         return set(), lambda task: task.cost, 0
-    with Journal(store.journal_path) as journal:
+    with terminal.journal(store) as journal:
         cached = set(already_done(plan, store, journal))
         durations = journal.durations()
     open_tasks = [task for task in plan if task.id not in cached]

@@ -15,7 +15,6 @@ from experiments.report.terminal import summary_lines, summary_table
 from experiments.reporting import choose_run, rebuild
 from experiments.results import read_results
 from experiments.spec import ExperimentSpec
-from orchestrator.journal import Journal
 from orchestrator.recorders.addresses import resolve, shown
 from orchestrator.store import Store
 
@@ -29,6 +28,7 @@ def run(terminal: Terminal, args: Namespace) -> int:
         spec,
         store=terminal.store,
         keys=terminal.keys,
+        journal_url=terminal.journal_url,
         data_root=terminal.data_root,
         tracking_uri=None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri,
         record=terminal.tracking_uri != NO_RECORDS,
@@ -69,11 +69,11 @@ def _show(terminal: Terminal, summary: RunSummary) -> None:
 def report(terminal: Terminal, args: Namespace) -> int:
     """Rebuild a report from the journal and the artifacts; with --sync, send what MLflow is missing."""
     store = terminal.home()
-    if not store.journal_path.is_file():
+    if not terminal.has_journal(store):
         raise SpecError([Problem(_unknown(store))])
     if args.run_or_spec is None:
         return _sync_all(terminal, store, args)
-    with Journal(store.journal_path) as journal:
+    with terminal.journal(store) as journal:
         chosen = choose_run(journal, args.run_or_spec)
         pages = rebuild(store, chosen, journal, Path(args.out) if args.out else None)
     warning = _sync(terminal, store, [chosen["id"]]) if args.sync else None
@@ -102,7 +102,7 @@ def _sync_all(terminal: Terminal, store: Store, args: Namespace) -> int:
         raise SpecError(
             [Problem("expected RUN_OR_SPEC, got none; name one, or send all runs by `report --sync` alone")]
         )
-    with Journal(store.journal_path) as journal:
+    with terminal.journal(store) as journal:
         runs = [run["id"] for run in reversed(journal.runs())]
     warning = _sync(terminal, store, runs)
     if terminal.json:
@@ -120,7 +120,7 @@ def _sync(terminal: Terminal, store: Store, runs: Sequence[str]) -> str | None:
     if terminal.tracking_uri == NO_RECORDS:
         return "expected a tracking URI for --sync, got none"
     sent = present = 0
-    with Journal(store.journal_path) as journal:
+    with terminal.journal(store) as journal:
         recorder = MlflowRecorder(store, journal, terminal.tracking_uri)
         for run_id in runs:
             found = recorder.sync(run_id)

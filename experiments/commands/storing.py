@@ -10,7 +10,6 @@ from experiments.commands.terminal import Terminal
 from experiments.expand import expand
 from experiments.problems import Problem, SpecError
 from experiments.spec import ExperimentSpec
-from orchestrator.journal import Journal
 from orchestrator.keyring import seal_store, sealed_keys
 from orchestrator.sealing import PASSPHRASE, Passphrase, SealError
 from orchestrator.store import Store
@@ -88,7 +87,7 @@ def gc(terminal: Terminal, args: Namespace) -> int:
         tasks = _reached(terminal, args.keep)
         keep, trajectories = {task.id for task in tasks}, {trajectory_id(task) for task in tasks}
     else:
-        keep, trajectories = _newest(home), set()
+        keep, trajectories = _newest(terminal, home), set()
     found = home.gc(keep, apply=args.apply, trajectories=trajectories)
     if terminal.json:
         terminal.document(found)
@@ -106,12 +105,12 @@ def _reached(terminal: Terminal, specs: list[str]) -> list[Task]:
     return [task for spec in loaded for task in expand(spec, data_root=terminal.data_root).plan]
 
 
-def _newest(home: Store) -> set[TaskId]:
+def _newest(terminal: Terminal, home: Store) -> set[TaskId]:
     """Everything that the newest execution of each experiment holds."""
-    if not home.journal_path.is_file():
+    if not terminal.has_journal(home):
         raise SpecError([Problem(f"expected a journal in {home.root}, got none; say what to keep with --keep SPEC")])
     newest: dict[str, dict[str, Any]] = {}
-    with Journal(home.journal_path) as journal:
+    with terminal.journal(home) as journal:
         for run in journal.runs():
             newest.setdefault(run["experiment"], run)
         return {task_id for run in newest.values() for _, task_id, _, _ in journal.run_tasks(run["id"])}

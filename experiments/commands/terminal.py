@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
+from orchestrator.journal import Journal
+from orchestrator.journals import has_journal, journal_address, open_journal
 from orchestrator.shared_store import open_store
 from orchestrator.store import Store
 
@@ -27,6 +29,7 @@ class Terminal:
     Attributes:
         store: a folder or a URL.
         keys: folder of keys, None for the store's own place.
+        journal_url: address of a journal that drivers share; None for the environment's, else the store's own.
         tracking_uri: None for the store's own database.
         json: True if stdout gets one JSON document and nothing else.
         out, err: for people.
@@ -34,6 +37,7 @@ class Terminal:
 
     store: str
     keys: Path | None
+    journal_url: str | None
     tracking_uri: str | None
     data_root: Path | None
     json: bool
@@ -45,6 +49,7 @@ class Terminal:
         """The terminal of one command line."""
         return cls(
             store=args.store,
+            journal_url=args.journal,
             keys=Path(args.keys) if args.keys else None,
             tracking_uri=args.tracking_uri or None,
             data_root=Path(args.data_root).expanduser() if args.data_root else None,
@@ -56,6 +61,14 @@ class Terminal:
     def home(self) -> Store:
         """The store, as it is: nothing is created."""
         return open_store(self.store, self.keys)
+
+    def journal(self, store: Store) -> Journal:
+        """A connection to the journal."""
+        return open_journal(store, journal_address(self.journal_url))
+
+    def has_journal(self, store: Store) -> bool:
+        """True if something has run here."""
+        return has_journal(store, journal_address(self.journal_url))
 
     def document(self, value: Any) -> None:
         """Write ``value`` as the one JSON document."""

@@ -90,7 +90,6 @@ class Mirror(Recorder):
         self._links: dict[str, Links] = {}
 
     def sync(self, run_id: str, *, abandoned: bool = False) -> SyncReport:
-        # A store runs one plan at a time: where another execution began later, this one's driver is gone.
         over = abandoned or not self._journal.run_going(run_id)
         run = self._run(run_id, fresh=over)
         tasks = self._journal.run_tasks(run_id)
@@ -132,7 +131,8 @@ class Mirror(Recorder):
         """Wait until no other process mirrors this store."""
         with (self._store.root / "recorder.lock").open("a") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+            with self._journal.alone("recorder"):
+                yield
 
     def _warning(self, error: TrackerError) -> str:
         return (

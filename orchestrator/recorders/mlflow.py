@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.journal import Journal
+from orchestrator.journals import open_journal
 from orchestrator.recorders import addresses
 from orchestrator.recorders.fields import PREFIX, DataSet, Entry, cut
 from orchestrator.recorders.limits import MAX_DIGEST, MAX_METRICS, MAX_NOTE, MAX_PARAMS, REFUSALS, chunks, key
@@ -290,7 +291,7 @@ def main() -> int:
 
     threading.Thread(target=listen, daemon=True).start()
     store = open_store(request["store"])
-    with Journal(store.journal_path) as journal:
+    with open_journal(store, request["journal"]) as journal:
         recorder = MlflowRecorder(store, journal, request["tracking_uri"], log_models=request["log_models"])
         followed = recorder.follow(request["run_id"], over)
         over.wait()  # the report is written after the run has ended

@@ -36,13 +36,23 @@ class RecorderProcess:
         store: the store, a shared one by its address.
         run_id: an execution that ``Journal.start_run`` has opened.
         tracking_uri: None for the store's own SQLite file.
+        journal: address of the journal, None for the store's own.
         log_models: copy weights into MLflow's artifacts.
     """
 
-    def __init__(self, store: Store, run_id: str, tracking_uri: str | None = None, *, log_models: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        run_id: str,
+        tracking_uri: str | None = None,
+        *,
+        journal: str | None = None,
+        log_models: bool = False,
+    ) -> None:
         self._root = store.root
         self._request = {
             "store": store.address,
+            "journal": journal,
             "run_id": run_id,
             "tracking_uri": resolve(tracking_uri, self._root),
             "log_models": log_models,

@@ -99,7 +99,7 @@ def test_an_interrupted_sync_goes_on(server: str, missed: Path, tmp_path: Path, 
     shutil.copytree(finished_once.store, store)
     environment = {**os.environ, "PYTHONPATH": str(TREE)}
     command = [sys.executable, "-m", "experiments", *sync(store, database)]
-    sending = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    sending = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     wait_for(lambda: count(database) >= 3, sending)
     sending.send_signal(signal.SIGKILL)
     sending.wait()
@@ -130,6 +130,6 @@ def wait_for(ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> Non
     """Until something is so, while a process works on it."""
     deadline = time.monotonic() + 300.0
     while not ready():
-        assert process.poll() is None, "it ended before it could be interrupted"
+        assert process.poll() is None, process.communicate()[1].decode()
         assert time.monotonic() < deadline
         time.sleep(0.02)

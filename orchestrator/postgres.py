@@ -1,0 +1,183 @@
+"""PostgreSQL in the journal's place of SQLite: as much of a ``sqlite3.Connection`` as the journal uses, and locks.
+
+Statements are written once, for SQLite. What differs is translated here; errors come as sqlite3's, so that the journal
+has one word for each.
+"""
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+T = TypeVar("T")
+
+_CONNECT_S = 10
+_UPSERT = re.compile(r"INSERT OR REPLACE INTO (\w+) ")
+_TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n?\)( WITHOUT ROWID)?;", re.DOTALL)
+_OPTIONS: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+
+
+class PostgresConnection:
+    """One session of a PostgreSQL server.
+
+    Args:
+        url: ``postgresql://…``; what it leaves open is libpq's to say (PGPASSWORD, ~/.pgpass, services).
+        schema: the journal's tables, as SQLite knows them.
+        format: refuse a database of a newer one.
+
+    Raises:
+        sqlite3.Error: it cannot be reached, read or written.
+    """
+
+    def __init__(self, url: str, schema: str, format: int) -> None:
+        self._url = url
+        self._held: dict[str, int] = {}
+        self._conflicts: dict[str, str] = {}
+        self._db = self._connected()
+        self._prepare(schema, format)
+
+    def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
+        return self._asking(
+            lambda: psycopg.connect(
+                self._url,
+                autocommit=True,
+                connect_timeout=_CONNECT_S,
+                application_name="wmarena",
+                **_OPTIONS,
+            )
+        )
+
+    def _asking(self, do: Callable[[], T]) -> T:
+        try:
+            return do()
+        except (psycopg.Error, UnicodeError, OSError) as error:
+            raise sqlite3.OperationalError(" ".join(str(error).split())) from None
+
+    def _prepare(self, schema: str, format: int) -> None:
+        """Make what is missing; drivers that come at the same time do so one after the other."""
+        self._asking(lambda: self._db.execute("SELECT pg_advisory_lock(%s)", (_number("schema"),)))
+        try:
+            self._make(schema, format)
+        finally:
+            self._asking(lambda: self._db.execute("SELECT pg_advisory_unlock(%s)", (_number("schema"),)))
+
+    def _make(self, schema: str, format: int) -> None:
+        for statement in _translated(schema).split(";"):
+            if statement.strip():
+                self.execute(statement)
+        self.execute("CREATE TABLE IF NOT EXISTS journal_format (format BIGINT PRIMARY KEY)")
+        ((found,),) = self.execute("SELECT COALESCE(MAX(format), 0) FROM journal_format").fetchall()
+        if found > format:
+            raise sqlite3.DatabaseError(f"format {found}, written by a newer version that knows more than {format}")
+        if not found:
+            self.execute("INSERT INTO journal_format VALUES (?)", (format,))
+        for table in {m[1] for m in _TABLE.finditer(schema)}:
+            self._conflicts[table] = self._conflict(table)
+
+    def _conflict(self, table: str) -> str:
+        """What ``INSERT OR REPLACE`` means for a table."""
+        columns = self.execute(
+            "SELECT column_name FROM information_schema.columns WHERE table_name=? AND table_schema=current_schema() "
+            "AND column_name <> 'rowid'",
+            (table,),
+        )
+        keys = self.execute(
+            "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid=i.indrelid AND a.attnum=ANY(i.indkey) "
+            "WHERE i.indrelid=CAST(? AS regclass) AND i.indisprimary",
+            (table,),
+        )
+        by = ",".join(name for (name,) in keys.fetchall())
+        values = ",".join(f"{name}=EXCLUDED.{name}" for (name,) in columns.fetchall())
+        return f" ON CONFLICT ({by}) DO UPDATE SET {values}"
+
+    # As a sqlite3.Connection
+
+    @property
+    def in_transaction(self) -> bool:
+        """True between BEGIN and its end."""
+        return self._db.info.transaction_status not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
+
+    def execute(self, statement: str, values: Sequence[object] = ()) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Run one statement; a session that was lost is begun anew first, outside of transactions."""
+        self._revive()
+        words = self._words(statement)
+        return self._asking(lambda: self._db.execute(words.encode(), _plain(values) or None))
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run one statement for many rows."""
+        found = [_plain(row) for row in rows]
+        if found:
+            self._asking(lambda: self._db.cursor().executemany(self._words(statement).encode(), found))
+
+    def close(self) -> None:
+        """End the session, and with it all that it holds."""
+        self._db.close()
+
+    def _words(self, statement: str) -> str:
+        if statement.startswith("BEGIN"):
+            return "BEGIN"
+        upsert = _UPSERT.match(statement)
+        if upsert is not None:
+            statement = statement.replace("INSERT OR REPLACE", "INSERT", 1) + self._conflicts[upsert[1]]
+        return statement.replace("%", "%%").replace("?", "%s") if "?" in statement else statement
+
+    def _revive(self) -> None:
+        if not (self._db.closed or self._db.broken):
+            return
+        self._db = self._connected()
+        held, self._held = self._held, {}
+        self.try_lock(list(held))
+
+    # Locks, let go when the session ends however it ends
+
+    def try_lock(self, names: Sequence[str]) -> set[str]:
+        """Those of ``names`` that this session holds now: no other session holds them."""
+        wanted = [name for name in names if name not in self._held]
+        if wanted:
+            numbers = [_number(name) for name in wanted]
+            rows = self.execute("SELECT pg_try_advisory_lock(n) FROM unnest(CAST(? AS bigint[])) AS n", (numbers,))
+            self._held |= dict.fromkeys((n for n, (got,) in zip(wanted, rows.fetchall(), strict=True) if got), 1)
+        return {name for name in names if name in self._held}
+
+    def holds(self, name: str) -> bool:
+        """True if this session holds ``name``."""
+        return name in self._held
+
+    def lock(self, name: str) -> None:
+        """Wait until no other session holds ``name``."""
+        self.execute("SELECT pg_advisory_lock(?)", (_number(name),))
+        self._held[name] = 1
+
+    def unlock(self, names: Iterable[str]) -> None:
+        """Let go of those of ``names`` that are held."""
+        mine = [name for name in names if self._held.pop(name, 0)]
+        if mine:
+            numbers = [_number(name) for name in mine]
+            self.execute("SELECT pg_advisory_unlock(n) FROM unnest(CAST(? AS bigint[])) AS n", (numbers,))
+
+
+def _number(name: str) -> int:
+    """What PostgreSQL knows a lock by: 64 bits."""
+    return int.from_bytes(hashlib.sha256(f"wmarena {name}".encode()).digest()[:8], signed=True)
+
+
+def _plain(values: Sequence[object]) -> list[object]:
+    """Text that PostgreSQL takes: no NUL, no half surrogate pair."""
+    return [
+        v.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values
+    ]
+
+
+def _translated(schema: str) -> str:
+    """Tables with PostgreSQL's types; those that have row ids in SQLite get them."""
+
+    def table(found: re.Match[str]) -> str:
+        columns = found[2].replace("INTEGER", "BIGINT").replace("REAL", "DOUBLE PRECISION")
+        rowid = "" if found[3] else ", rowid BIGSERIAL"
+        return f"CREATE TABLE IF NOT EXISTS {found[1]} ({columns}{rowid});"
+
+    return _TABLE.sub(table, schema)
