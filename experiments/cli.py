@@ -111,8 +111,18 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 def _add_judging(command: AddCommand) -> None:
     verify = command("verify", "judging:verify", "evidence on one model: is the watermark of this key in it?")
-    verify.add_argument("--model", required=True, metavar="FILE", help="weights, as safetensors")
-    verify.add_argument("--key", required=True, metavar="DIR", help="the owner's key folder")
+    verify.add_argument(
+        "--model",
+        required=True,
+        metavar="FILE|TASK",
+        help="weights, as safetensors, or the task in the store that made them",
+    )
+    verify.add_argument(
+        "--key",
+        required=True,
+        metavar="DIR|TASK",
+        help="the owner's key folder, or the task in the store that completed it",
+    )
     verify.add_argument("--workload", metavar="NAME", help="architecture of the model; default: the key's")
 
 

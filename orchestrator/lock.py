@@ -58,8 +58,8 @@ def join(path: Path) -> Iterator[None]:
     with _opened(path) as file:
         if not _locked(file, fcntl.LOCK_SH):
             raise StoreBusy(
-                f"expected {path.parent} free, or held by runs on the same PostgreSQL journal, got a store that is held "
-                f"by {_holder(path)}; wait for it, or give all runs the same --journal"
+                f"expected {path.parent} free, or held by runs on the same PostgreSQL journal, got a store that is "
+                f"held by {_holder(path)}; wait for it, or give all runs the same --journal"
             )
         yield
 

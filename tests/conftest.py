@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.servers import postgres_server, s3_server
+from tests.real_servers import postgres_server, s3_server
 
 _BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
 

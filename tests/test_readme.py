@@ -19,7 +19,7 @@ TREE = Path(__file__).resolve().parents[1]
 README = (TREE / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = (
     *("README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"),
-    *("docs/reproduction.md", "docs/cluster.md"),
+    *("docs/reproduction.md", "docs/cluster.md", "docs/stores.md"),
 )
 
 
@@ -75,7 +75,7 @@ def test_links_lead_somewhere(document: str) -> None:
 def quoted(program: str) -> list[str]:
     """Commands in backticks that call ``program``, of all documents with figures."""
     found: set[str] = set()
-    for document in ("README.md", "docs/reproduction.md"):
+    for document in ("README.md", "docs/reproduction.md", "docs/stores.md"):
         found |= set(re.findall(rf"`({program} [^`…]+)`", (TREE / document).read_text(encoding="utf-8")))
     return sorted(found)
 

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.commands.terminal import NO_RECORDS, Terminal
 from experiments.problems import Problem, SpecError
-from orchestrator.recorders.addresses import is_remote, resolve, shown, sqlite_file
+from orchestrator.recorders.addresses import has_credentials, is_remote, resolve, shown, sqlite_file
 from orchestrator.sealing import without_passphrase
 from orchestrator.store import safe_name
 
@@ -31,13 +31,17 @@ def ui(terminal: Terminal, args: Namespace) -> int:
     servers = [*_mlflow(terminal, args.port), *_dashboard(terminal, args.study, args.port + 1)]
     if not servers:
         return 0
-    return serve(servers)
+    return serve(servers, {"MLFLOW_BACKEND_STORE_URI": _records(terminal)})
+
+
+def _records(terminal: Terminal) -> str:
+    given = None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri
+    return resolve(given, terminal.home().root)
 
 
 def _mlflow(terminal: Terminal, port: int) -> list[list[str]]:
     """MLflow's command line, unless its records are elsewhere."""
-    given = None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri
-    uri = resolve(given, terminal.home().root)
+    uri = _records(terminal)
     if is_remote(uri):
         terminal.text(f"The records are at {shown(uri)}")
         return []
@@ -55,8 +59,8 @@ def _mlflow(terminal: Terminal, port: int) -> list[list[str]]:
 
 
 def ui_command(uri: str, port: int) -> list[str]:
-    """MLflow's command line: loopback only."""
-    where = ["--backend-store-uri", uri, "--host", LOOPBACK, "--port", str(port)]
+    """MLflow's command line: loopback only, and no password, because others see it."""
+    where = [*([] if has_credentials(uri) else ["--backend-store-uri", uri]), "--host", LOOPBACK, "--port", str(port)]
     return [sys.executable, "-m", "mlflow", "ui", *where]
 
 
@@ -113,8 +117,11 @@ def _check_free(port: int) -> None:
             raise SpecError([Problem(message)]) from None
 
 
-def serve(commands: Sequence[Sequence[str]]) -> int:
+def serve(commands: Sequence[Sequence[str]], secrets: Mapping[str, str] | None = None) -> int:
     """Run servers until one ends or Ctrl-C; none outlives this call.
+
+    Args:
+        secrets: variables of their environment that must not be on a command line.
 
     Returns:
         0 after Ctrl-C, else the status of the server that ended.
@@ -122,7 +129,7 @@ def serve(commands: Sequence[Sequence[str]]) -> int:
     servers: list[subprocess.Popen[bytes]] = []
     try:
         # Groups of their own: a server has helpers, and Ctrl-C must reach them once, from here.
-        environment = without_passphrase({**os.environ})
+        environment = without_passphrase({**os.environ, **(secrets or {})})
         for command in commands:
             servers.append(subprocess.Popen(command, start_new_session=True, env=environment))
         while True:

@@ -14,6 +14,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from experiments.commands.memory import bounded_memory
+from experiments.commands.stored import key_folder, model_file
 from experiments.commands.terminal import Terminal
 from experiments.problems import Problem, SpecError
 from experiments.workloads import WORKLOADS
@@ -40,10 +41,11 @@ _WAY_OUT = "save the weights with safetensors.torch.save_file(model.state_dict()
 def verify(terminal: Terminal, args: Namespace) -> int:
     """0 if the watermark is found, 1 if not."""
     use_workloads(WORKLOADS)
-    key = load_key(Path(args.key), Passphrase.find())
-    weights = read_weights(Path(args.model))
-    scheme, workload = _scheme(key, Path(args.key)), _workload(key, args.workload, Path(args.key))
-    with _fitting(Path(args.key)), bounded_memory(_room(weights, key)):
+    folder = key_folder(terminal, args.key)
+    key = load_key(folder, Passphrase.find())
+    weights = read_weights(model_file(terminal, args.model))
+    scheme, workload = _scheme(key, folder), _workload(key, args.workload, folder)
+    with _fitting(folder), bounded_memory(_room(weights, key)):
         task = workload.task(torch.device("cpu"))
         verdict = judge(weights, task, scheme, key)
         evidence = _evidence(verdict, key, scheme, task)

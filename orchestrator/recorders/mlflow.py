@@ -72,6 +72,8 @@ class MlflowTracker:
         self._opened: dict[str, tuple[str, str]] = {}
         self._experiment = ""
         self._client: Any = None
+        self._known_data: set[DataSet] = set()
+        self._introducing = threading.Lock()
 
     @property
     def address(self) -> str:
@@ -213,11 +215,7 @@ class MlflowTracker:
             model = made or delivery.model
             self._log_numbers(delivery, run, (model or delivery.consumes) if entry.about_model else None)
             consumed = [m for m in (delivery.consumes, delivery.model) if m]
-            client.log_inputs(
-                run,
-                [_data_set(entry.data, _CONTEXT[entry.tags[f"{PREFIX}kind"]])],
-                [LoggedModelInput(m) for m in consumed],
-            )
+            self._log_inputs(client, run, entry, [LoggedModelInput(m) for m in consumed])
             if made:
                 client.log_outputs(run, [LoggedModelOutput(made, 0)])
                 client.finalize_logged_model(made, "READY")
@@ -225,6 +223,12 @@ class MlflowTracker:
                 client.log_artifact(run, str(path), "model")
             client.set_terminated(run, "FAILED" if entry.failed else "FINISHED", entry.ended_ms)
         return Sent(run=run, model=model)
+
+    def _log_inputs(self, client: Any, run: str, entry: Entry, models: Sequence[Any]) -> None:
+        """One at a time where a data set is new: MLflow's server fails for all but one that bring it at once."""
+        with self._introducing if entry.data not in self._known_data else contextlib.nullcontext():
+            client.log_inputs(run, [_data_set(entry.data, _CONTEXT[entry.tags[f"{PREFIX}kind"]])], models)
+            self._known_data.add(entry.data)
 
     def _introduce(self, entry: Entry, run: str, weights: str) -> str:
         """A LoggedModel that points at the store's file."""

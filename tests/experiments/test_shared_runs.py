@@ -12,7 +12,7 @@ from experiments.results import read_results
 from orchestrator.remote import Remote
 from orchestrator.sealing import PASSPHRASE
 from tests.experiments.conftest import Finished
-from tests.servers import CREDENTIALS
+from tests.real_servers import CREDENTIALS
 
 WORDS = "seventeen-plover-eggs"
 Capture = pytest.CaptureFixture[str]
@@ -83,6 +83,19 @@ def test_collecting_needs_to_know_what_others_want(
     assert "expected --keep SPEC" in capsys.readouterr().err
     assert wmarena("store", "gc", "--apply", "--keep", finished_once.spec) == 0
     assert json.loads(capsys.readouterr().out)["removed"] == 0
+
+
+def test_a_model_is_judged_from_the_store(
+    wmarena: Callable[..., int], ran: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Model and key by the task that made them, from another machine that has the passphrase; unknown ones are said."""
+    assert wmarena("store", "ls") == 0
+    (marked,) = [row["task_id"] for row in json.loads(capsys.readouterr().out) if row["kind"] == "embed"]
+    monkeypatch.setenv(PASSPHRASE, WORDS)
+    assert wmarena("verify", "--model", marked, "--key", marked[:12]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"]
+    assert wmarena("verify", "--model", "0123456789ab", "--key", marked) == 2
+    assert "expected one task 0123456789ab in s3://" in capsys.readouterr().err
 
 
 def test_nothing_secret_is_in_the_bucket(ran: str) -> None:

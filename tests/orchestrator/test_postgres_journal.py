@@ -22,7 +22,7 @@ from orchestrator.store import Store, StoreError
 from orchestrator.task import Kind, State, Task, TaskId
 from orchestrator.workbench import Setup
 from tests.orchestrator.toys import done, echo, executions, named, task
-from tests.servers import free_port
+from tests.real_servers import free_port
 
 TREE = Path(__file__).resolve().parents[2]
 Database = Callable[[], str]

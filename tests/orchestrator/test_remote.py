@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.artifacts import StoreError
 from orchestrator.remote import Remote, is_url
-from tests.servers import free_port
+from tests.real_servers import free_port
 
 Folder = Callable[[], str]
 
