@@ -38,8 +38,8 @@ from orchestrator.recorders.process import RecorderProcess
 from orchestrator.resume import already_done
 from orchestrator.sealing import Passphrase
 from orchestrator.session import Request, execute
-from orchestrator.shared_store import open_store
 from orchestrator.store import Store, StoreError
+from orchestrator.stores import open_store
 from orchestrator.task import State, Task, TaskId
 
 logger = logging.getLogger(__name__)

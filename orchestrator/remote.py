@@ -5,7 +5,6 @@ temporary sibling is renamed. Credentials are the environment's (``AWS_ACCESS_KE
 the URL's: others can see a command line, and the URL stands in messages and records.
 """
 
-import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,13 +22,7 @@ from orchestrator.recorders.addresses import has_credentials
 _PUBLISH_WHOLE = ("s3", "gcs", "abfs")
 """File systems where an upload that was not finished is not seen by anybody."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://?")
 _PART = ".part"
-
-
-def is_url(address: str) -> bool:
-    """True for ``scheme://...``; a Path has already lost one of the slashes."""
-    return _URL.match(address) is not None
 
 
 @dataclass(frozen=True)

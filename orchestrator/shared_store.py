@@ -25,7 +25,7 @@ from typing import Any, Self
 from orchestrator.artifacts import MANIFEST, StoreError
 from orchestrator.file_cache import FileCache, user_cache
 from orchestrator.keyring import PUBLIC, SEALED, SUMS, is_sealed, write_private
-from orchestrator.remote import Remote, RemoteShelf, Stored, is_url
+from orchestrator.remote import Remote, RemoteShelf, Stored
 from orchestrator.sealing import PASSPHRASE, Passphrase, SealError
 from orchestrator.shared_artifacts import SharedArtifacts, together
 from orchestrator.shelf import FolderShelf, Shelf
@@ -45,18 +45,6 @@ CACHE_GIB = "WMARENA_CACHE_GIB"
 _CACHE_GIB = 20.0
 _GRACE_S = 24 * 3600.0
 _CHALLENGE = "keys/passphrase-check"
-
-
-def open_store(address: str | Path, keys: Path | None = None) -> Store:
-    """The store of an address: a folder, or a URL.
-
-    Args:
-        keys: the folder of keys; None for ``keys/`` in a folder store, and for sealed keys in a shared one.
-
-    Raises:
-        StoreError: the URL holds credentials.
-    """
-    return SharedStore(address, keys) if isinstance(address, str) and is_url(address) else Store(address, keys)
 
 
 class SharedStore(SharedArtifacts, Store):

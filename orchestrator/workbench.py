@@ -20,9 +20,9 @@ from orchestrator.keyring import load_key, save_key
 from orchestrator.plugins import build, build_attack, use_workloads
 from orchestrator.resident import Resident
 from orchestrator.sealing import PASSPHRASE, workers_passphrase
-from orchestrator.shared_store import open_store
 from orchestrator.shelf import SealedShelf
 from orchestrator.store import Store
+from orchestrator.stores import open_store
 from orchestrator.task import Kind, Task, TaskId
 from schemes.keys import Key, KeyFileError
 

@@ -44,7 +44,10 @@ def run(terminal: Terminal, args: Namespace) -> int:
         watch=partial(live if terminal.err.is_terminal else lines, terminal.err),
     )
     if terminal.json:
-        terminal.document(asdict(summary))
+        document = asdict(summary)
+        if summary.shared_report is None:
+            del document["shared_report"]
+        terminal.document(document)
     else:
         _show(terminal, summary)
     return 0 if summary.complete else 1

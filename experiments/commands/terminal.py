@@ -11,8 +11,8 @@ from rich.console import Console
 
 from orchestrator.journal import Journal
 from orchestrator.journals import has_journal, journal_address, open_journal
-from orchestrator.shared_store import open_store
 from orchestrator.store import Store
+from orchestrator.stores import open_store
 
 NO_RECORDS = "none"
 """Tracking URI that leaves MLflow out."""

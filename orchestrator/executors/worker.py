@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.executors.inline import Perform
-from orchestrator.shared_store import open_store
 from orchestrator.store import Store, StoreError
+from orchestrator.stores import open_store
 from orchestrator.task import Failure, FailureKind, Task
 from orchestrator.workbench import Setup, Workbench
 

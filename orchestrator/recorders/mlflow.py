@@ -29,8 +29,8 @@ from orchestrator.recorders.mirror import Mirror
 from orchestrator.recorders.process import ENVIRONMENT
 from orchestrator.recorders.tracker import Closing, Delivery, Ending, Execution, Sent, TrackerError
 from orchestrator.recorders.views import KIND, experiment_tags, pictures
-from orchestrator.shared_store import open_store
 from orchestrator.store import Store, safe_name
+from orchestrator.stores import open_store
 
 # MLflow reads these while it is imported.
 for _name, _value in ENVIRONMENT.items():

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.artifacts import StoreError
-from orchestrator.remote import Remote, is_url
+from orchestrator.remote import Remote
+from orchestrator.stores import is_url
 from tests.real_servers import free_port
 
 Folder = Callable[[], str]

@@ -20,9 +20,10 @@ from orchestrator.keyring import check_passphrase, load_key, save_key
 from orchestrator.plan import Plan
 from orchestrator.sealing import Cost, Passphrase, SealError
 from orchestrator.session import Request, execute
-from orchestrator.shared_store import SharedStore, open_store
+from orchestrator.shared_store import SharedStore
 from orchestrator.shelf import SealedShelf
 from orchestrator.store import Store
+from orchestrator.stores import open_store
 from orchestrator.task import Task, TaskId
 from orchestrator.workbench import Setup, Workbench
 from schemes.keys import Key
@@ -117,7 +118,7 @@ def test_writers_at_the_same_time_never_mix(
 
 WRITER = """
 import sys
-from orchestrator.shared_store import open_store
+from orchestrator.stores import open_store
 from tests.orchestrator.toys import task
 item = task("one", config={"workload": {"name": "toy"}})
 files = {f"part{i}": bytes([i]) * 6_000_000 for i in range(40)}
@@ -232,7 +233,7 @@ def test_damage_is_repaired_while_running(shared: SharedStore, caches: Nodes) ->
 
 DRIVER = """
 import sys
-from orchestrator.shared_store import open_store
+from orchestrator.stores import open_store
 from tests.orchestrator.test_shared_store import run
 from tests.orchestrator.toys import diamond
 print(sorted(run(open_store(sys.argv[1]).open(), diamond()).values()))
