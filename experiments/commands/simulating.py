@@ -12,7 +12,6 @@ from experiments.expand import Expansion
 from experiments.progress import duration
 from orchestrator.events import Event
 from orchestrator.evidence import Record
-from orchestrator.journal import Journal
 from orchestrator.loop import Sort, expected_seconds, sort_of
 from orchestrator.plan import Plan
 from orchestrator.resume import already_done
@@ -36,11 +35,11 @@ class Durations:
     done: Mapping[TaskId, Record]
 
     @classmethod
-    def of(cls, store: Store, plan: Plan) -> "Durations":
+    def of(cls, terminal: Terminal, store: Store, plan: Plan) -> "Durations":
         """What the store's journal has; nothing where there is none."""
-        if not store.journal_path.is_file():
+        if not terminal.has_journal(store):
             return cls({}, {}, {})
-        with Journal(store.journal_path) as journal:
+        with terminal.journal(store) as journal:
             return cls(journal.seconds(plan.tasks), journal.durations(), already_done(plan, store, journal))
 
     def actual(self, task: Task) -> float:
@@ -67,7 +66,7 @@ class Begun:
 def simulation(terminal: Terminal, expansion: Expansion, asked: Mapping[str, str]) -> dict[str, Any]:
     """The schedule as JSON values, with what is known of its durations and what is not simulated."""
     plan, store = expansion.plan, terminal.home()
-    known = Durations.of(store, plan)
+    known = Durations.of(terminal, store, plan)
     finished = known.done if asked["tasks"] == "missing" else {}
     begun = Begun()
     found = simulate(
