@@ -16,7 +16,6 @@ from orchestrator.loop import Sort, expected_seconds, sort_of
 from orchestrator.plan import Plan
 from orchestrator.resume import already_done
 from orchestrator.simulate import simulate
-from orchestrator.store import Store
 from orchestrator.task import Task, TaskId
 
 
@@ -35,8 +34,9 @@ class Durations:
     done: Mapping[TaskId, Record]
 
     @classmethod
-    def of(cls, terminal: Terminal, store: Store, plan: Plan) -> "Durations":
+    def of(cls, terminal: Terminal, plan: Plan) -> "Durations":
         """What the store's journal has; nothing where there is none."""
+        store = terminal.home()
         if not terminal.has_journal(store):
             return cls({}, {}, {})
         with terminal.journal(store) as journal:
@@ -66,7 +66,7 @@ class Begun:
 def simulation(terminal: Terminal, expansion: Expansion, asked: Mapping[str, str]) -> dict[str, Any]:
     """The schedule as JSON values, with what is known of its durations and what is not simulated."""
     plan, store = expansion.plan, terminal.home()
-    known = Durations.of(terminal, store, plan)
+    known = Durations.of(terminal, plan)
     finished = known.done if asked["tasks"] == "missing" else {}
     begun = Begun()
     found = simulate(

@@ -80,7 +80,7 @@ def _exit_status(job: Job) -> int:
 def _command(args: Namespace) -> str:
     """What the cluster executes, in a folder that holds the code and the spec."""
     words = ["python", "-m", "experiments", "run", SPEC, "--address", "auto", "--store", args.store]
-    for option in ("tracking_uri", "data_root", "workers", "gpus_per_worker"):
+    for option in ("keys", "journal", "tracking_uri", "data_root", "workers", "gpus_per_worker"):
         value = getattr(args, option)
         if value not in (None, ""):
             words += [f"--{option.replace('_', '-')}", str(value)]
@@ -100,10 +100,12 @@ def _check_addresses(args: Namespace) -> None:
         )
     if args.data_root and not args.data_root.startswith("/"):
         problems.append(f"expected an absolute path on the cluster as --data-root, got {args.data_root!r}")
+    if args.keys and not args.keys.startswith("/"):
+        problems.append(f"expected an absolute path on the cluster as --keys, got {args.keys!r}")
     tracking = args.tracking_uri or ""
     if tracking.startswith("sqlite:") and not tracking.startswith("sqlite:////"):
         problems.append(f"expected a tracking URI that means the same on the cluster, got {tracking!r}; pass a URL")
-    for option, text in (("--store", args.store), ("--tracking-uri", tracking)):
+    for option, text in (("--store", args.store), ("--tracking-uri", tracking), ("--journal", args.journal or "")):
         if _URL.match(text) and urlsplit(text).password is not None:
             problems.append(
                 f"expected no password in {option}: the cluster's dashboard shows it; give it to the cluster instead "
