@@ -67,14 +67,12 @@ def _add_planning(command: AddCommand) -> None:
         help="schedule the plan on N workers in virtual time; workers=N,tasks=missing: what is not in the store only",
     )
     run = command("run", "running:run", "run what is missing of a spec; write table and report")
-    run.add_argument("--executor", choices=("ray", "inline"), default="ray", help="default: ray")
-    run.add_argument("--address", help="Ray address of a running cluster; default: a local one")
+    _add_executor(run)
     submit = command("submit", "submitting:submit", "run a spec on a Ray cluster, which goes on without this window")
     _add_address(submit)
     submit.add_argument("--no-wait", action="store_true", help="do not follow the log")
     for sub in (run, submit):
-        sub.add_argument("--workers", type=_whole(1), help="number of workers; default: the spec's, else all there is")
-        sub.add_argument("--gpus-per-worker", type=_share, metavar="F", help="GPUs, or a share of one, for each worker")
+        _add_workers(sub)
         sub.add_argument("--fail-fast", action="store_true", help="stop at the first failed task")
     run.add_argument("--wait", action="store_true", help="wait while another run holds the store")
     run.add_argument(
@@ -82,14 +80,8 @@ def _add_planning(command: AddCommand) -> None:
     )
     for sub in (plan, run, submit):
         sub.add_argument("spec", metavar="SPEC", help="a YAML file, or the name of a shipped spec")
-        sub.add_argument(
-            "--set",
-            dest="overrides",
-            action="append",
-            default=[],
-            metavar="PATH=VALUE",
-            help="override: seeds=[0], schemes.mtlsign.lambda1=0.2, profile=paper; may be repeated",
-        )
+        _add_overrides(sub)
+    _add_tuning(command)
     for name, text in (("status", "show how a submitted run stands"), ("cancel", "stop a submitted run; resumable")):
         job = command(name, f"submitting:{name}", text)
         _add_address(job)
@@ -103,6 +95,37 @@ def _add_planning(command: AddCommand) -> None:
     )
     report.add_argument("--out", metavar="DIR", help="where it goes; default: its place in the store")
     report.add_argument("--sync", action="store_true", help="also send what MLflow is missing")
+
+
+def _add_tuning(command: AddCommand) -> None:
+    tune = command("tune", "tuning:tune", "search fields of schemes, attacks and workloads with Optuna; resumable")
+    tune.add_argument("study", metavar="STUDY", help="a YAML file, or the name of a shipped study")
+    tune.add_argument("--trials", type=_whole(1), help="finished trials to have; default: what the study says")
+    tune.add_argument("--export", metavar="FILE", help="write the best configuration as a spec that can be run")
+    _add_executor(tune)
+    _add_workers(tune)
+    _add_overrides(tune)
+
+
+def _add_executor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--executor", choices=("ray", "inline"), default="ray", help="default: ray")
+    parser.add_argument("--address", help="Ray address of a running cluster; default: a local one")
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=_whole(1), help="number of workers; default: the spec's, else all there is")
+    parser.add_argument("--gpus-per-worker", type=_share, metavar="F", help="GPUs, or a share of one, for each worker")
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="override: seeds=[0], schemes.mtlsign.lambda1=0.2, profile=paper; may be repeated",
+    )
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from attacks.knowledge import Budget
 from experiments.cells import Assault, Defence, Rows, assault_of, assaults
 from experiments.entries import AttackEntry
-from experiments.ground import CodeDigests, Ground
+from experiments.ground import Ground, Grounds
 from experiments.labels import telling
 from experiments.problems import Problem, SpecError
 from experiments.search import Search, Searches, owner_verdict
@@ -47,8 +47,12 @@ class Expansion:
     searches: Searches = field(default_factory=Searches)
 
 
-def expand(spec: ExperimentSpec, *, data_root: Path | None = None) -> Expansion:
+def expand(spec: ExperimentSpec, *, data_root: Path | None = None, grounds: Grounds | None = None) -> Expansion:
     """The plan of a spec.
+
+    Args:
+        data_root: where data sets are looked for first.
+        grounds: what earlier expansions found out about workloads and code, for one more of the same kind.
 
     Raises:
         orchestrator.arena.MissingData: a data set is not there.
@@ -61,11 +65,11 @@ def expand(spec: ExperimentSpec, *, data_root: Path | None = None) -> Expansion:
     plan = Plan()
     left_out: list[str] = []
     searches = Searches()
-    code = CodeDigests()
+    grounds = grounds or Grounds(data_root)
     labels = telling([w.name for w in spec.workloads], [w.config() for w in spec.workloads])
     for workload, label in zip(spec.workloads, labels, strict=True):
         shown = label if len(labels) > 1 else ""
-        ground = Ground(workload, label=shown, data_root=data_root, root=root.commitment, code=code)
+        ground = grounds.of(workload, shown, root.commitment)
         _check_reserve(ground, spec)
         _check_shares(ground, spec)
         left_out += _add_workload(plan, searches, ground, spec)

@@ -182,3 +182,19 @@ class Ground:
     def seconds(self, passes: float) -> float:
         """Guess for so many training passes over the owner's data."""
         return max(0.1, passes * self.facts.n_train * _SECONDS_A_SAMPLE)
+
+
+class Grounds:
+    """Workloads that were looked at already: many expansions in one process read data and code once."""
+
+    def __init__(self, data_root: Path | None) -> None:
+        self._data_root = data_root
+        self._code = CodeDigests()
+        self._known: dict[tuple[str, str, str], Ground] = {}
+
+    def of(self, workload: WorkloadConfig, label: str, root: str) -> Ground:
+        """The ground of ``workload``, whose tasks' labels say ``label``, with keys from the root of that commitment."""
+        key = canonical(workload.config()), label, root
+        if key not in self._known:
+            self._known[key] = Ground(workload, label=label, data_root=self._data_root, root=root, code=self._code)
+        return self._known[key]

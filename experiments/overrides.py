@@ -33,7 +33,7 @@ def apply(document: Document, overrides: Iterable[str]) -> Document:
         problems += _apply_profile(out, name, place)
     for path, value, place in pairs:
         if path != "profile":
-            problems += _assign(out, path, value, place)
+            problems += assign(out, path, value, place)
     if problems:
         raise SpecError(problems)
     return out
@@ -59,11 +59,12 @@ def _apply_profile(document: Document, name: str, place: str) -> list[Problem]:
         return [Problem("expected {path: value}", ("profiles", name), document.place(("profiles", name)))]
     problems: list[Problem] = []
     for path, value in values.items():
-        problems += _assign(document, str(path), value, document.place(("profiles", name, path)))
+        problems += assign(document, str(path), value, document.place(("profiles", name, path)))
     return problems
 
 
-def _assign(document: Document, text: str, value: Any, place: str) -> list[Problem]:
+def assign(document: Document, text: str, value: Any, place: str) -> list[Problem]:
+    """Set ``value`` wherever the path ``text`` means, in place; returns why that cannot be done, or []."""
     parts = _parts(text)
     if not parts:
         return [Problem(f"expected a dotted path such as schemes.mtlsign.lambda1, got {text!r}", place=place)]

@@ -152,9 +152,9 @@ class LivePanel:
 
 @contextmanager
 def live(console: Console, plan: Plan, cached: set[TaskId], seconds: Seconds) -> Iterator[Listener | None]:
-    """A panel that is redrawn a few times a second and leaves its last state behind."""
+    """A panel that is redrawn a few times a second and leaves its last state behind; a plan may be empty at first."""
     tally = Tally.of(plan, cached, seconds)
-    if tally.settled == tally.total:
+    if tally.settled == tally.total > 0:
         yield None
         return
     with Live(LivePanel(tally), console=console, refresh_per_second=4):

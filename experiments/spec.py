@@ -34,7 +34,7 @@ from experiments.problems import Path as Place
 from experiments.problems import Problem, SpecError, dotted, unknown
 from experiments.translation import problems_of
 from experiments.workloads import WORKLOADS
-from experiments.yaml_lines import read
+from experiments.yaml_lines import Document, read
 from orchestrator.arena import WorkloadConfig
 from orchestrator.identity import canonical, digest
 from orchestrator.plugins import names, use_workloads
@@ -251,6 +251,7 @@ class ExperimentSpec(_Block):
     profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     _text: str = PrivateAttr("")
+    _document: Any = PrivateAttr(None)
     _notes: tuple[str, ...] = PrivateAttr(())
 
     @classmethod
@@ -284,24 +285,33 @@ class ExperimentSpec(_Block):
         given = tuple(overrides)
         try:
             document = apply(read(text), given)
-            if not isinstance(document.value, dict):
-                raise SpecError([Problem("expected a mapping with name, workloads, schemes, seeds", (), "line 1")])
-            notes: list[str] = []
-            context = {"data_root": data_root, "folder": source.parent, "notes": notes}
-            try:
-                spec = cls.model_validate(document.value, context=context)
-            except ValidationError as error:
-                raise SpecError(problems_of(error, document, cls)) from None
+            spec = cls.of(document, data_root=data_root, folder=source.parent)
         except SpecError as error:
             raise SpecError(error.problems, str(source)) from None
-        spec._text = text if not given else yaml.safe_dump(document.value, sort_keys=False, allow_unicode=True)
+        if not given:
+            spec._text = text
+        return spec
+
+    @classmethod
+    def of(cls, document: Document, *, data_root: Path | None = None, folder: Path = Path()) -> Self:
+        """A spec from a document that was read; ``folder`` is what relative paths are relative to."""
+        if not isinstance(document.value, dict):
+            raise SpecError([Problem("expected a mapping with name, workloads, schemes, seeds", (), "line 1")])
+        notes: list[str] = []
+        context = {"data_root": data_root, "folder": folder, "notes": notes}
+        try:
+            spec = cls.model_validate(document.value, context=context)
+        except ValidationError as error:
+            raise SpecError(problems_of(error, document, cls)) from None
+        spec._document = document.value
         spec._notes = tuple(notes)
         return spec
 
     @property
     def text(self) -> str:
         """The spec as YAML: as it was read, with overrides applied; the resolved form if it was made in Python."""
-        return self._text or yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
+        written = self._document if self._document is not None else self.resolved()
+        return self._text or yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -42,6 +42,9 @@ CREATE TABLE IF NOT EXISTS run_task (
 CREATE TABLE IF NOT EXISTS run_cell (
     run TEXT NOT NULL, position INTEGER NOT NULL, cell TEXT NOT NULL, PRIMARY KEY (run, position)
 );
+CREATE TABLE IF NOT EXISTS trial (
+    study TEXT NOT NULL, number INTEGER NOT NULL, document TEXT NOT NULL, PRIMARY KEY (study, number)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sent (
     destination TEXT NOT NULL, experiment TEXT NOT NULL, task TEXT NOT NULL, mlflow_run TEXT NOT NULL,
     PRIMARY KEY (destination, experiment, task)

@@ -251,6 +251,13 @@ class Journal(Database):
         row["caveats"] = self._caveats(row["caveats"])
         return row
 
+    def configurations(self, kind: str, scheme: str) -> list[dict[str, Any]]:
+        """Distinct configurations of what was done with a scheme."""
+        query = (
+            "SELECT DISTINCT json_extract(identity, '$.config') FROM task WHERE state='done' AND kind=? AND scheme=?"
+        )
+        return [json.loads(config) for (config,) in self._db.execute(query, (kind, scheme))]
+
     # Runs
 
     def start_run(
@@ -356,6 +363,24 @@ class Journal(Database):
             (run, after),
         )
         return [(p, TaskId(self._checked(t, str, "a task's id")), bool(c), s) for p, t, c, s in rows]
+
+    # Trials of studies
+
+    def record_trial(self, study: str, number: int, document: Mapping[str, Any]) -> None:
+        """Write what is known of a trial, at once: it is told to the sampler only afterwards."""
+        self.flush()
+        with self._transaction():
+            row = (study, number, json.dumps(dict(document)))
+            self._db.execute("INSERT OR REPLACE INTO trial VALUES (?,?,?)", row)
+
+    def trials(self, study: str) -> dict[int, dict[str, Any]]:
+        """Number -> document of a study's trials, in order."""
+        rows = self._db.execute("SELECT number, document FROM trial WHERE study=? ORDER BY number", (study,))
+        return {number: json.loads(document) for number, document in rows}
+
+    def studies(self) -> list[str]:
+        """Names of all studies that this store has trials of."""
+        return [name for (name,) in self._db.execute("SELECT DISTINCT study FROM trial ORDER BY study")]
 
     # What has been mirrored where
 

@@ -16,6 +16,7 @@ from orchestrator.affinity import Held
 from orchestrator.events import Event, EventKind, Listener
 from orchestrator.evidence import Record
 from orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
+from orchestrator.growth import Grow, Growth, Source
 from orchestrator.hiccup import Hiccup
 from orchestrator.journal import FLUSH_S
 from orchestrator.ledger import Ledger
@@ -29,10 +30,6 @@ from orchestrator.stopping import Stop
 from orchestrator.store import Store, StoreError
 from orchestrator.task import Failure, FailureKind, State, Task, TaskId
 from orchestrator.watch import overdue, stalled
-
-Growth = tuple[Sequence[Task], Sequence[Cell]]
-Grow = Callable[[Task, Mapping[str, Any]], Growth | None]
-"""Called once with every task that is done, also with those that were before; may return tasks and cells to add."""
 
 _TICK_S = 0.5
 _MOST_PER_CALL = 64
@@ -53,6 +50,7 @@ class Loop:
     Attributes:
         run: id of the execution, for the journal.
         grow: may add tasks whenever one is done.
+        source: is asked for tasks whenever fewer are ready than workers are idle.
         recomputed: how often a damaged artifact was computed again.
         quarantined: tasks that an earlier run gave up as poison, with what it said: they fail without an attempt.
         stop: set by signals.
@@ -67,6 +65,7 @@ class Loop:
     limits: Limits = field(default_factory=Limits)
     listeners: Sequence[Listener] = ()
     grow: Grow | None = None
+    source: Source | None = None
     recomputed: dict[TaskId, int] = field(default_factory=dict)
     quarantined: Mapping[TaskId, str] = field(default_factory=dict)
     stop: Stop = field(default_factory=Stop)
@@ -76,6 +75,7 @@ class Loop:
     _pace: Pace = field(default_factory=Pace)
     _alone: set[TaskId] = field(default_factory=set)
     _gave_up: bool = False
+    _starting: bool = True
     _watched: float = -math.inf
     _elsewhere: list[Task] = field(default_factory=list)
     _looked: float = 0.0
@@ -87,9 +87,13 @@ class Loop:
         self._hiccup = Hiccup(lambda: self.store.probe(), self.limits.store_patience_s)
 
     def catch_up(self) -> None:
-        """Settle what is in quarantine; let ``grow`` see what was finished before, so that a search goes on."""
+        """Settle what is in quarantine; show what was finished before, so that searches and studies go on."""
         self._set_apart(list(self.plan))
-        self._extend([self.plan.tasks[i] for i, r in self.ledger.records.items() if r.state is State.DONE])
+        done = [self.plan.tasks[i] for i, r in self.ledger.records.items() if r.state is State.DONE]
+        for task in done:
+            self._inform(task, self.ledger.records[task.id])
+        self._extend(done)
+        self._pull()
 
     def drive(self) -> dict[TaskId, Record]:
         """Run until everything is settled.
@@ -99,7 +103,9 @@ class Loop:
             NoWorkers: no worker is left.
             StoreError: the store cannot be written for longer than the run's patience.
         """
+        self._starting = False
         try:
+            self._pull()
             while not self.ledger.settled:
                 if self.stop.asked:
                     raise KeyboardInterrupt
@@ -110,6 +116,7 @@ class Loop:
                 self._watch()
                 self._write_down()
                 self._look_elsewhere()
+                self._pull()
                 if self._elsewhere and not self.ledger.running:
                     time.sleep(FLUSH_S)  # nothing is under way here that could be waited for
         except KeyboardInterrupt:
@@ -273,6 +280,7 @@ class Loop:
     def _settle(self, task: Task, record: Record, trace: str = "") -> None:
         skipped = self.ledger.close(record)
         self.journal.record(self.run, task, record, trace)
+        self._inform(task, record)
         self._tell("done" if record.state is State.DONE else "failed", task, record.worker, record)
         self._report_skipped(skipped)
         if record.state is State.FAILED and self.limits.fail_fast:
@@ -282,6 +290,7 @@ class Loop:
         for lost in skipped:
             child = self.plan.tasks[lost.task_id]
             self.journal.record(self.run, child, lost)
+            self._inform(child, lost)
             self._tell("skipped", child, record=lost)
 
     def _give_up(self, task: Task) -> None:
@@ -300,14 +309,35 @@ class Loop:
             growth = self.grow(task, self.ledger.records[task.id].result or {})
             if growth is None:
                 continue
-            new = self.plan.add(*growth)
-            found = find([t.id for t in new], self.store, self.journal)
-            skipped = self.ledger.join(new, found.records)
-            finished = [t for t in new if self.ledger.state[t.id] is State.DONE]
-            self.journal.extend_run(self.run, [t.id for t in new], {t.id for t in finished}, growth[1])
-            self._report_skipped(skipped)
-            self._set_apart(new)
-            todo.extend(finished)
+            todo.extend(self._join(growth))
+
+    def _join(self, growth: Growth) -> list[Task]:
+        """Tasks and cells join the plan; returns those of the tasks that were finished before."""
+        new = self.plan.add(*growth)
+        found = find([t.id for t in new], self.store, self.journal)
+        skipped = self.ledger.join(new, found.records)
+        finished = [t for t in new if self.ledger.state[t.id] is State.DONE]
+        self.journal.extend_run(self.run, [t.id for t in new], {t.id for t in finished}, growth[1])
+        for task in finished:
+            self._inform(task, self.ledger.records[task.id])
+        self._report_skipped(skipped)
+        self._set_apart(new)
+        return finished
+
+    def _pull(self) -> None:
+        """Ask the source for work while workers would have nothing to do; an executor need not run yet."""
+        while self.source is not None and not self._gave_up:
+            idle = 0 if self._starting else len(self.executor.idle())
+            if self.ledger.ready() >= max(idle, int(self.ledger.settled)):
+                return
+            growth = self.source.more()
+            if growth is None:
+                return
+            self._extend(self._join(growth))
+
+    def _inform(self, task: Task, record: Record) -> None:
+        if self.source is not None:
+            self.source.settled(task, record)
 
     # Watching
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.evidence import Record
 from orchestrator.executors.base import Executor, NoWorkers
+from orchestrator.growth import Source
 from orchestrator.hiccup import StoreLost
 from orchestrator.journal import Journal
 from orchestrator.ledger import Ledger, Policy
@@ -51,6 +52,7 @@ def execute(
     listeners: Sequence[Listener] = (),
     grow: Grow | None = None,
     held: bool = False,
+    source: Source | None = None,
 ) -> dict[TaskId, Record]:
     """Run what is missing of ``plan``; the executor is started only if anything is.
 
@@ -78,7 +80,7 @@ def execute(
         try:
             for task_id in found.adopted:
                 journal.record(request.run, plan.tasks[task_id], found.records[task_id])
-            loop = Loop(plan, ledger, executor, journal, store, request.run, request.limits, listeners, grow)
+            loop = Loop(plan, ledger, executor, journal, store, request.run, request.limits, listeners, grow, source)
             loop.recomputed.update(dict.fromkeys(found.damaged, 1))
             loop.quarantined = {} if request.retry_quarantined else journal.quarantined()
             _run(loop)

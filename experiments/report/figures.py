@@ -21,21 +21,21 @@ from experiments.results import write_whole
 from experiments.rows import max_drop
 from orchestrator.store import safe_name
 
-_INK, _SOFT, _KEPT, _LOST = "#1a1d21", "#545c66", "#0b5cad", "#cd5200"
-_COLOURS = ("#0b5cad", "#c04a00", "#00765a", "#8f3a84", "#6b5600", "#b3261e", "#3b6f8f", "#4a4f57")
+INK, SOFT, KEPT, LOST = "#1a1d21", "#545c66", "#0b5cad", "#cd5200"
+COLOURS = ("#0b5cad", "#c04a00", "#00765a", "#8f3a84", "#6b5600", "#b3261e", "#3b6f8f", "#4a4f57")
 _MARKERS = ("o", "s", "D", "^", "v")
-_STYLE = {
+STYLE = {
     "font.size": 8.5,
-    "text.color": _INK,
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _SOFT,
+    "text.color": INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": SOFT,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
     "legend.frameon": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "wmarena",  # equal evidence gives equal files
@@ -46,19 +46,20 @@ _STYLE = {
 def write_figures(page: Page, folder: Path) -> list[Path]:
     """``survival-<workload>``, ``curves-<workload>`` and ``fidelity``, each as .svg and .png."""
     written: list[Path] = []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for arena in page.arenas:
             name = safe_name(arena.workload)
             if any(duel.done for duel in arena.duels):
-                written += _save(survival_figure(arena), folder / f"survival-{name}")
+                written += save(survival_figure(arena), folder / f"survival-{name}")
             if arena.curves:
-                written += _save(curves_figure(arena), folder / f"curves-{name}")
+                written += save(curves_figure(arena), folder / f"curves-{name}")
         if page.fidelity:
-            written += _save(fidelity_figure(page.fidelity), folder / "fidelity")
+            written += save(fidelity_figure(page.fidelity), folder / "fidelity")
     return written
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as ``stem``.svg and .png, each whole; returns both."""
     FigureCanvasAgg(figure)
     out = []
     for kind in ("svg", "png"):
@@ -84,7 +85,7 @@ def survival_figure(arena: Arena) -> Figure:
     axes.set_xticks(range(n_columns), [str(victim) for victim in arena.victims])
     axes.set_yticks(range(n_rows), [str(assault) for assault in arena.matrix])
     axes.xaxis.tick_top()
-    axes.tick_params(length=0, labelcolor=_INK)
+    axes.tick_params(length=0, labelcolor=INK)
     axes.spines[:].set_visible(False)
     axes.set_title(f"Survival on {arena.workload}", pad=14)
     return figure
@@ -92,17 +93,17 @@ def survival_figure(arena: Arena) -> Figure:
 
 def _matrix_cell(axes: Axes, x: int, y: int, duel: Duel | None) -> None:
     if duel is None or not duel.done:
-        axes.text(x, y, "no result" if duel else "–", ha="center", va="center", color=_SOFT)
+        axes.text(x, y, "no result" if duel else "–", ha="center", va="center", color=SOFT)
         return
     mean = fmean(duel.margins)
     lost = {"removed": 0.34, "mixed": 0.17}.get(duel.standing)
-    colour, alpha = (_LOST, lost) if lost else (_KEPT, 0.05 + 0.22 * min(1.0, max(0.0, mean)))
+    colour, alpha = (LOST, lost) if lost else (KEPT, 0.05 + 0.22 * min(1.0, max(0.0, mean)))
     if duel.standing == "worthless":
-        colour, alpha = _SOFT, 0.09
+        colour, alpha = SOFT, 0.09
     axes.fill_between([x - 0.48, x + 0.48], y - 0.46, y + 0.46, color=colour, alpha=alpha, linewidth=0)
     axes.text(x, y - 0.14, signed(mean), ha="center", va="center", weight="bold")
     below = "  ".join(part for part in (span(duel.margins), tally(duel)) if part)
-    axes.text(x, y + 0.22, below, ha="center", va="center", size=6.5, color=_SOFT)
+    axes.text(x, y + 0.22, below, ha="center", va="center", size=6.5, color=SOFT)
 
 
 def curves_figure(arena: Arena) -> Figure:
@@ -140,8 +141,8 @@ def _curve_panel(axes: Axes, arena: Arena, assault: Assault) -> None:
                 axes.plot(*edge, _marker(index), color=colour, ms=3, mfc="white", clip_on=False)
     axes.set_xlim(frame.x.low, frame.x.high)
     axes.set_ylim(frame.y.low, frame.y.high)
-    axes.axhline(0, color=_INK, linewidth=0.9)
-    axes.axvline(budget, color=_SOFT, linewidth=0.9, linestyle=(0, (3, 3)))
+    axes.axhline(0, color=INK, linewidth=0.9)
+    axes.axvline(budget, color=SOFT, linewidth=0.9, linestyle=(0, (3, 3)))
     axes.set_title(str(assault))
     axes.set_xlabel("accuracy drop, pp")
     axes.set_ylabel("margin")
@@ -152,10 +153,10 @@ def fidelity_figure(found: Sequence[Fidelity]) -> Figure:
     several = len({f.victim.workload for f in found}) > 1
     figure = Figure(figsize=(5.2, 0.7 + 0.34 * len(found)))
     axes = figure.add_subplot()
-    axes.axvline(0, color=_INK, linewidth=0.9)
+    axes.axvline(0, color=INK, linewidth=0.9)
     for y, f in enumerate(found):
-        axes.plot([100 * pair.difference for pair in f.pairs], [y] * len(f.pairs), "o", color=_INK, ms=4, alpha=0.7)
-        axes.plot(100 * f.mean_difference, y, "|", color=_KEPT, ms=13, markeredgewidth=2)
+        axes.plot([100 * pair.difference for pair in f.pairs], [y] * len(f.pairs), "o", color=INK, ms=4, alpha=0.7)
+        axes.plot(100 * f.mean_difference, y, "|", color=KEPT, ms=13, markeredgewidth=2)
     names = [f"{f.victim} ({f.victim.workload})" if several else str(f.victim) for f in found]
     axes.set_yticks(range(len(found)), names)
     axes.set_ylim(len(found) - 0.5, -0.5)
@@ -165,7 +166,7 @@ def fidelity_figure(found: Sequence[Fidelity]) -> Figure:
 
 
 def _colour(index: int) -> str:
-    return _COLOURS[index % len(_COLOURS)]
+    return COLOURS[index % len(COLOURS)]
 
 
 def _marker(index: int) -> str:

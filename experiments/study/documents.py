@@ -1,0 +1,99 @@
+"""What is remembered of a trial, as JSON: the table, the pictures and MLflow are made from these and from nothing else.
+
+A trial ends as ``complete``, ``pruned`` (given up: infeasible, outdone, or by the pruner) or ``failed`` (a task of it
+failed); ``running`` is one under way, ``lost`` one whose driver was killed.
+"""
+
+import json
+import time
+from typing import Any, Literal
+
+from experiments.rows import attack_params, budget_drop
+from experiments.study.measures import MEASURES, Asked, Evidence, best_response, mean, taken
+from experiments.study.spec import StudySpec
+from experiments.study.trial import Found, Trial
+from orchestrator.tuner import Outcome
+
+Document = dict[str, Any]
+
+FINISHED = ("complete", "pruned", "failed")
+CONFIRMED = "{}#confirmed"
+"""The study name under which the journal keeps what was run on fresh seeds."""
+
+
+def describe(
+    trial: Trial,
+    study: StudySpec,
+    outcome: Outcome | Literal["running", "lost"],
+    found: Found | None = None,
+    why: str = "",
+) -> Document:
+    """A trial's document."""
+    ended = outcome if isinstance(outcome, Outcome) else None
+    excesses = dict(ended.constraints or {}) if ended else {}
+    return {
+        "number": trial.number,
+        "label": trial.label,
+        "question": study.digest,
+        "state": outcome.state if isinstance(outcome, Outcome) else outcome,
+        "why": why,
+        "params": dict(trial.params),
+        "warm": trial.warm,
+        "feasible": ended is not None and ended.state == "complete" and all(v <= 0 for v in excesses.values()),
+        "values": _values(study, ended),
+        "constraints": excesses,
+        "started": trial.started,
+        "finished": time.time() if ended else None,
+        "overhead_s": round(trial.planned_s, 6),
+        "told": [list(pair) for pair in trial.told],
+        "tasks": list(dict.fromkeys(cell.verify for cell in trial.cells)),
+        **(_evidence(study, found) if found is not None else {}),
+    }
+
+
+def _values(study: StudySpec, outcome: Outcome | None) -> dict[str, float]:
+    if outcome is None or outcome.values is None:
+        return {}
+    return {str(asked): value for asked, value in zip(study.objectives, outcome.values, strict=True)}
+
+
+def outcome_of(document: Document) -> Outcome:
+    """What Optuna is told of a trial that has ended."""
+    values = tuple(document["values"].values()) if document["state"] == "complete" else None
+    return Outcome(state=document["state"], values=values, constraints=document["constraints"])
+
+
+def _evidence(study: StudySpec, found: Found) -> Document:
+    """What the pictures need: every measure, the objectives seed by seed, statistics for all γ, the best response."""
+    every = {asked: mean(asked, found.units) for asked in _asked(study)}
+    return {
+        "measures": {str(asked): value for asked, value in every.items() if value is not None},
+        "by_seed": {str(asked): taken(asked, found.units) or [] for asked in study.objectives},
+        "statistics": found.statistics.document(),
+        "best_responses": [response for unit in found.units if (response := _response(unit)) is not None],
+    }
+
+
+def _asked(study: StudySpec) -> list[Asked]:
+    named = [*study.objectives, *(limit.asked for limit in study.constraints)]
+    return list(dict.fromkeys([*named, *(Asked(name) for name in MEASURES)]))
+
+
+def _response(unit: Evidence) -> Document | None:
+    row = best_response(unit)
+    if row is None or row["margin"] is None:
+        return None
+    return {
+        "seed": row["seed"],
+        "attack": row["attack"],
+        "params": attack_params(row),
+        "strength_name": row["strength_name"],
+        "strength": row["strength"],
+        "margin": row["margin"],
+        "drop": budget_drop(row),
+    }
+
+
+def shown(value: Any) -> str:
+    """A parameter for people."""
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

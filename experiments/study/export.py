@@ -1,0 +1,35 @@
+"""The best trial as a spec that can be run: the study's experiment with the trial's fields written in."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.results import write_whole
+from experiments.spec import ExperimentSpec
+from experiments.study.spec import StudySpec
+from experiments.study.words import GAMMA
+
+
+def exported(study: StudySpec, best: Mapping[str, Any]) -> ExperimentSpec:
+    """The experiment of a trial, γ included where the scheme has such a field.
+
+    Args:
+        best: one of ``StudySummary.best``.
+    """
+    params = dict(best["params"])
+    scheme = study.question.spec.schemes[0]
+    fields = {path: value for path, value in params.items() if path != GAMMA}
+    if GAMMA in params and GAMMA in scheme.parameters():
+        fields[f"schemes.{scheme.name}.{GAMMA}"] = params[GAMMA]
+    return study.question.with_params(fields, name=f"{study.question.spec.name}-best")
+
+
+def write_export(study: StudySpec, best: Mapping[str, Any], path: Path) -> None:
+    """Write the spec; it says where it comes from."""
+    values = ", ".join(f"{name} = {value:.6g}" for name, value in best["values"].items())
+    found = f"# Trial {best['number']} of the study {study.name}: {values}."
+    threshold = best["params"].get(GAMMA)
+    if threshold is not None:
+        found += f"\n# Threshold on the statistic: γ = {threshold:g}."
+    spec = exported(study, best)
+    write_whole(path, f"{found}\n{spec.text}".encode())

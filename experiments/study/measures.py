@@ -1,0 +1,268 @@
+"""Named functions of evidence: what a study optimises and what it limits.
+
+Accuracies are those on validation data: test data are for reporting what was chosen. A measure is taken for each seed
+by itself and averaged; what concerns the threshold γ pools the evidence of all seeds (``gamma``).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from experiments.costs import AUMC_REACH
+from experiments.rows import Row, budget_drop, has_original_head, is_claim, is_realigned, is_unattacked, max_drop
+from experiments.study.gamma import Statistics
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A measure as a study names it: ``margin`` or ``margin(fine_prune)``."""
+
+    name: str
+    attack: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.attack is None else f"{self.name}({self.attack})"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound on a measure."""
+
+    asked: Asked
+    at_least: bool
+    bound: float
+
+    def excess(self, value: float) -> float:
+        """How far a value is beyond the bound; 0 or less is within."""
+        return self.bound - value if self.at_least else value - self.bound
+
+    def __str__(self) -> str:
+        return f"{self.asked} {'>=' if self.at_least else '<='} {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a measure sees.
+
+    Attributes:
+        rows: of one seed on one workload, controls included.
+        statistics: those of all seeds, for measures of the threshold.
+        gamma: the trial's threshold, None where the study does not search it.
+    """
+
+    rows: Sequence[Row]
+    statistics: Statistics
+    gamma: float | None = None
+
+    @property
+    def marked(self) -> Row | None:
+        """The marked model as it was published."""
+        return next((row for row in self.rows if is_unattacked(row) and row["status"] == "done"), None)
+
+    def attacked(self, attack: str | None) -> list[Row]:
+        """Finished rows of the owner's key on attacked models as they are deployed."""
+        return [
+            row
+            for row in self.rows
+            if row["attack"] != "none"
+            and row["control"] is None
+            and row["status"] == "done"
+            and attack in (None, row["attack"])
+            and not (is_claim(row) or has_original_head(row) or is_realigned(row))
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One function of evidence.
+
+    Attributes:
+        doc: what it means, with its unit.
+        take: its value, None where the evidence is not there.
+        attacks: it may be restricted to one attack.
+        needs_attack: it says nothing of the marked model alone.
+        pooled: it is taken once, over all seeds.
+        best_high, best_low: the best value there can be where much, or little, is wanted; None if there is none.
+    """
+
+    doc: str
+    take: Callable[[Evidence, str | None], float | None]
+    attacks: bool = False
+    needs_attack: bool = False
+    pooled: bool = False
+    best_high: float | None = None
+    best_low: float | None = None
+
+
+def _of_marked(column: str) -> Callable[[Evidence, str | None], float | None]:
+    def take(evidence: Evidence, attack: str | None) -> float | None:
+        return None if evidence.marked is None else evidence.marked[column]
+
+    return take
+
+
+def _fidelity_drop(evidence: Evidence, attack: str | None) -> float | None:
+    row = evidence.marked
+    if row is None or row["metric_clean_val"] is None or row["metric_marked_val"] is None:
+        return None
+    return float(row["metric_clean_val"] - row["metric_marked_val"])
+
+
+def _least(column: str) -> Callable[[Evidence, str | None], float | None]:
+    """Of the marked model, or the smallest among models that ``attack`` made."""
+
+    def take(evidence: Evidence, attack: str | None) -> float | None:
+        if attack is None:
+            return None if evidence.marked is None else evidence.marked[column]
+        return min((row[column] for row in evidence.attacked(attack)), default=None)
+
+    return take
+
+
+def _mean_margin(evidence: Evidence, attack: str | None) -> float | None:
+    margins = [row["margin"] for row in evidence.attacked(attack)]
+    return fmean(margins) if margins else None
+
+
+def best_response(evidence: Evidence, attack: str | None = None) -> Row | None:
+    """The attacker's best answer: the smallest margin among suspects within the accuracy budget, then the cheapest.
+
+    An attacker for whom nothing stays within the budget leaves the model alone.
+    """
+    priced = [(row, budget_drop(row)) for row in evidence.attacked(attack)]
+    within = [(row["margin"], drop, row) for row, drop in priced if drop is not None and drop <= max_drop(row)]
+    return min(within, key=lambda found: found[:2])[2] if within else evidence.marked
+
+
+def _robustness(evidence: Evidence, attack: str | None) -> float | None:
+    row = best_response(evidence, attack)
+    return None if row is None else row["margin"]
+
+
+def relative_drop_val(row: Mapping[str, Any]) -> float | None:
+    """Relative drop on validation data."""
+    marked, suspect = row["metric_marked_val"], row["metric_suspect_val"]
+    return (marked - suspect) / marked if marked and suspect is not None else None
+
+
+def _attackers_cost(evidence: Evidence, attack: str | None) -> float | None:
+    """Smallest relative drop at which the verdict fell, at most ``AUMC_REACH``; that much also where it never fell."""
+    rows = evidence.attacked(attack)
+    if not rows or evidence.marked is None:
+        return None
+    if not evidence.marked["verdict"]:
+        return 0.0
+    drops = [relative_drop_val(row) for row in rows if not row["verdict"]]
+    known = [min(AUMC_REACH, max(0.0, drop)) for drop in drops if drop is not None]
+    return min(known, default=AUMC_REACH)
+
+
+def _attack_drop(evidence: Evidence, attack: str | None) -> float | None:
+    drops = [drop for row in evidence.attacked(attack) if (drop := budget_drop(row)) is not None]
+    return fmean(drops) if drops else None
+
+
+def _attack_seconds(evidence: Evidence, attack: str | None) -> float | None:
+    return _sum(row["seconds_attack"] for row in evidence.attacked(attack))
+
+
+def _seconds(evidence: Evidence, attack: str | None) -> float | None:
+    if evidence.marked is None:
+        return None
+    return _sum([evidence.marked["seconds_embed"], *(row["seconds_attack"] for row in evidence.attacked(attack))])
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _false_positive_rate(evidence: Evidence, attack: str | None) -> float | None:
+    return evidence.statistics.false_positive_bound(evidence.gamma)
+
+
+def _power(evidence: Evidence, attack: str | None) -> float | None:
+    return evidence.statistics.power(evidence.gamma, attack)
+
+
+_READ_BY_GAMMA = "where the study searches no `gamma`, at the scheme's own"
+
+MEASURES: dict[str, Measure] = {
+    "accuracy": Measure(doc="the marked model's metric", take=_of_marked("metric_marked_val"), best_high=1.0),
+    "fidelity_drop": Measure(doc="metric of the clean twin minus that of the marked model", take=_fidelity_drop),
+    "covertness": Measure(doc="mean |w - w0|", take=_of_marked("covertness_mean_abs_dev"), best_low=0.0),
+    "covertness_ks": Measure(doc="distance of the weights' histograms", take=_of_marked("covertness_ks"), best_low=0.0),
+    "margin": Measure(
+        doc="margin of the marked model; with an attack, the smallest after it, whatever it cost",
+        take=_least("margin"),
+        attacks=True,
+        best_high=1.0,
+    ),
+    "statistic": Measure(doc="the same of the statistic", take=_least("statistic"), attacks=True, best_high=1.0),
+    "robustness": Measure(
+        doc="margin after the attacker's best response: the smallest within the accuracy budget",
+        take=_robustness,
+        attacks=True,
+        needs_attack=True,
+        best_high=1.0,
+    ),
+    "mean_margin": Measure(
+        doc="mean margin over attacked models", take=_mean_margin, attacks=True, needs_attack=True, best_high=1.0
+    ),
+    "attackers_cost": Measure(
+        doc=f"smallest relative drop that removes the mark, at most {AUMC_REACH:g}; that much if nothing does",
+        take=_attackers_cost,
+        attacks=True,
+        needs_attack=True,
+        best_high=AUMC_REACH,
+        best_low=0.0,
+    ),
+    "attack_drop": Measure(
+        doc="metric of the marked model minus the attacked one, mean",
+        take=_attack_drop,
+        attacks=True,
+        needs_attack=True,
+    ),
+    "attack_seconds": Measure(
+        doc="worker seconds of the attacks", take=_attack_seconds, attacks=True, needs_attack=True, best_low=0.0
+    ),
+    "gpu_seconds": Measure(
+        doc="worker seconds of embedding and attacks", take=_seconds, attacks=True, needs_attack=True, best_low=0.0
+    ),
+    "false_positive_rate": Measure(
+        doc=f"bound on the rate at which unmarked models pass γ; {_READ_BY_GAMMA}",
+        take=_false_positive_rate,
+        pooled=True,
+        best_low=0.0,
+    ),
+    "power": Measure(
+        doc=f"share of marked and attacked models that pass γ; {_READ_BY_GAMMA}",
+        take=_power,
+        attacks=True,
+        pooled=True,
+        best_high=1.0,
+    ),
+}
+"""Everything that a study may name."""
+
+
+def taken(asked: Asked, evidence: Sequence[Evidence]) -> list[float] | None:
+    """A measure's value for each seed (one value where it is pooled), or None where evidence is missing."""
+    measure = MEASURES[asked.name]
+    units = evidence[:1] if measure.pooled else evidence
+    values = [measure.take(unit, asked.attack) for unit in units]
+    known = [float(value) for value in values if value is not None]
+    return known if known and len(known) == len(values) else None
+
+
+def mean(asked: Asked, evidence: Sequence[Evidence]) -> float | None:
+    """A measure's mean over seeds, or None where evidence is missing."""
+    values = taken(asked, evidence)
+    return None if values is None else fmean(values)
+
+
+def first_look(asked: Asked) -> bool:
+    """True if a measure needs nothing but the marked model and its controls: the first verification decides."""
+    measure = MEASURES[asked.name]
+    return not measure.needs_attack and asked.attack is None and asked.name != "power"

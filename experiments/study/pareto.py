@@ -1,0 +1,104 @@
+"""Which trials are best: fronts, the volume that they cover, and whether there is anything to choose at all."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+
+import numpy as np
+from scipy.stats import f_oneway
+
+from experiments.study.documents import Document
+from experiments.study.spec import StudySpec
+from orchestrator.tuner import Direction
+
+Point = tuple[float, ...]
+"""Values so that less is better."""
+
+
+def directions_of(study: StudySpec) -> dict[str, Direction]:
+    """Objectives as they are written, with their directions."""
+    return {str(asked): direction for asked, direction in study.objectives.items()}
+
+
+def feasible(documents: Iterable[Document]) -> list[Document]:
+    """Trials with values that keep every limit."""
+    return [document for document in documents if document["feasible"]]
+
+
+def costs(document: Document, directions: Mapping[str, Direction]) -> Point:
+    """A trial's values so that less is better."""
+    return tuple(-document["values"][n] if d == "maximize" else document["values"][n] for n, d in directions.items())
+
+
+def front(documents: Iterable[Document], directions: Mapping[str, Direction]) -> list[Document]:
+    """Feasible trials that no other feasible one beats; of equal ones the first. With one objective: the best."""
+    out: dict[Point, Document] = {}
+    for document in feasible(documents):
+        point = costs(document, directions)
+        if point not in out and not any(_beats(other, point) for other in out):
+            out = {p: d for p, d in out.items() if not _beats(point, p)} | {point: document}
+    return list(out.values())
+
+
+def _beats(one: Point, other: Point) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+
+def best_of(documents: Iterable[Document], study: StudySpec) -> Document | None:
+    """The best trial; of a Pareto front the one nearest to the ideal point, each objective scaled to the front."""
+    directions = directions_of(study)
+    found = front(documents, directions)
+    if not found:
+        return None
+    points = np.array([costs(document, directions) for document in found])
+    span = np.ptp(points, axis=0)
+    scaled = (points - points.min(axis=0)) / np.where(span > 0, span, 1.0)
+    return found[int(np.linalg.norm(scaled, axis=1).argmin())]
+
+
+def hypervolumes(documents: Sequence[Document], directions: Mapping[str, Direction]) -> list[float]:
+    """After each feasible trial, in order: the volume that the front so far dominates, up to the worst point seen."""
+    points = [costs(document, directions) for document in feasible(documents)]
+    if not points:
+        return []
+    worst = tuple(max(axis) for axis in zip(*points, strict=True))
+    fronts = accumulate(points, _with, initial=list[Point]())
+    return [_volume(some, worst) for some in fronts][1:]
+
+
+def _with(some: list[Point], point: Point) -> list[Point]:
+    if any(_beats(other, point) or other == point for other in some):
+        return some
+    return [other for other in some if not _beats(point, other)] + [point]
+
+
+def _volume(points: Sequence[Point], worst: Point) -> float:
+    """Exact volume of the union of boxes from each point to ``worst``, slice by slice along the first axis."""
+    inside = sorted({p for p in points if all(a < b for a, b in zip(p, worst, strict=True))})
+    if not inside:
+        return 0.0
+    if len(worst) == 1:
+        return worst[0] - inside[0][0]
+    ends = [p[0] for p in inside[1:]] + [worst[0]]
+    return sum(
+        (end - point[0]) * _volume([p[1:] for p in inside[: i + 1]], worst[1:])
+        for i, (point, end) in enumerate(zip(inside, ends, strict=True))
+        if end > point[0]
+    )
+
+
+def flatness(documents: Iterable[Document], objective: str) -> float | None:
+    """p-value of the hypothesis that all trials are equally good: seeds within trials against trials (one-way ANOVA).
+
+    None where there are fewer than three trials of two seeds or more.
+    """
+    samples = [d["by_seed"][objective] for d in feasible(documents)]
+    samples = [values for values in samples if len(values) > 1]
+    if len(samples) < 3:
+        return None
+    if len({value for values in samples for value in values}) == 1:
+        return 1.0
+    if all(len(set(values)) == 1 for values in samples):
+        return 0.0
+    p = float(f_oneway(*samples).pvalue)
+    return None if math.isnan(p) else p

@@ -1,0 +1,83 @@
+"""The experiment behind a study: read once, then asked again and again with some fields set."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import spec as specs
+from experiments.overrides import assign
+from experiments.problems import Problem, SpecError
+from experiments.spec import ExperimentSpec
+from experiments.study.words import GAMMA, meant
+from experiments.yaml_lines import Document, read
+
+
+@dataclass(frozen=True)
+class Question:
+    """A study's experiment: as it was read and as it is meant, with the study's seeds.
+
+    Attributes:
+        document: the experiment as read; its lines are those of the file it came from.
+        spec: validated, no searched field set.
+        folder: what its relative paths are relative to.
+    """
+
+    document: Document
+    spec: ExperimentSpec
+    folder: Path
+    data_root: Path | None
+
+    def with_params(
+        self, params: Mapping[str, Any], *, seeds: Iterable[int] | None = None, name: str | None = None
+    ) -> ExperimentSpec:
+        """The experiment of a trial; ``gamma`` is left to whoever reads the evidence.
+
+        Raises:
+            SpecError: the values do not go together.
+        """
+        copied = Document(copy.deepcopy(self.document.value), {})
+        if seeds is not None:
+            copied.value["seeds"] = list(seeds)
+        if name is not None:
+            copied.value["name"] = name
+        fields = {path: meant(value) for path, value in params.items() if path != GAMMA}
+        problems = [problem for path, value in fields.items() for problem in assign(copied, path, value, path)]
+        if problems:
+            raise SpecError(problems)
+        return ExperimentSpec.of(copied, data_root=self.data_root, folder=self.folder)
+
+
+def question_of(
+    document: Document, seeds: Any, data_root: Path | None, folder: Path
+) -> tuple[Question | None, list[Problem]]:
+    """The experiment, inline or by name; its problems stand at its own lines."""
+    given = document.value.get("experiment")
+    inline = isinstance(given, dict)
+    try:
+        if inline:
+            inner = Document(copy.deepcopy(given), _below(document, "experiment"))
+            inner.value.setdefault("name", document.value.get("name", "study"))
+        elif isinstance(given, str):
+            beside = folder / given
+            path = specs.find(beside if beside.is_file() else given)
+            inner, folder = read(path.read_text(encoding="utf-8")), path.parent
+        else:
+            what = f"expected an experiment, or the file or shipped name of one, got {given!r}"
+            return None, [Problem(what, ("experiment",), document.place(("experiment",)))]
+        if isinstance(inner.value, dict):
+            inner.value = {**inner.value} | ({"seeds": seeds} if seeds is not None else {})
+        spec = ExperimentSpec.of(inner, data_root=data_root, folder=folder)
+    except SpecError as error:
+        where = "" if inline else f"{given}: "
+        place = document.place(("experiment",))
+        return None, [
+            Problem(p.message, ("experiment", *p.path), p.place if inline else f"{place} ({where}{p.place})", p.also)
+            for p in error.problems
+        ]
+    return Question(inner, spec, folder, data_root), []
+
+
+def _below(document: Document, part: str) -> dict[tuple[str | int, ...], str]:
+    return {path[1:]: place for path, place in document.places.items() if path[:1] == (part,)}

@@ -1,0 +1,133 @@
+"""Before the first question: what a killed study left behind, what a grid lists, what earlier studies know."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.expand import expand
+from experiments.ground import Grounds
+from experiments.problems import Problem, SpecError, unknown
+from experiments.study.documents import FINISHED, Document, outcome_of
+from experiments.study.pareto import directions_of, feasible, front
+from experiments.study.spec import StudySpec
+from experiments.study.words import GAMMA, written
+from orchestrator.journal import Journal
+from orchestrator.resume import find
+from orchestrator.store import Store
+from orchestrator.tuner import Choices, Params, Space, Tuner
+
+STORE = "store"
+"""The word of ``warm_start`` for whatever the store has embedded."""
+
+
+def take_up(study: StudySpec, tuner: Tuner, store: Store, journal: Journal, grounds: Grounds) -> None:
+    """Bring Optuna and the journal to one mind, then queue what is to be tried first.
+
+    Raises:
+        SpecError: the study's trials answered another question, or an earlier study is not known here.
+    """
+    known = journal.trials(study.name)
+    if any(document["question"] != study.digest for document in known.values()):
+        raise SpecError(
+            [
+                Problem(
+                    f"expected the question that study {study.name!r} was begun with, got another; rename it", ("name",)
+                )
+            ]
+        )
+    _reconcile(study, tuner, journal, known)
+    if study.sampler.name == "grid":
+        tuner.propose(tuner.grid())
+    elif not known:
+        default = _default(study)
+        tuner.propose([default] if default is not None else [])
+    tuner.propose(list(_earlier(study, store, journal, grounds)), warm=True)
+
+
+def _reconcile(study: StudySpec, tuner: Tuner, journal: Journal, known: Mapping[int, Document]) -> None:
+    """Our journal decides what has ended; what it does not know, in a storage that others use too, is theirs."""
+    lost = [number for number, document in known.items() if document["state"] == "lost"]
+    for number, params in tuner.unfinished().items():
+        document = known.get(number)
+        if document is not None and document["state"] in FINISHED:
+            tuner.tell(number, outcome_of(document))
+        elif document is not None or study.storage is None:
+            told = document or {"number": number, "params": params, "question": study.digest, "warm": False}
+            journal.record_trial(study.name, number, {**told, "state": "lost"})
+            tuner.give_up(number)
+            lost.append(number)
+    tuner.retry(lost)
+
+
+def _default(study: StudySpec) -> Params | None:
+    """The experiment as it is written, as a trial; None where the search does not hold it."""
+    out: Params = {}
+    for path, part in study.space.items():
+        values = _written_values(study, path)
+        if len(values) != 1 or not _holds(part, values[0]):
+            return None
+        out[path] = written(values[0])
+    return out
+
+
+def _written_values(study: StudySpec, path: str) -> list[Any]:
+    """What the experiment itself says at a path of a scheme or workload; [] anywhere else."""
+    spec = study.question.spec
+    if path == GAMMA:
+        return [s.config()[GAMMA] for s in spec.schemes if GAMMA in s.config()]
+    kind, _, rest = path.partition(".")
+    name, _, field = rest.rpartition(".")
+    entries: Sequence[Any] = spec.schemes if kind == "schemes" else spec.workloads if kind == "workloads" else ()
+    return [entry.config()[field] for entry in entries if entry.name == name and field in entry.config()]
+
+
+def _holds(part: Any, value: Any) -> bool:
+    if part.values is not None:
+        return value in part.values
+    return not isinstance(part, Choices) and isinstance(value, int | float) and part.low <= value <= part.high
+
+
+def _earlier(study: StudySpec, store: Store, journal: Journal, grounds: Grounds) -> Iterator[Params]:
+    """Parameters that other studies, or the store, have evidence of: those that cost nothing, and the best ones."""
+    names = journal.studies()
+    for name in study.warm_start:
+        if name == STORE:
+            yield from (p for p in _embedded(study, journal) if _is_there(study, p, store, journal, grounds))
+            continue
+        if name not in names:
+            what = unknown(name, [*(n for n in names if "#" not in n), STORE], "study of this store")
+            raise SpecError([Problem(what, ("warm_start",))])
+        documents = [d for d in journal.trials(name).values() if d["state"] == "complete"]
+        same = set(study.space) == set(documents[0]["params"]) if documents else False
+        best = front(documents, directions_of(study)) if documents and _comparable(documents[0], study) else []
+        for document in feasible(documents) if same else []:
+            params: Params = document["params"]
+            if all(_holds(part, params[path]) for path, part in study.space.items()) and (
+                document in best or _is_there(study, params, store, journal, grounds)
+            ):
+                yield params
+
+
+def _comparable(document: Document, study: StudySpec) -> bool:
+    return set(document["values"]) == set(directions_of(study))
+
+
+def _is_there(study: StudySpec, params: Params, store: Store, journal: Journal, grounds: Grounds) -> bool:
+    """True if the store can answer the whole trial."""
+    try:
+        plan = expand(study.question.with_params(params), grounds=grounds).plan
+    except SpecError:
+        return False
+    return len(find(plan.tasks, store, journal).records) == len(plan)
+
+
+def _embedded(study: StudySpec, journal: Journal) -> Iterator[Params]:
+    """Fields of what was embedded before with the study's scheme, where the search is over such fields alone."""
+    scheme = study.question.spec.schemes[0].name
+    prefix = f"schemes.{scheme}."
+    space: Space = {path: part for path, part in study.space.items() if path != GAMMA}
+    if not all(path.startswith(prefix) for path in space) or len(space) < len(study.space):
+        return
+    for config in journal.configurations("embed", scheme):
+        found = {path: config["scheme"].get(path.removeprefix(prefix)) for path in space}
+        if all(_holds(part, found[path]) for path, part in space.items()):
+            yield found

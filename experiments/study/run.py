@@ -1,0 +1,257 @@
+"""Runs a study: many trials at once on the workers of one run, then tables, pictures and records.
+
+from experiments.study.run import tune
+from experiments.study.spec import StudySpec
+
+summary = tune(StudySpec.load("digits_lambda"), store="wmarena-store")
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from experiments.execution import (
+    Begun,
+    Pool,
+    Recording,
+    Watch,
+    code_version,
+    make_executor,
+    new_run_id,
+    unwatched,
+)
+from experiments.expand import expand
+from experiments.ground import Grounds
+from experiments.problems import Problem, SpecError
+from experiments.results import build_rows, write_results
+from experiments.study.documents import CONFIRMED, Document
+from experiments.study.pareto import best_of, directions_of, front
+from experiments.study.publish import publish
+from experiments.study.resume import take_up
+from experiments.study.source import Told, Trials
+from experiments.study.spec import StudySpec
+from experiments.study.trial import rungs, stages_of
+from orchestrator.events import Event
+from orchestrator.evidence import Record
+from orchestrator.executors.base import NoWorkers
+from orchestrator.journal import Journal
+from orchestrator.loop import Limits, expected_seconds
+from orchestrator.plan import Cell, Plan
+from orchestrator.recorders.plan_file import save_plan
+from orchestrator.resume import find
+from orchestrator.session import Request, execute
+from orchestrator.store import Store, safe_name
+from orchestrator.task import State, TaskId
+from orchestrator.tuner import Tuner, open_storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySummary:
+    """What a study has found, and what this run of it did.
+
+    Attributes:
+        trials: finished trials of the study, those of earlier runs included.
+        best: the best trial, or the Pareto front: number, params, values.
+        failed_trials: of this run.
+        busy: share of the workers' time that tasks took, None where nothing ran.
+        overhead_s: median driver seconds of a trial: asking, planning, telling.
+    """
+
+    study: str
+    trials: int
+    best: list[dict[str, Any]]
+    run_id: str
+    executed: int
+    cached: int
+    failed: int
+    skipped: int
+    failed_trials: int
+    seconds: float
+    busy: float | None
+    overhead_s: float | None
+    report: str
+    table: str
+    results: str
+
+    @property
+    def complete(self) -> bool:
+        """True if no trial of this run failed."""
+        return not self.failed_trials
+
+
+def tune(
+    study: StudySpec,
+    *,
+    store: str | Path = "wmarena-store",
+    data_root: Path | None = None,
+    tracking_uri: str | None = None,
+    record: bool = True,
+    pool: Pool | None = None,
+    trials: int | None = None,
+    watch: Watch = unwatched,
+    hear: Told = lambda document: None,
+) -> StudySummary:
+    """Run what is missing of ``study``; a killed one goes on, with the trials that it had.
+
+    Args:
+        store: folder that holds everything a run leaves behind.
+        data_root: where data sets are looked for first.
+        tracking_uri: MLflow's; None records into the store's own database.
+        record: False leaves MLflow out.
+        pool: the workers; Ray on this machine unless told otherwise.
+        trials: finished trials that the study is to have; None for what it says itself.
+        watch: shows progress.
+        hear: is told of every trial that ends.
+
+    Raises:
+        SpecError, MissingData, StoreError: bad input, or workers that cannot be had; nothing has run.
+        NoWorkers: all workers were lost on the way; the same call resumes.
+        Interrupted: stopped; the same call resumes.
+    """
+    started, pool = time.monotonic(), pool or Pool()
+    data_root = data_root.absolute() if data_root is not None else None  # workers have working folders of their own
+    home = Store(Path(store)).open()
+    grounds = Grounds(data_root)
+    with (
+        Journal(home.journal_path) as journal,
+        open_storage(home.root / "studies", safe_name(study.name), study.storage) as storage,
+    ):
+        found = _Found.of(study, home, journal, grounds)
+        tuner = Tuner(study.name, storage, study.space, list(study.objectives.values()), study.method(found.rungs))
+        take_up(study, tuner, home, journal, grounds)
+        budget = trials or study.trials or len(tuner.grid())
+        source = Trials(study, tuner, journal, budget=budget, grounds=grounds, only=found.only, hear=hear)
+        n_before = len(source.documents)
+        run_id = new_run_id()
+        recording = Recording(home, run_id, tracking_uri) if record else None
+        plan, busy = Plan(), Busy()
+        with watch(plan, set(), expected_seconds(journal.durations())) as display:
+            listeners = [part for part in (busy, recording, display) if part is not None]
+            try:
+                records = execute(
+                    plan,
+                    _request(study, run_id, pool),
+                    store=home,
+                    journal=journal,
+                    executor=make_executor(pool, study.question.spec, home, data_root),
+                    listeners=[begun := Begun(), *listeners],
+                    source=source,
+                )
+            except NoWorkers as error:
+                if begun.anything:
+                    raise
+                raise SpecError([Problem(str(error), ("executor",))]) from error
+        folder = home.report_dir(study.name, run_id)
+        save_plan(plan, folder)
+        results = write_results(build_rows(plan, records, experiment=study.name, run_id=run_id), folder)
+        pages = publish(folder, study, source.documents, _confirmed(journal, study), tuner, busy.share)
+    if recording is not None:
+        recording.finish()
+    ended = source.documents
+    states = _states(records)
+    return StudySummary(
+        study=study.name,
+        trials=len(ended),
+        best=_best(ended, study),
+        run_id=run_id,
+        executed=states["done"],
+        cached=states["cached"],
+        failed=states["failed"],
+        skipped=states["skipped"],
+        failed_trials=sum(d["state"] == "failed" for d in ended[n_before:]),
+        seconds=round(time.monotonic() - started, 3),
+        busy=busy.share,
+        overhead_s=round(median(source.overheads), 6) if source.overheads else None,
+        report=str(pages.report),
+        table=str(pages.table),
+        results=str(results),
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the experiment itself tells before any trial: where a pruner looks, which evidence may be used."""
+
+    rungs: tuple[int, ...] = ()
+    only: Callable[[Cell], bool] | None = None
+
+    @classmethod
+    def of(cls, study: StudySpec, store: Store, journal: Journal, grounds: Grounds) -> "_Found":
+        """Raises SpecError where a pruner has nothing to look at, or a study of γ alone no evidence."""
+        expansion = expand(study.question.spec, data_root=study.question.data_root, grounds=grounds)
+        if study.gamma_only:
+            done = find(expansion.plan.tasks, store, journal).records
+            there = [cell for cell in expansion.plan.cells if cell.verify in done]
+            if all(cell.control is not None or cell.attack != "none" for cell in there):
+                name = study.question.spec.name
+                what = f"expected stored evidence, got none of {name!r}: γ trains nothing; `wmarena run` it first"
+                raise SpecError([Problem(what, ("experiment",))])
+            return cls(only=lambda cell: cell.verify in done)
+        if study.pruner.name == "none":
+            return cls()
+        looks = rungs(stages_of(expansion, study.pruner.on))
+        if len(looks) < 2:
+            what = f"expected attacks at two or more values of {study.pruner.on!r} to look at, got {len(looks)}"
+            raise SpecError([Problem(what, ("pruner", "on"))])
+        return cls(rungs=looks)
+
+
+@dataclass
+class Busy:
+    """How much of the workers' time tasks took, heard from the loop."""
+
+    seconds: float = 0.0
+    _begun: dict[TaskId, float] = field(default_factory=dict)
+    _workers: dict[str, float] = field(default_factory=dict)
+    _last: float = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if event.kind == "started":
+            self._begun[event.task.id] = now
+            self._workers.setdefault(event.worker, now)
+        elif event.task.id in self._begun:
+            begun = self._begun.pop(event.task.id)
+            # Tasks of one call begin together and end together: the worker was busy once.
+            self.seconds += min(now - begun, event.record.seconds) if event.record else now - begun
+            self._last = now
+
+    @property
+    def share(self) -> float | None:
+        """Of the time from a worker's first task to the end; None where nothing ran."""
+        there = sum(self._last - since for since in self._workers.values())
+        return round(min(1.0, self.seconds / there), 4) if there > 0 else None
+
+
+def _request(study: StudySpec, run_id: str, pool: Pool) -> Request:
+    spec = study.question.spec
+    info = {
+        "description": study.description,
+        "study": study.name,
+        "spec_digest": study.digest,
+        "code_version": code_version(),
+        "executor": pool.executor,
+        "data_sets": {w.name: w.data_set for w in spec.workloads},
+        "notes": list(spec.notes),
+    }
+    limits = Limits(spec.executor.task_timeout_s, spec.executor.max_retries)
+    return Request(run_id, study.name, study.text, info, limits, policy="feedback")
+
+
+def _confirmed(journal: Journal, study: StudySpec) -> list[Document]:
+    return list(journal.trials(CONFIRMED.format(study.name)).values())
+
+
+def _best(documents: list[Document], study: StudySpec) -> list[dict[str, Any]]:
+    """The front, the chosen one first."""
+    chosen = best_of(documents, study)
+    found = sorted(front(documents, directions_of(study)), key=lambda document: document is not chosen)
+    return [{name: document[name] for name in ("number", "params", "values")} for document in found]
+
+
+def _states(records: Mapping[TaskId, Record]) -> Counter[str]:
+    return Counter("cached" if r.cached and r.state is State.DONE else r.state.value for r in records.values())

@@ -1,0 +1,263 @@
+"""The trials of a study as work for the loop: asked for when a worker would idle, told when their evidence is there.
+
+The journal is written before Optuna is told, so a killed study knows which of its trials have ended; what had not ended
+is tried again with the same parameters, and finds in the store whatever was finished.
+"""
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from experiments.expand import expand
+from experiments.ground import Grounds
+from experiments.problems import SpecError
+from experiments.spec import ExperimentSpec
+from experiments.study.documents import CONFIRMED, FINISHED, describe
+from experiments.study.measures import MEASURES, Asked, first_look, mean, taken
+from experiments.study.pareto import best_of
+from experiments.study.spec import StudySpec
+from experiments.study.trial import Found, Stage, Trial, stages_of
+from orchestrator.evidence import Record
+from orchestrator.journal import Journal
+from orchestrator.growth import Growth
+from orchestrator.plan import Cell
+from orchestrator.task import Task, TaskId
+from orchestrator.tuner import Outcome, Tuner
+
+Told = Callable[[Mapping[str, Any]], None]
+"""Hears every trial's document as it ends."""
+
+_EPSILON = 1e-12
+
+
+class Trials:
+    """A study's trials. What ``orchestrator.loop.Source`` asks for.
+
+    Args:
+        study: the question.
+        tuner: Optuna's side of it.
+        journal: where trials are remembered.
+        budget: finished trials that the study is to have.
+        grounds: what planning knows of data and code.
+        only: cells that a trial may use; None for all. Evidence that is not there is then not made either.
+        hear: is told of every trial that ends.
+    """
+
+    def __init__(
+        self,
+        study: StudySpec,
+        tuner: Tuner,
+        journal: Journal,
+        *,
+        budget: int,
+        grounds: Grounds,
+        only: Callable[[Cell], bool] | None = None,
+        hear: Told = lambda document: None,
+    ) -> None:
+        self.study = study
+        self.overheads: list[float] = []
+        self._tuner = tuner
+        self._journal = journal
+        self._budget = budget
+        self._grounds = grounds
+        self._only = only
+        self._hear = hear
+        self._known: dict[TaskId, Record] = {}
+        self._planned: set[TaskId] = set()
+        self._in_table: set[TaskId] = set()
+        self._live: dict[int, Trial] = {}
+        self._waiting: dict[TaskId, list[Trial]] = defaultdict(list)
+        self._grown: deque[Growth] = deque()
+        self._settled: deque[Trial] = deque()
+        self._ended = {n: d for n, d in journal.trials(study.name).items() if d["state"] in FINISHED}
+        self._confirmed = False
+
+    @property
+    def documents(self) -> list[dict[str, Any]]:
+        """Every trial that has ended, by number."""
+        return [self._ended[number] for number in sorted(self._ended)]
+
+    # What the loop tells and asks
+
+    def settled(self, task: Task, record: Record) -> None:
+        """A task was settled: trials whose stage is complete with it can go on."""
+        self._known[task.id] = record
+        for trial in self._waiting.pop(task.id, ()):
+            with _timed(trial):
+                trial.open.discard(task.id)
+                self._add(trial, *trial.hear(task, self._known))
+                if not trial.open:
+                    self._settled.append(trial)
+
+    def more(self) -> Growth | None:
+        """The next stage of a trial that waits for one, else a new trial, else what confirms the best."""
+        while True:
+            if self._grown:
+                return self._grown.popleft()
+            if self._settled:
+                self._go_on(self._settled.popleft())
+            elif self._wanted:
+                self._start()
+            elif not self._live and not self._confirmed:
+                self._confirmed = True
+                self._confirm()
+            else:
+                return None
+
+    @property
+    def _wanted(self) -> bool:
+        counted = sum(not document["warm"] for document in self._ended.values())
+        return counted + sum(not trial.warm for trial in self._live.values()) < self._budget
+
+    # A trial's life
+
+    def _start(self) -> None:
+        asked, started = time.perf_counter(), time.time()
+        proposal = self._tuner.ask()
+        trial = Trial(proposal.number, proposal.params, warm=proposal.warm, started=started)
+        trial.planned_s = time.perf_counter() - asked
+        with _timed(trial):
+            self._journal.record_trial(self.study.name, proposal.number, describe(trial, self.study, "running"))
+            try:
+                self._plan(trial, self.study.question.with_params(proposal.params, name=self.study.name))
+            except SpecError as error:
+                self._end(trial, Outcome(state="failed"), why=str(error))
+                return
+            self._live[proposal.number] = trial
+            self._begin(trial)
+
+    def _plan(self, trial: Trial, spec: ExperimentSpec) -> None:
+        expansion = expand(spec, data_root=self.study.question.data_root, grounds=self._grounds)
+        on = self.study.pruner.on if self.study.pruner.name != "none" else None
+        trial.plan, trial.searches = expansion.plan, expansion.searches
+        trial.stages = stages_of(expansion, on, self._only)
+
+    def _begin(self, trial: Trial) -> None:
+        """Plan the next stage; a stage whose evidence is known in this run is over at once."""
+        tasks, cells = trial.begin(self._known)
+        for verify in trial.open:
+            self._waiting[verify].append(trial)
+        self._add(trial, tasks, cells)
+        if not trial.open:
+            self._settled.append(trial)
+
+    def _add(self, trial: Trial, tasks: Iterable[Task], cells: Iterable[Cell]) -> None:
+        new = [task for task in tasks if task.id not in self._planned]
+        shown = [cell for cell in cells if cell.verify not in self._in_table]
+        self._planned |= {task.id for task in new}
+        self._in_table |= {cell.verify for cell in shown}
+        for cell in cells:
+            if cell.verify in trial.open and trial not in self._waiting[cell.verify]:
+                self._waiting[cell.verify].append(trial)
+        if new or shown:
+            self._grown.append((new, shown))
+
+    def _go_on(self, trial: Trial) -> None:
+        """A stage is complete: look at it, then end the trial or plan the next one."""
+        with _timed(trial):
+            found = trial.evidence(self._known, self.study.name)
+            if found.failure is not None:
+                self._end(trial, Outcome(state="failed"), found, why=found.failure)
+            elif trial.number is not None and (why := self._hopeless(trial, found)) is not None:
+                self._end(trial, Outcome(state="pruned", constraints=self._excesses(found)), found, why=why)
+            elif trial.stages:
+                self._begin(trial)
+            else:
+                self._end(trial, self._outcome(found), found)
+
+    def _end(self, trial: Trial, outcome: Outcome, found: Found | None = None, why: str = "") -> None:
+        if outcome.state == "failed" and not why:
+            why = "no evidence for an objective"
+        document = describe(trial, self.study, outcome, found, why)
+        if trial.number is None:
+            self._journal.record_trial(CONFIRMED.format(self.study.name), int(trial.label == "best"), document)
+        else:
+            self._journal.record_trial(self.study.name, trial.number, document)
+            self._tuner.tell(trial.number, outcome)
+            self._live.pop(trial.number, None)
+            self._ended[trial.number] = document
+            self.overheads.append(trial.planned_s)
+        self._hear(document)
+
+    # What a trial is worth
+
+    def _hopeless(self, trial: Trial, found: Found) -> str | None:
+        """Why a trial is given up before its end, or None."""
+        stage = trial.stage
+        assert stage is not None
+        pruned = self._pruned(trial, stage, found)  # reports, so it is asked in any case
+        return self._infeasible(stage, found) or pruned or self._outdone(trial, stage, found)
+
+    def _infeasible(self, stage: Stage, found: Found) -> str | None:
+        """The first verification decides about limits that need no attack."""
+        for limit in self.study.constraints if stage.first else ():
+            value = mean(limit.asked, found.units) if first_look(limit.asked) else None
+            if value is not None and limit.excess(value) > _EPSILON:
+                return f"infeasible: expected {limit}, got {value:.4g} at the first verification"
+        return None
+
+    def _pruned(self, trial: Trial, stage: Stage, found: Found) -> str | None:
+        if stage.rung is None or trial.number is None:
+            return None
+        value = mean(self._objective, found.units)
+        if value is None:
+            return None
+        trial.told.append((stage.rung, value))
+        hopeless = self._tuner.report(trial.number, value, stage.rung)
+        pruner = self.study.pruner
+        return f"{pruner.name} pruner at {pruner.on}={stage.rung}: {value:.4g}" if hopeless and trial.stages else None
+
+    def _outdone(self, trial: Trial, stage: Stage, found: Found) -> str | None:
+        """Seeds that are left could be perfect, and the mean would still not reach the best trial's."""
+        left = sum(stage.last for stage in trial.stages)
+        if not stage.last or not left or len(self.study.objectives) > 1:
+            return None
+        (asked, direction), measure = next(iter(self.study.objectives.items())), MEASURES[self._objective.name]
+        perfect = measure.best_high if direction == "maximize" else measure.best_low
+        values, best = taken(asked, found.units), self._best_value
+        if perfect is None or values is None or best is None or measure.pooled:
+            return None
+        reach = (sum(values) + left * perfect) / (len(values) + left)
+        worse = reach < best - _EPSILON if direction == "maximize" else reach > best + _EPSILON
+        return f"cannot reach the best trial's {best:.4g}: at most {reach:.4g} with perfect seeds" if worse else None
+
+    @property
+    def _objective(self) -> Asked:
+        return next(iter(self.study.objectives))
+
+    @property
+    def _best_value(self) -> float | None:
+        best = best_of(self.documents, self.study)
+        return None if best is None else float(best["values"][str(self._objective)])
+
+    def _excesses(self, found: Found) -> dict[str, float]:
+        known = {str(limit): (limit, mean(limit.asked, found.units)) for limit in self.study.constraints}
+        return {name: limit.excess(value) for name, (limit, value) in known.items() if value is not None}
+
+    def _outcome(self, found: Found) -> Outcome:
+        values = [mean(asked, found.units) for asked in self.study.objectives]
+        excesses = self._excesses(found)
+        if None in values or len(excesses) < len(self.study.constraints):
+            return Outcome(state="failed")
+        return Outcome(state="complete", values=tuple(v for v in values if v is not None), constraints=excesses)
+
+    # Once more, on seeds that no trial used
+
+    def _confirm(self) -> None:
+        best = best_of(self.documents, self.study)
+        seeds = self.study.confirm_seeds
+        if best is None or seeds is None:
+            return
+        for label, params in (("default", {}), ("best", best["params"])):
+            trial = Trial(None, dict(params), label=label, started=time.time())
+            self._plan(trial, self.study.question.with_params(params, seeds=seeds, name=self.study.name))
+            self._begin(trial)
+
+
+@contextmanager
+def _timed(trial: Trial) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    trial.planned_s += time.perf_counter() - started

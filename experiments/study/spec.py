@@ -1,0 +1,282 @@
+"""What a study asks: an experiment, fields of it to search, measures to optimise, limits, and how to look.
+
+``StudySpec.load("digits_lambda")`` reads a file or a shipped study. Trials are the experiment with some fields set;
+``gamma`` is no field: it moves a threshold over evidence that is there, so it costs nothing.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    ValidationError,
+)
+
+from experiments import spec as specs
+from experiments.overrides import apply
+from experiments.problems import Problem, SpecError, unknown
+from experiments.study.measures import MEASURES, Asked, Limit
+from experiments.study.question import Question, question_of
+from experiments.study.space import read_space, settled_space
+from experiments.study.words import GAMMA
+from experiments.translation import problems_of
+from experiments.yaml_lines import Document, read
+from orchestrator.identity import digest
+from orchestrator.tuner import Direction, Method, PrunerName, SamplerName, Space
+
+SHIPPED = specs.SHIPPED / "studies"
+
+_ASKED = re.compile(r"\s*([a-z0-9_]+)\s*(?:\(\s*([^()]+?)\s*\))?\s*")
+_LIMIT = re.compile(rf"({_ASKED.pattern})(<=|>=)\s*(\S+)\s*")
+
+
+def _measure(text: str) -> Asked:
+    found = _ASKED.fullmatch(text)
+    if found is None:
+        raise ValueError(f"expected a measure such as margin or margin(fine_prune), got {text!r}")
+    name, attack = found[1], found[2]
+    if name not in MEASURES:
+        raise ValueError(unknown(name, MEASURES, "measure"))
+    if attack is not None and not MEASURES[name].attacks:
+        raise ValueError(f"expected {name} without an attack, got {text!r}; it is about the marked model alone")
+    return Asked(name, attack)
+
+
+def _objectives(raw: Any) -> dict[Asked, Direction]:
+    """``{margin(fine_prune): maximize}``."""
+    if not isinstance(raw, Mapping) or not raw:
+        raise ValueError(f"expected measures with maximize or minimize, such as {{robustness: maximize}}, got {raw!r}")
+    out: dict[Asked, Direction] = {}
+    for text, direction in raw.items():
+        if direction not in ("maximize", "minimize"):
+            raise ValueError(f"expected maximize or minimize for {text}, got {direction!r}")
+        out[_measure(str(text))] = direction
+    return out
+
+
+def _limits(raw: Any) -> tuple[Limit, ...]:
+    """``[fidelity_drop <= 0.01]``."""
+    listed = [raw] if isinstance(raw, str) else raw
+    if not isinstance(listed, list | tuple):
+        raise ValueError(f"expected a list such as [fidelity_drop <= 0.01], got {raw!r}")
+    return tuple(_limit(item) for item in listed)
+
+
+def _limit(text: Any) -> Limit:
+    found = _LIMIT.fullmatch(text) if isinstance(text, str) else None
+    try:
+        if found is None:
+            raise ValueError
+        return Limit(_measure(found[1]), found[4] == ">=", float(found[5]))
+    except ValueError as error:
+        message = str(error) if found is not None and "measure" in str(error) else ""
+        raise ValueError(message or f"expected `measure <= number` or `measure >= number`, got {text!r}") from None
+
+
+def _named(raw: Any) -> Any:
+    """``tpe`` as well as ``{name: tpe, seed: 1}``."""
+    return {"name": raw} if isinstance(raw, str) else raw
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"expected distinct seeds, at least one, got {list(seeds)}")
+    return seeds
+
+
+Seeds = Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...], AfterValidator(_distinct)]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class SamplerSpec(_Block):
+    """Who proposes: ``tpe`` (multivariate), ``nsga2``, ``gp``, ``random``, ``grid``."""
+
+    name: SamplerName = "tpe"
+    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
+    startup: Annotated[int, Field(ge=1, strict=True)] = 10
+    population: Annotated[int, Field(ge=2, strict=True)] = 50
+
+
+class PrunerSpec(_Block):
+    """Who gives a trial up on the way, by its objective at growing strengths of the field ``on``."""
+
+    name: PrunerName = "none"
+    on: Annotated[str, Field(strict=True)] = "epochs"
+    startup: Annotated[int, Field(ge=1, strict=True)] = 5
+
+
+class StudySpec(_Block):
+    """One search, as it is written."""
+
+    name: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
+    description: Annotated[str, Field(strict=True)] = ""
+    experiment: Any
+    search: Annotated[Mapping[str, Any], PlainValidator(read_space)]
+    objectives: Annotated[Mapping[Asked, Direction], PlainValidator(_objectives)]
+    constraints: Annotated[tuple[Limit, ...], PlainValidator(_limits)] = ()
+    trials: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
+    sampler: Annotated[SamplerSpec, BeforeValidator(_named)] = Field(default_factory=SamplerSpec)
+    pruner: Annotated[PrunerSpec, BeforeValidator(_named)] = Field(default_factory=PrunerSpec)
+    storage: Annotated[str, Field(strict=True, pattern=r"^(sqlite|postgresql)(\+\w+)?://")] | None = None
+    seeds: Seeds | None = None
+    confirm_seeds: Seeds | None = None
+    warm_start: tuple[Annotated[str, Field(strict=True)], ...] = ()
+
+    _text: str = PrivateAttr("")
+    _question: Question = PrivateAttr()
+    _space: Space = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def load(cls, study: str | Path, *, overrides: Iterable[str] = (), data_root: Path | None = None) -> Self:
+        """Read a study's file, or a shipped study by its name.
+
+        Raises:
+            SpecError: no such study, or everything that is wrong with it.
+        """
+        path = find(study)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError([Problem(f"expected a readable UTF-8 file, got: {error}")], str(path)) from None
+        return cls.parse(text, overrides=overrides, data_root=data_root, source=path)
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        *,
+        overrides: Iterable[str] = (),
+        data_root: Path | None = None,
+        source: Path = Path("study"),
+    ) -> Self:
+        """A study from YAML text; ``source`` names it in messages and is what relative paths are relative to."""
+        given = tuple(overrides)
+        try:
+            document = apply(read(text), given)
+            if not isinstance(document.value, dict):
+                raise SpecError([Problem("expected a mapping with name, experiment, search, objectives")])
+            study, problems = cls._read(document)
+            seeds = document.value.get("seeds")
+            question, wrong = question_of(document, seeds, data_root, source.parent)
+            problems += wrong
+            if study is not None and question is not None:
+                problems += study._contradictions(question, document)
+        except SpecError as error:
+            raise SpecError(error.problems, str(source)) from None
+        if problems or study is None or question is None:
+            raise SpecError(sorted(problems, key=lambda p: _line(p.place)), str(source))
+        study._text = text if not given else yaml.safe_dump(document.value, sort_keys=False, allow_unicode=True)
+        study._question = question
+        return study
+
+    @classmethod
+    def _read(cls, document: Document) -> tuple[Self | None, list[Problem]]:
+        try:
+            return cls.model_validate(document.value), []
+        except ValidationError as error:
+            return None, problems_of(error, document, cls)
+
+    def _contradictions(self, question: Question, document: Document) -> list[Problem]:
+        """What only the whole can tell."""
+        self._space, out = settled_space(self.search, question, document)
+        if len(question.spec.schemes) != 1:
+            what = f"expected one configured scheme to tune, got {len(question.spec.schemes)}; give each its own study"
+            out.append(Problem(what, ("experiment", "schemes"), document.place(("experiment",))))
+        if self.pruner.name != "none" and len(self.objectives) > 1:
+            what = f"expected one objective with a pruner, got {len(self.objectives)}; Optuna prunes no others"
+            out.append(Problem(what, ("pruner",), document.place(("pruner",))))
+        labels = sorted({_label(entry.attack) for entry in question.spec.attacks})
+        asked = [(a, ("objectives", str(a))) for a in self.objectives]
+        for measure, path in [*asked, *((limit.asked, ("constraints",)) for limit in self.constraints)]:
+            if measure.attack is not None and measure.attack not in labels:
+                what = unknown(measure.attack, labels, "attack of the experiment")
+                out.append(Problem(what, path, document.place(path)))
+            elif MEASURES[measure.name].needs_attack and not labels:
+                what = f"expected attacks in the experiment for {measure.name}, got none"
+                out.append(Problem(what, path, document.place(path)))
+        if self.sampler.name == "grid":
+            for name, part in self.search.items():
+                if part.values is None:
+                    what = "expected a step or choices for a grid, got a range that cannot be counted"
+                    out.append(Problem(what, ("search", name), document.place(("search", name))))
+        elif self.trials is None:
+            out.append(Problem("expected a number of trials, got nothing", ("trials",), "line 1"))
+        return out
+
+    @property
+    def text(self) -> str:
+        """The study as YAML: as it was read, with overrides applied."""
+        return self._text
+
+    @property
+    def question(self) -> Question:
+        """The experiment behind the study."""
+        return self._question
+
+    @property
+    def space(self) -> Space:
+        """What is searched."""
+        return self._space
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of what a trial's values mean: trials with another one cannot be compared."""
+        measured = [[str(asked) for asked in self.objectives], [str(limit) for limit in self.constraints]]
+        return digest("study", [self.question.spec.digest, *measured, sorted(self.search)])
+
+    @property
+    def gamma_only(self) -> bool:
+        """True if nothing is searched but a threshold on stored evidence."""
+        return set(self.search) == {GAMMA}
+
+    def method(self, rungs: tuple[int, ...] = ()) -> Method:
+        """How Optuna is asked."""
+        return Method(
+            sampler=self.sampler.name,
+            pruner=self.pruner.name,
+            seed=self.sampler.seed,
+            startup=self.sampler.startup if self.pruner.name == "none" else self.pruner.startup,
+            population=self.sampler.population,
+            rungs=rungs,
+        )
+
+
+def _label(attack: Any) -> str:
+    return str(attack.label if attack.family == "chain" else attack.name)
+
+
+def _line(place: str) -> int:
+    found = re.match(r"line (\d+)", place)
+    return int(found[1]) if found else 0
+
+
+def shipped() -> list[str]:
+    """Names of the studies that come with the package."""
+    return sorted(p.stem for p in SHIPPED.glob("*.yaml"))
+
+
+def find(study: str | Path) -> Path:
+    """The file behind a path or a shipped study's name.
+
+    Raises:
+        SpecError: neither.
+    """
+    path = Path(study)
+    if path.is_file():
+        return path
+    if str(study) in shipped():
+        return SHIPPED / f"{study}.yaml"
+    hint = unknown(path.stem, shipped(), "study")
+    raise SpecError([Problem(f"expected a study's file or the name of a shipped study, got {str(study)!r}: {hint}")])

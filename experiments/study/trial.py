@@ -1,0 +1,183 @@
+"""One trial: a small plan that joins the running one stage by stage, and is given up between stages.
+
+    for each seed   the marked model with its controls  ->  its attacks (by growing strength, where a pruner looks)
+
+What is not needed yet is not planned yet: a trial that its first verification shows to be infeasible, or that a pruner
+gives up, has nothing to cancel. Equal tasks of other trials, other studies and the store are shared, by their ids.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from experiments.expand import Expansion
+from experiments.results import build_rows
+from experiments.rows import Row
+from experiments.search import Searches
+from experiments.study.gamma import Statistics, statistics_of
+from experiments.study.measures import Evidence
+from orchestrator.evidence import Record
+from orchestrator.plan import Cell, Plan
+from orchestrator.task import State, Task, TaskId
+from orchestrator.tuner import Params
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Cells that are run together.
+
+    Attributes:
+        rung: the strength at which a pruner looks, None where it does not.
+        first: the very first stage, whose evidence can show that a trial is infeasible.
+        last: the seed is complete with it.
+    """
+
+    cells: tuple[Cell, ...]
+    rung: int | None = None
+    first: bool = False
+    last: bool = False
+
+
+@dataclass
+class Trial:
+    """Parameters under trial.
+
+    Attributes:
+        number: the study's; None for a confirmation.
+        stages: what is still to be planned.
+        cells: of the stages that were begun.
+        open: verify tasks of the stage under way that are not settled.
+        told: intermediate values, (rung, value).
+        planned_s: driver seconds that asking, planning and telling took so far.
+    """
+
+    number: int | None
+    params: Params
+    plan: Plan = field(default_factory=Plan)
+    searches: Searches = field(default_factory=Searches)
+    stages: deque[Stage] = field(default_factory=deque)
+    label: str = ""
+    warm: bool = False
+    started: float = 0.0
+    stage: Stage | None = None
+    cells: list[Cell] = field(default_factory=list)
+    open: set[TaskId] = field(default_factory=set)
+    told: list[tuple[int, float]] = field(default_factory=list)
+    planned_s: float = 0.0
+
+    @property
+    def gamma(self) -> float | None:
+        """The trial's own threshold."""
+        value = self.params.get("gamma")
+        return None if value is None else float(value)
+
+    def begin(self, known: Mapping[TaskId, Record]) -> tuple[list[Task], list[Cell]]:
+        """Go on to the next stage: its tasks, parents first, and its cells."""
+        self.stage = self.stages.popleft()
+        tasks = with_ancestors(self.plan, (cell.verify for cell in self.stage.cells))
+        cells = list(self.stage.cells)
+        self._await(cells, known)
+        for cell in self.stage.cells:
+            more = self.hear(self.plan.tasks[cell.verify], known)
+            tasks += more[0]
+            cells += more[1]
+        return tasks, cells
+
+    def hear(self, task: Task, known: Mapping[TaskId, Record]) -> tuple[list[Task], list[Cell]]:
+        """A verification was settled: what a bisection asks for next."""
+        record = known.get(task.id)
+        if not len(self.searches) or record is None or record.state is not State.DONE:
+            return [], []
+        growth = self.searches(task, record.result or {})
+        if growth is None:
+            return [], []
+        self.plan.add(*growth)
+        self._await(growth[1], known)
+        return growth
+
+    def _await(self, cells: Sequence[Cell], known: Mapping[TaskId, Record]) -> None:
+        self.cells += cells
+        self.open |= {cell.verify for cell in cells if cell.verify not in known}
+
+    def evidence(self, known: Mapping[TaskId, Record], experiment: str) -> "Found":
+        """What is known so far."""
+        rows = build_rows(self.cells, known, experiment=experiment, run_id="")
+        statistics = statistics_of(rows, self.cells, known)
+        rows.sort(key=_unit)
+        units = [Evidence(tuple(part), statistics, self.gamma) for _, part in groupby(rows, key=_unit)]
+        return Found(tuple(rows), tuple(units), statistics)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A trial's evidence: all rows, the same by workload and seed, and its statistics for every γ."""
+
+    rows: tuple[Row, ...]
+    units: tuple[Evidence, ...]
+    statistics: Statistics
+
+    @property
+    def failure(self) -> str | None:
+        """Why a row has no result, or None."""
+        return next((str(row["error"]) for row in self.rows if row["status"] != "done"), None)
+
+
+def _unit(row: Row) -> tuple[Any, ...]:
+    return row["workload"], row["seed"]
+
+
+def stages_of(
+    expansion: Expansion, rungs_on: str | None = None, only: Callable[[Cell], bool] | None = None
+) -> deque[Stage]:
+    """A plan's cells in the order in which they are worth running.
+
+    Args:
+        rungs_on: the field at whose growing strengths a pruner looks at the first seed.
+        only: cells that are wanted; None for all.
+    """
+    wanted = [cell for cell in expansion.plan.cells if only is None or only(cell)]
+    seeds = list(dict.fromkeys(cell.seed for cell in wanted))
+    out: deque[Stage] = deque()
+    for seed in seeds:
+        own = [cell for cell in wanted if cell.seed == seed]
+        marked = [cell for cell in own if cell.attack == "none"]
+        attacked = [cell for cell in own if cell.attack != "none"]
+        parts = _by_rung(attacked, rungs_on if seed == seeds[0] else None)
+        out.append(Stage(tuple(marked), first=seed == seeds[0], last=not parts))
+        for number, (rung, cells) in enumerate(parts):
+            out.append(Stage(tuple(cells), rung, last=number == len(parts) - 1))
+    return out
+
+
+def _by_rung(cells: Sequence[Cell], field_name: str | None) -> list[tuple[int | None, list[Cell]]]:
+    """Cells by strength; those that have no such strength go with the weakest."""
+    if not cells:
+        return []
+    swept = {int(c.strength) for c in cells if c.strength is not None and c.strength_name == field_name}
+    if field_name is None or not swept:
+        return [(None, list(cells))]
+    low = min(swept)
+    found: dict[int, list[Cell]] = {rung: [] for rung in sorted(swept)}
+    for cell in cells:
+        own = cell.strength_name == field_name and cell.strength is not None
+        found[int(cell.strength or 0) if own else low].append(cell)
+    return list(found.items())
+
+
+def rungs(stages: Iterable[Stage]) -> tuple[int, ...]:
+    """The strengths at which a pruner looks."""
+    return tuple(stage.rung for stage in stages if stage.rung is not None)
+
+
+def with_ancestors(plan: Plan, ids: Iterable[TaskId]) -> list[Task]:
+    """Tasks with everything that they wait for, in planning order."""
+    wanted: set[TaskId] = set()
+    todo = list(ids)
+    while todo:
+        task_id = todo.pop()
+        if task_id not in wanted:
+            wanted.add(task_id)
+            todo += plan.tasks[task_id].waits_for
+    return [task for task in plan if task.id in wanted]

@@ -1,0 +1,325 @@
+"""Optuna's one home: a study that is asked and told, and survives being killed.
+
+The study says what to try, never what runs: trials are executed, counted and remembered elsewhere. Ask and tell have no
+heartbeat, so a trial that a dead driver left under way is told FAIL when the study is opened again, and its parameters
+are tried first. Everything is addressed by the trial's number.
+"""
+
+import fcntl
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.store import StoreBusy, StoreError
+
+Direction = Literal["maximize", "minimize"]
+SamplerName = Literal["tpe", "nsga2", "gp", "random", "grid"]
+PrunerName = Literal["none", "median", "hyperband"]
+Value = None | bool | int | float | str
+Params = dict[str, Value]
+
+_RETRY, _WARM = "wmarena.retry_of", "wmarena.warm_start"
+_DIGITS = 6
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+logging.getLogger("optuna").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Numbers from ``low`` to ``high``; ``whole`` for integers, ``log`` uniformly in the logarithm."""
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+    whole: bool = False
+
+    @property
+    def values(self) -> list[float] | None:
+        """All of them, where they can be counted."""
+        step = self.step or (1 if self.whole and not self.log else None)
+        if step is None:
+            return None
+        count = int((self.high - self.low) / step + 1e-9) + 1
+        return [self.rounded(self.low + i * step) for i in range(count)]
+
+    def rounded(self, value: float) -> float:
+        """A number as it is tried and written: six significant digits, so that 0.06 is one value, not two."""
+        return int(value) if self.whole else float(f"{value:.{_DIGITS}g}")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Some values, in no order."""
+
+    options: tuple[Value, ...]
+
+    @property
+    def values(self) -> list[Value]:
+        """All of them."""
+        return list(self.options)
+
+
+Space = Mapping[str, Range | Choices]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How proposals are made and hopeless trials recognised.
+
+    Attributes:
+        startup: trials at random before the sampler has an opinion, and before a pruner has one.
+        population: individuals of a generation (NSGA-II).
+        rungs: steps at which a trial reports, for Hyperband.
+    """
+
+    sampler: SamplerName = "tpe"
+    pruner: PrunerName = "none"
+    seed: int = 0
+    startup: int = 10
+    population: int = 50
+    rungs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One thing to try."""
+
+    number: int
+    params: Params
+    warm: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        values: one for each objective, None unless complete.
+        constraints: name -> how far it is exceeded; 0 or less is feasible.
+    """
+
+    state: Literal["complete", "pruned", "failed"]
+    values: tuple[float, ...] | None = None
+    constraints: Mapping[str, float] | None = None
+
+
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+class Tuner:
+    """An Optuna study under our names.
+
+    Args:
+        study: its name in the storage.
+        storage: what ``open_storage`` returned.
+    """
+
+    def __init__(
+        self, study: str, storage: BaseStorage, space: Space, directions: Sequence[Direction], method: Method
+    ) -> None:
+        self._space = space
+        self._method = method
+        self._distributions = {name: _distribution(part) for name, part in space.items()}
+        self._asked: dict[int, optuna.Trial] = {}
+        try:
+            self._study = optuna.create_study(
+                study_name=study, storage=storage, directions=list(directions), load_if_exists=True
+            )
+        except (SQLAlchemyError, ValueError, KeyError) as error:
+            raise StoreError(_unreadable(study, error)) from None
+        known = [d.name.lower() for d in self._study.directions]
+        if known != list(directions):
+            raise StoreError(
+                f"expected study {study!r} to have the objectives that it was begun with ({', '.join(known)}), got "
+                f"{', '.join(directions)}; give the changed study another name"
+            )
+        # Resuming must not repeat what the first part of the study drew.
+        self._study.sampler = _sampler(method, self._n_trials())
+        self._study.pruner = _pruner(method)
+
+    # Before the first question
+
+    def unfinished(self) -> dict[int, Params]:
+        """Trials that were asked for and never told, by whomever."""
+        return {t.number: self._tried(t.params) for t in self._trials() if t.state is TrialState.RUNNING}
+
+    def give_up(self, number: int) -> None:
+        """A trial that nobody works on any more is told FAIL, and its parameters wait to be tried again."""
+        self._study.tell(number, state=TrialState.FAIL)
+
+    def retry(self, numbers: Sequence[int]) -> None:
+        """Let the parameters of given-up trials be tried again, each once however often this is called."""
+        trials = self._trials()
+        again = {t.user_attrs[_RETRY] for t in trials if _RETRY in t.user_attrs}
+        for number in numbers:
+            if number not in again:
+                self._study.enqueue_trial(trials[number].params, user_attrs={_RETRY: number})
+
+    def propose(self, params: Sequence[Params], *, warm: bool = False) -> None:
+        """Let parameters be tried before the sampler is asked, unless they were proposed before."""
+        known = {_text(self._tried(t.params)) for t in self._trials()} | {
+            _text(t.system_attrs.get("fixed_params", {})) for t in self._trials() if t.state is TrialState.WAITING
+        }
+        for some in params:
+            if _text(some) not in known:
+                known.add(_text(some))
+                self._study.enqueue_trial(dict(some), user_attrs={_WARM: True} if warm else None)
+
+    def grid(self) -> list[Params]:
+        """Every point of a space that can be counted.
+
+        Raises:
+            ValueError: a part of it cannot.
+        """
+        parts = []
+        for name, part in self._space.items():
+            if part.values is None:
+                raise ValueError(f"expected a step or choices for {name}, got a range that cannot be counted")
+            parts.append([(name, value) for value in part.values])
+        return [dict(point) for point in product(*parts)]
+
+    # Asking and telling
+
+    def ask(self) -> Proposal:
+        """What to try next."""
+        trial = self._study.ask(self._distributions)
+        self._asked[trial.number] = trial
+        return Proposal(trial.number, self._tried(trial.params), bool(trial.user_attrs.get(_WARM)))
+
+    def report(self, number: int, value: float, step: int) -> bool:
+        """An intermediate value; True if the pruner sees no hope."""
+        trial = self._asked[number]
+        trial.report(value, step)
+        return bool(trial.should_prune())
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """How a trial ended."""
+        trial = self._asked.pop(number, None) or optuna.Trial(self._study, self._trials()[number]._trial_id)
+        for name, excess in (outcome.constraints or {}).items():
+            trial.set_constraint(name, excess)
+        values = None if outcome.state != "complete" else list(outcome.values or ())
+        self._study.tell(number, values, state=_STATES[outcome.state])
+
+    # Looking back
+
+    def importance(self, objective: int) -> dict[str, float]:
+        """Share of the objective's variance that each parameter explains (fANOVA), {} where nothing can be said."""
+        complete = [t for t in self._trials() if t.state is TrialState.COMPLETE]
+        values = {t.values[objective] for t in complete}
+        if len(complete) < 4 or len(values) < 2:
+            return {}
+        found = get_param_importances(
+            self._study,
+            evaluator=FanovaImportanceEvaluator(seed=self._method.seed),
+            target=lambda trial: float(trial.values[objective]),
+        )
+        return {name: float(share) for name, share in found.items()}
+
+    def _trials(self) -> list[FrozenTrial]:
+        trials: list[FrozenTrial] = self._study.get_trials(deepcopy=False)
+        return trials
+
+    def _n_trials(self) -> int:
+        return len(self._trials())
+
+    def _tried(self, params: Mapping[str, Any]) -> Params:
+        out: Params = {}
+        for name, value in params.items():
+            part = self._space.get(name)
+            out[name] = part.rounded(value) if isinstance(part, Range) else value
+        return out
+
+
+def _distribution(part: Range | Choices) -> BaseDistribution:
+    if isinstance(part, Choices):
+        return CategoricalDistribution(part.options)
+    if part.whole:
+        return IntDistribution(int(part.low), int(part.high), log=part.log, step=int(part.step or 1))
+    return FloatDistribution(part.low, part.high, log=part.log, step=part.step)
+
+
+def _sampler(method: Method, n_before: int) -> BaseSampler:
+    seed = (method.seed + 7919 * n_before) % 2**32
+    if method.sampler == "tpe":
+        return TPESampler(seed=seed, multivariate=True, n_startup_trials=method.startup, constant_liar=True)
+    if method.sampler == "nsga2":
+        return NSGAIISampler(seed=seed, population_size=method.population)
+    if method.sampler == "gp":
+        return GPSampler(seed=seed, n_startup_trials=method.startup)
+    return RandomSampler(seed=seed)  # a grid is proposed point by point
+
+
+def _pruner(method: Method) -> optuna.pruners.BasePruner:
+    if method.pruner == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=method.startup)
+    if method.pruner == "hyperband" and method.rungs:
+        return optuna.pruners.HyperbandPruner(min_resource=method.rungs[0], max_resource=method.rungs[-1])
+    return optuna.pruners.NopPruner()
+
+
+def _text(params: Mapping[str, Any]) -> str:
+    return json.dumps(dict(params), sort_keys=True)
+
+
+@contextmanager
+def open_storage(folder: Path, study: str, url: str | None) -> Iterator[BaseStorage]:
+    """A study's storage while it is held by this process.
+
+    Args:
+        folder: home of journal files and locks.
+        url: ``sqlite:///...`` or ``postgresql://...``; None for Optuna's journal file in ``folder``.
+
+    Raises:
+        StoreBusy: another process tunes this study.
+        StoreError: it cannot be opened.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{study}.lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreBusy(
+                f"expected to be the only one to tune {study!r}, got a study that another process tunes; wait for it"
+            ) from None
+        yield _storage(folder / f"{study}.log", study, url)
+
+
+def _storage(path: Path, study: str, url: str | None) -> BaseStorage:
+    try:
+        if url is not None:
+            return get_storage(url)
+        _mend(path)
+        return JournalStorage(JournalFileBackend(str(path)))
+    except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
+        raise StoreError(_unreadable(study, error)) from None
+
+
+def _mend(path: Path) -> None:
+    """What a killed driver may leave: a lock that nobody holds, and half a line at the end. We alone hold the study."""
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        raw = file.read()
+        file.truncate(raw.rfind(b"\n") + 1)
+
+
+def _unreadable(study: str, error: BaseException) -> str:
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"expected a storage that can hold study {study!r}, got: {line}; check `storage`, or leave it out for a file"
