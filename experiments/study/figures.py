@@ -16,6 +16,7 @@ from experiments.report.figures import COLOURS, INK, KEPT, LOST, SOFT, STYLE, sa
 from experiments.study.documents import Document
 from experiments.study.gamma import Statistics
 from experiments.study.pareto import costs, feasible, front, hypervolumes
+from experiments.study.words import GAMMA
 from orchestrator.tuner import Choices, Direction, Range, Space
 
 _PAIR = 6.4
@@ -50,7 +51,8 @@ def _drawn(
         yield "history", history_figure(documents, directions)
     if any(importance.values()):
         yield "importance", importance_figure(importance)
-    numeric = [n for n, part in space.items() if isinstance(part, Range) and len({d["params"][n] for d in found}) > 2]
+    ranges = [name for name, part in space.items() if isinstance(part, Range) and name != GAMMA]
+    numeric = [name for name in ranges if len({d["params"][name] for d in found}) > 2]
     for number, (x, y) in enumerate(list(combinations(numeric, 2))[:_MOST_CONTOURS]):
         if len(found) >= 4:
             yield f"contour-{number}", contour_figure(found, directions, space, x, y)
@@ -182,8 +184,8 @@ def gamma_figure(found: Statistics) -> Figure:
     rates, roc, det = figure.subplots(1, 3)
     false = np.array([found.false_positive_interval(g) for g in grid])
     seen = np.array([np.mean(np.array(found.null) >= g) for g in grid])
-    rates.fill_between(grid, false[:, 0], false[:, 1], step="pre", color=LOST, alpha=0.15, lw=0)
-    rates.step(grid, seen, color=LOST, lw=1.2, label="unmarked")
+    rates.fill_between(grid, false[:, 0], false[:, 1], step="pre", color=SOFT, alpha=0.2, lw=0)
+    rates.step(grid, seen, color=INK, lw=1.2, ls=(0, (4, 2)), label="unmarked")
     everyone = [("all", None), *((name, name) for name in found.attacked)] if found.attacked else [("marked", None)]
     for number, (label, attack) in enumerate(everyone):
         colour = COLOURS[number % len(COLOURS)]

@@ -59,10 +59,15 @@ def _reconcile(study: StudySpec, tuner: Tuner, journal: Journal, known: Mapping[
 
 
 def _default(study: StudySpec) -> Params | None:
-    """The experiment as it is written, as a trial; None where the search does not hold it."""
+    """The experiment as it is written, as a trial; None where the search does not hold it.
+
+    A scheme that has no γ of its own leaves it to the sampler.
+    """
     out: Params = {}
     for path, part in study.space.items():
         values = _written_values(study, path)
+        if path == GAMMA and not values:
+            continue
         if len(values) != 1 or not _holds(part, values[0]):
             return None
         out[path] = written(values[0])

@@ -15,6 +15,7 @@ from experiments.ground import Grounds
 from experiments.problems import SpecError
 from experiments.spec import ExperimentSpec
 from experiments.study.documents import CONFIRMED, FINISHED, describe
+from experiments.study.gamma import Statistics
 from experiments.study.measures import MEASURES, Asked, first_look, mean, taken
 from experiments.study.pareto import best_of
 from experiments.study.spec import StudySpec
@@ -120,6 +121,10 @@ class Trials:
         trial.planned_s = time.perf_counter() - asked
         with _timed(trial):
             self._journal.record_trial(self.study.name, proposal.number, describe(trial, self.study, "running"))
+            excluded = self._excluded(trial)
+            if excluded:
+                self._end(trial, Outcome(state="pruned", constraints=excluded), why="infeasible: γ alone decides it")
+                return
             try:
                 self._plan(trial, self.study.question.with_params(proposal.params, name=self.study.name))
             except SpecError as error:
@@ -189,6 +194,24 @@ class Trials:
         assert stage is not None
         pruned = self._pruned(trial, stage, found)  # reports, so it is asked in any case
         return self._infeasible(stage, found) or pruned or self._outdone(trial, stage, found)
+
+    def _excluded(self, trial: Trial) -> dict[str, float]:
+        """Limits that a γ breaks whatever else is tried: false positives follow from γ, n and q, which are known."""
+        known = {(d["statistics"]["n"], d["statistics"]["q"]) for d in self._ended.values() if "statistics" in d}
+        if trial.gamma is None or self._draws_keys or len(known) != 1:
+            return {}
+        n, q = known.pop()
+        bound = Statistics(n=n, q=q).false_positive_bound(trial.gamma)
+        rates = [limit for limit in self.study.constraints if limit.asked.name == "false_positive_rate"]
+        excesses = {str(limit): limit.excess(bound) for limit in rates} if bound is not None else {}
+        return {name: excess for name, excess in excesses.items() if excess > _EPSILON}
+
+    @property
+    def _draws_keys(self) -> bool:
+        """True if the search changes keys, and with them perhaps n and q."""
+        scheme = self.study.question.spec.schemes[0]
+        keyed = {name for name, info in scheme.parameters().items() if info.stage == "key"}
+        return any(path.startswith("schemes.") and path.rpartition(".")[2] in keyed for path in self.study.space)
 
     def _infeasible(self, stage: Stage, found: Found) -> str | None:
         """The first verification decides about limits that need no attack."""

@@ -1,0 +1,58 @@
+"""γ on statistics that are there: bounds, power, choice."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta, binom
+
+from experiments.study.gamma import Statistics
+
+FOUND = Statistics(
+    null=(0.4, 0.5, 0.6), marked=(1.0, 1.0), attacked={"finetune": (0.9, 0.7)}, n=100, q=0.5, own=0.7
+)
+
+
+def test_exact_tail_bounds_false_positives() -> None:
+    """Where outputs are random by construction, the bound is the binomial tail from ceil(γ n) on."""
+    assert FOUND.false_positive_bound(0.7) == pytest.approx(binom.sf(69, 100, 0.5), rel=1e-9)
+    assert FOUND.false_positive_bound(None) == FOUND.false_positive_bound(0.7)
+
+
+def test_rounding_adds_no_match() -> None:
+    """γ = 0.57 of 100 is 57 matches, although 0.57 * 100 is a little more in floating point."""
+    assert FOUND.false_positive_bound(0.57) == pytest.approx(binom.sf(56, 100, 0.5), rel=1e-9)
+
+
+def test_without_a_null_model_the_observed_rate_is_bounded() -> None:
+    """Clopper-Pearson, one-sided 95 %: no hit in three trials allows 63 %."""
+    found = Statistics(null=FOUND.null, marked=(1.0,))
+    assert found.false_positive_bound(0.65) == pytest.approx(beta.ppf(0.95, 1, 3))
+
+
+def test_power_counts_marked_and_attacked() -> None:
+    """The share that passes, of all or after one attack, with an interval around it."""
+    assert FOUND.power(0.8) == 0.75
+    assert FOUND.power(0.8, "finetune") == 0.5
+    low, high = FOUND.power_interval(0.8)
+    assert low < 0.75 < high
+
+
+def test_the_smallest_threshold_that_keeps_a_rate_is_chosen() -> None:
+    """A step below it breaks the rate; nothing above it has more power."""
+    chosen = FOUND.choose(1e-6)
+    assert chosen is not None
+    assert (FOUND.false_positive_bound(chosen) or 1) <= 1e-6 < (FOUND.false_positive_bound(chosen - 0.01) or 0)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1), st.lists(st.floats(0, 1), min_size=1), st.floats(0, 1), st.floats(0, 1))
+def test_a_higher_threshold_never_passes_more(null: list[float], marked: list[float], one: float, other: float) -> None:
+    """False positives and power both fall with γ, whatever was measured."""
+    found = Statistics(null=tuple(null), marked=tuple(marked))
+    low, high = sorted((one, other))
+    assert (found.false_positive_bound(low) or 0) >= (found.false_positive_bound(high) or 0)
+    assert (found.power(low) or 0) >= (found.power(high) or 0)
+
+
+def test_statistics_survive_the_journal() -> None:
+    """What is read back equals what was written."""
+    assert Statistics.of(FOUND.document()) == FOUND

@@ -1,0 +1,71 @@
+"""Fronts, the volume that they dominate, and whether there is anything to choose."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.study.pareto import costs, feasible, flatness, front, hypervolumes
+from orchestrator.tuner import Direction
+
+BOTH: dict[str, Direction] = {"gain": "maximize", "price": "minimize"}
+
+
+def trial(number: int, *, feasible: bool = True, by_seed: list[float] | None = None, **values: float) -> dict[str, Any]:
+    """A trial's document, as far as it is read here."""
+    return {"number": number, "feasible": feasible, "values": values, "by_seed": {"gain": by_seed or []}}
+
+
+def test_a_front_holds_what_nothing_beats() -> None:
+    """Beaten, infeasible and repeated points are not on it."""
+    found = [
+        trial(0, gain=1, price=1),
+        trial(1, gain=2, price=2),
+        trial(2, gain=1, price=2),
+        trial(3, gain=9, price=0, feasible=False),
+        trial(4, gain=2, price=2),
+    ]
+    assert [t["number"] for t in front(found, BOTH)] == [0, 1]
+
+
+def test_one_objective_has_one_best() -> None:
+    """The first of the best."""
+    found = [trial(0, gain=1), trial(1, gain=2), trial(2, gain=2)]
+    assert [t["number"] for t in front(found, {"gain": "maximize"})] == [1]
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=12))
+def test_volume_equals_counted_cells(points: list[tuple[int, int, int]]) -> None:
+    """Exact in three objectives: on a lattice the volume is the number of unit cells that are dominated."""
+    names: dict[str, Direction] = {"x": "minimize", "y": "minimize", "z": "minimize"}
+    found = [trial(i, **dict(zip(names, map(float, p), strict=True))) for i, p in enumerate(points)]
+    worst = np.max(points, axis=0)
+    cells = np.stack(np.meshgrid(*(np.arange(w) for w in worst), indexing="ij"), axis=-1).reshape(-1, 3)
+    counted = sum(any((np.array(p) <= cell).all() for p in points) for cell in cells)
+    volumes = hypervolumes(found, names)
+
+    assert volumes[-1] == pytest.approx(counted)
+    assert volumes == sorted(volumes)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=15))
+def test_nothing_feasible_beats_the_front(points: list[tuple[int, int]]) -> None:
+    """Every trial is on the front, equal to one on it, or beaten by one on it."""
+    found = [trial(i, gain=float(a), price=float(b)) for i, (a, b) in enumerate(points)]
+    best = [costs(t, BOTH) for t in front(found, BOTH)]
+    for t in feasible(found):
+        assert any(all(x <= y for x, y in zip(one, costs(t, BOTH), strict=True)) for one in best)
+
+
+def test_a_flat_surface_is_told_from_a_sloping_one() -> None:
+    """Trials that differ less than seeds do are equally good; trials that differ more are not."""
+    rng = np.random.default_rng(0)
+    flat = [trial(i, gain=0, by_seed=list(rng.normal(size=3))) for i in range(8)]
+    sloping = [trial(i, gain=0, by_seed=list(5 * i + rng.normal(size=3))) for i in range(8)]
+
+    assert (flatness(flat, "gain") or 0) > 0.05
+    assert (flatness(sloping, "gain") or 1) < 1e-6
+    assert flatness(flat[:2], "gain") is None
+    assert flatness([trial(i, gain=1, by_seed=[1.0, 1.0]) for i in range(3)], "gain") == 1.0
