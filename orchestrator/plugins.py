@@ -24,8 +24,9 @@ _GROUPS = {"scheme": "wmarena.schemes", "attack": "wmarena.attacks", "workload":
 
 def use_workloads(table: Mapping[str, str]) -> None:
     """Tell this process where the built-in workloads are (they live above this package)."""
-    _TABLES["workload"] = table
-    names.cache_clear()
+    if _TABLES["workload"] != table:
+        _TABLES["workload"] = table
+        names.cache_clear()
 
 
 @cache

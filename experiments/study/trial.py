@@ -76,7 +76,8 @@ class Trial:
     def begin(self, known: Mapping[TaskId, Record]) -> tuple[list[Task], list[Cell]]:
         """Go on to the next stage: its tasks, parents first, and its cells."""
         self.stage = self.stages.popleft()
-        tasks = with_ancestors(self.plan, (cell.verify for cell in self.stage.cells))
+        needed = (i for c in self.stage.cells for i in (c.verify, c.clean, c.scratch) if i is not None)
+        tasks = with_ancestors(self.plan, needed)
         cells = list(self.stage.cells)
         self._await(cells, known)
         for cell in self.stage.cells:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from orchestrator.recorders.base import Recorder, SyncReport
 from orchestrator.recorders.execution import closing, opening
 from orchestrator.recorders.fields import Entry, Point, Row, describe, parents, points, relatives
 from orchestrator.recorders.links import Link, Links
+from orchestrator.recorders.studies import StudyMirror
 from orchestrator.recorders.summary import RunTask, entry_note
 from orchestrator.recorders.tracker import Delivery, Sent, Tracker, TrackerError, Weights
 from orchestrator.store import CorruptArtifact, Store
@@ -101,6 +103,7 @@ class Mirror(Recorder):
                 return SyncReport(failed=waiting, warning=self._warning(error), over=over)
             try:
                 self._send_entries(current)
+                self._send_trials(current)
                 if over:
                     self._close(current)
             except TrackerError as error:
@@ -261,6 +264,18 @@ class Mirror(Recorder):
         except CorruptArtifact:
             return None
 
+    # Studies
+
+    def _send_trials(self, current: _Pass) -> None:
+        """An execution of a study also shows the study, whose trials outlive it."""
+        study = current.run["info"].get("study")
+        if study:
+            self._study(current).send(study, str(current.run["info"].get("description") or ""))
+
+    def _study(self, current: _Pass) -> StudyMirror:
+        remember = partial(self._remember, current)
+        return StudyMirror(self._tracker, self._journal, current.marks, remember, current.experiment)
+
     # The end
 
     def _close(self, current: _Pass) -> None:
@@ -287,6 +302,9 @@ class Mirror(Recorder):
             for path in present:
                 self._tracker.write_file(current.parent, path)
             self._remember(current, mark, seen)
+        study = current.run["info"].get("study")
+        if study and present:
+            self._study(current).close(study, folder, seen)
 
 
 def _comparable(link: Link | None, states: Mapping[TaskId, str | None]) -> bool:

@@ -27,7 +27,7 @@ from orchestrator.recorders.fields import PREFIX, DataSet, Entry, cut
 from orchestrator.recorders.limits import MAX_DIGEST, MAX_METRICS, MAX_NOTE, MAX_PARAMS, REFUSALS, chunks, key
 from orchestrator.recorders.mirror import Mirror
 from orchestrator.recorders.process import ENVIRONMENT
-from orchestrator.recorders.tracker import Closing, Delivery, Ending, Execution, Sent, TrackerError
+from orchestrator.recorders.tracker import Closing, Delivery, Ending, Execution, Page, Sent, TrackerError
 from orchestrator.recorders.views import KIND, experiment_tags, pictures
 from orchestrator.store import Store, safe_name
 from orchestrator.stores import open_store
@@ -230,6 +230,35 @@ class MlflowTracker:
             client.log_inputs(run, [_data_set(entry.data, _CONTEXT[entry.tags[f"{PREFIX}kind"]])], models)
             self._known_data.add(entry.data)
 
+    # Studies
+
+    def find_page(self, page: Page) -> str | None:
+        whole: str | None = None
+        for run in self._search(page.tags):
+            if run.info.status == "RUNNING":
+                self._remove(run.info.run_id)
+            else:
+                whole = run.info.run_id
+        return whole
+
+    def write_page(self, page: Page, parent: str | None) -> str:
+        tags = {**page.tags, "mlflow.note.content": page.note, "mlflow.source.name": "wmarena"}
+        tags |= {"mlflow.parentRunId": parent} if parent is not None else {}
+        with self._speaking() as client:
+            created = client.create_run(self._experiment, start_time=page.started_ms, tags=tags, run_name=page.name)
+            run: str = created.info.run_id
+            now = page.ended_ms or created.info.start_time
+            found = [Metric(key(name), value, now, 0) for name, value in page.metrics.items()]
+            found += [Metric(key(name), value, now, step) for name, value, step in page.points]
+            self._log(run, found, [Param(key(name), value) for name, value in page.params.items()])
+            client.set_terminated(run, _STATUS[page.ending], page.ended_ms)
+        return run
+
+    def add_metrics(self, run: str, metrics: Mapping[str, float]) -> None:
+        with self._speaking() as client:
+            for name, value in metrics.items():
+                client.log_metric(run, key(name), value)
+
     def _introduce(self, entry: Entry, run: str, weights: str) -> str:
         """A LoggedModel that points at the store's file."""
         kept = ("scheme", "attack", "workload", "seed")
@@ -250,7 +279,10 @@ class MlflowTracker:
         entry = delivery.entry
         found = [Metric(key(k), v, entry.ended_ms, 0, model_id=model) for k, v in entry.metrics.items()]
         found += [Metric(key(name), value, entry.ended_ms, step) for name, value, step in delivery.points]
-        params = [Param(key(k), v) for k, v in entry.params.items()]
+        self._log(run, found, [Param(key(k), v) for k, v in entry.params.items()])
+
+    def _log(self, run: str, found: Sequence[Any], params: Sequence[Any]) -> None:
+        """Numbers and parameters in batches within MLflow's limits."""
         with self._speaking() as client:
             for some_metrics, some_params in zip_longest(
                 chunks(found, MAX_METRICS), chunks(params, MAX_PARAMS), fillvalue=()

@@ -90,6 +90,21 @@ class Closing:
     figures: Sequence[str] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A run that stands for no task: a study, or a trial of one. It is found by all its tags together."""
+
+    name: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    points: Sequence[Point] = ()
+    note: str = ""
+    ending: Ending
+    started_ms: int | None = None
+    ended_ms: int | None = None
+
+
 class Tracker(Protocol):
     """Every method raises ``TrackerError``, and nothing else, when the tracker refuses or is away."""
 
@@ -125,6 +140,18 @@ class Tracker(Protocol):
 
     def send(self, delivery: Delivery) -> Sent:
         """Write an entry whole."""
+        ...
+
+    def find_page(self, page: Page) -> str | None:
+        """The id of a page that was written whole before; what was left half-written is removed."""
+        ...
+
+    def write_page(self, page: Page, parent: str | None) -> str:
+        """Write a page whole, below ``parent`` if there is one; returns its id."""
+        ...
+
+    def add_metrics(self, run: str, metrics: Mapping[str, float]) -> None:
+        """More numbers on a run that is there."""
         ...
 
     def write_text(self, parent: str, name: str, text: str) -> None:

@@ -7,9 +7,7 @@ from scipy.stats import beta, binom
 
 from experiments.study.gamma import Statistics
 
-FOUND = Statistics(
-    null=(0.4, 0.5, 0.6), marked=(1.0, 1.0), attacked={"finetune": (0.9, 0.7)}, n=100, q=0.5, own=0.7
-)
+FOUND = Statistics(null=(0.4, 0.5, 0.6), marked=(1.0, 1.0), attacked={"finetune": (0.9, 0.7)}, n=100, q=0.5, own=0.7)
 
 
 def test_exact_tail_bounds_false_positives() -> None:

@@ -87,7 +87,7 @@ def test_what_does_not_go_together_is_refused(parts: dict[str, str], said: str) 
 
 def test_problems_of_the_experiment_keep_their_lines() -> None:
     """An inline experiment is part of the study's text."""
-    (found,) = problems(TINY.replace("bits: 24", "bits: 2"))
+    (found,) = problems(TINY.replace("bits: 64", "bits: 2"))
     assert found == "line 4: experiment.schemes[0].bits: expected a value in [20, inf), got 2"
 
 

@@ -16,7 +16,7 @@ TINY = """\
 name: tiny-study
 experiment:
   workloads: [{name: digits_mlp, epochs: 1, train_size: 200}]
-  schemes: [{name: uchida, bits: 24}]
+  schemes: [{name: uchida, bits: 64}]
   attacks: [{name: finetune, variant: ftal, epochs: [1, 2]}]
   seeds: [0]
 search:

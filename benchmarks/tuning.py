@@ -1,0 +1,106 @@
+"""What a trial costs the driver: asking TPE, planning, judging and telling, with 1,000 finished trials in the study.
+
+python -m benchmarks.tuning [--finished N] [--trials N]
+
+Tasks do nothing: every result is made up at once, so that what remains is the study's own time. Recording is left out.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from experiments.ground import Grounds
+from experiments.study.documents import describe
+from experiments.study.source import Trials
+from experiments.study.spec import StudySpec
+from experiments.study.trial import Trial
+from experiments.workloads import WORKLOADS
+from orchestrator.executors.inline import InlineExecutor
+from orchestrator.journal import Journal
+from orchestrator.plan import Plan
+from orchestrator.session import Request, execute
+from orchestrator.store import Store
+from orchestrator.task import Kind, Task
+from orchestrator.tuner import Outcome, Tuner, open_storage
+from orchestrator.workbench import Setup, Workbench
+from schemes.base import Verdict
+
+STUDY = """\
+name: overhead
+experiment:
+  workloads: [{name: digits_mlp}]
+  schemes: [{name: mtlsign}]
+  attacks:
+    - {name: finetune, variant: ftal, epochs: [1, 5, 20]}
+    - {name: prune_weights, sparsity: [0.2, 0.4, 0.6, 0.8]}
+    - {name: fine_prune, ratio: [0.4, 0.8]}
+  seeds: [0, 1]
+search:
+  schemes.mtlsign.lambda1: {low: 0.02, high: 0.2}
+  schemes.mtlsign.lambda2: {low: 0.02, high: 0.2}
+  gamma: {low: 0.5, high: 1.0}
+objectives: {robustness: maximize}
+constraints: [fidelity_drop <= 0.01]
+trials: 1
+sampler: tpe
+"""
+
+
+def made_up(bench: Workbench, task: Task) -> Mapping[str, Any]:
+    """A result of the right shape, a little different for every task."""
+    noise = int(task.id[:6], 16) / 0xFFFFFF
+    common = {"seconds": 0.0, "device": "none", "environment": {}, "consumed": {}}
+    if task.kind is Kind.VERIFY:
+        verdict = Verdict.binomial(int(400 + 200 * noise), 600, 0.5, access="white", paper=True)
+        return {"verdict": {**asdict(verdict), "caveats": [], "details": {}}, **common}
+    made = {"metric": "accuracy", "metric_test": 0.9, "metric_val": 0.9 + 0.005 * noise, "made": task.id}
+    return made | common | ({"covertness_mean_abs_dev": 0.01 * noise} if task.kind is Kind.EMBED else {})
+
+
+def fill(tuner: Tuner, journal: Journal, study: StudySpec, finished: int) -> None:
+    """Trials that ended before: in Optuna's storage and in our journal."""
+    for _ in range(finished):
+        proposal = tuner.ask()
+        outcome = Outcome(state="complete", values=(float(str(proposal.params["gamma"])),), constraints={"x": -1.0})
+        tuner.tell(proposal.number, outcome)
+        document = describe(Trial(proposal.number, proposal.params), study, outcome)
+        journal.record_trial(study.name, proposal.number, document)
+
+
+def measure(folder: Path, finished: int, trials: int) -> list[float]:
+    """Driver seconds of each of ``trials`` trials."""
+    study = StudySpec.parse(STUDY)
+    store = Store(folder / "store").open()
+    with (
+        Journal(store.journal_path) as journal,
+        open_storage(store.root / "studies", study.name, None) as storage,
+    ):
+        filler = Tuner(study.name, storage, study.space, ["maximize"], study.method())
+        fill(filler, journal, study, finished)
+        tuner = Tuner(study.name, storage, study.space, ["maximize"], study.method())
+        source = Trials(study, tuner, journal, budget=finished + trials, grounds=Grounds(None))
+        executor = InlineExecutor(Setup(store=store.root, data_root=None, root_file=None, workloads=WORKLOADS), made_up)
+        execute(Plan(), Request("run", study.name, ""), store=store, journal=journal, executor=executor, source=source)
+    return source.overheads
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--finished", type=int, default=1000)
+    parser.add_argument("--trials", type=int, default=30)
+    args = parser.parse_args()
+    print("| finished trials | median, ms a trial | 90th percentile |\n| ---: | ---: | ---: |")
+    for finished in (0, args.finished):
+        with tempfile.TemporaryDirectory() as folder:
+            # The first trial reads data and code; later ones know them.
+            found = measure(Path(folder), finished, args.trials)[1:]
+        print(f"| {finished} | {1000 * median(found):.0f} | {1000 * quantiles(found, n=10)[-1]:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""A study in a tracker: one run for the study, one below it for each trial, with links to the runs of its tasks."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.journal import Journal
+from orchestrator.recorders.fields import PREFIX
+from orchestrator.recorders.tracker import Ending, Page, Tracker
+from orchestrator.task import TaskId
+
+_ENDINGS: dict[str, Ending] = {"complete": "done", "pruned": "done", "failed": "failed", "lost": "killed"}
+_MOST_LINKS = 60
+STUDY_FILES = ("report.html", "report.md", "study.yaml", "trials.parquet", "trials.csv", "figures")
+"""What of a report folder belongs to the study as a whole."""
+
+
+class Remember(Protocol):
+    """Notes durably what was sent, under a mark."""
+
+    def __call__(self, mark: TaskId, name: str) -> None: ...
+
+
+class StudyMirror:
+    """Keeps the runs of one study like the journal.
+
+    Args:
+        marks: what was sent; ``remember`` adds to it.
+        experiment: the tracker's id, for links.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        journal: Journal,
+        marks: Mapping[TaskId, str],
+        remember: Remember,
+        experiment: str,
+    ) -> None:
+        self._tracker = tracker
+        self._journal = journal
+        self._marks = marks
+        self._remember = remember
+        self._experiment = experiment
+
+    def send(self, study: str, description: str) -> None:
+        """The study's own run, and every trial that has ended and is not there yet."""
+        trials = self._journal.trials(study)
+        parent = self._once(TaskId(f"study:{study}"), _study_page(study, description), None)
+        for number, document in trials.items():
+            mark = TaskId(f"trial:{study}:{number}:{document['state']}")
+            if document["state"] in _ENDINGS and mark not in self._marks:
+                self._once(mark, self._trial_page(study, document), parent)
+
+    def close(self, study: str, folder: Path, files: str) -> None:
+        """What the study has come to, with its report; ``files`` is a digest of the report's files."""
+        parent, trials = self._marks[TaskId(f"study:{study}")], self._journal.trials(study)
+        ended = [document for document in trials.values() if document["state"] in ("complete", "pruned", "failed")]
+        metrics = {"n_trials": float(len(ended)), "n_feasible": float(sum(d["feasible"] for d in ended))}
+        mark = TaskId(f"study-report:{study}")
+        if self._marks.get(mark) != files:
+            self._tracker.add_metrics(parent, metrics)
+            for path in (folder / name for name in STUDY_FILES):
+                if path.exists():
+                    self._tracker.write_file(parent, path)
+            self._remember(mark, files)
+
+    def _once(self, mark: TaskId, page: Page, parent: str | None) -> str:
+        known = self._marks.get(mark)
+        if known is None:
+            known = self._tracker.find_page(page) or self._tracker.write_page(page, parent)
+            self._remember(mark, known)
+        return known
+
+    def _trial_page(self, study: str, document: Mapping[str, Any]) -> Page:
+        number, state = document["number"], document["state"]
+        broken = {f"excess/{name}": value for name, value in document.get("constraints", {}).items()}
+        objective = next(iter(document.get("values", {})), "value")
+        return Page(
+            name=f"{study}/trial {number}",
+            tags={
+                **_tags(study, "trial"),
+                f"{PREFIX}trial": str(number),
+                f"{PREFIX}state": state,
+                f"{PREFIX}feasible": str(bool(document.get("feasible"))).lower(),
+                f"{PREFIX}warm": str(bool(document.get("warm"))).lower(),
+            },
+            params={name: str(value) for name, value in document["params"].items()},
+            metrics={**document.get("measures", {}), **document.get("values", {}), **broken},
+            points=tuple((f"intermediate/{objective}", value, step) for step, value in document.get("told", ())),
+            note="\n\n".join(self._words(document)),
+            ending=_ENDINGS[state],
+            started_ms=int(1000 * (document.get("started") or 0)),
+            ended_ms=int(1000 * (document.get("finished") or document.get("started") or 0)),
+        )
+
+    def _words(self, document: Mapping[str, Any]) -> Iterator[str]:
+        values = ", ".join(f"{name} **{value:.4g}**" for name, value in document.get("values", {}).items())
+        yield values or f"**{document['state']}**"
+        if document.get("why"):
+            yield str(document["why"])
+        sent = [(t, self._marks[t]) for t in map(TaskId, document.get("tasks", ())) if t in self._marks]
+        labels = {row["id"]: row["label"] for row in self._journal.task_rows(t for t, _ in sent[:_MOST_LINKS])}
+        links = [f"- [{labels[t]}](#/experiments/{self._experiment}/runs/{run})" for t, run in sent if t in labels]
+        if links:
+            yield "Its tasks:\n" + "\n".join(links)
+
+
+def _study_page(study: str, description: str) -> Page:
+    return Page(name=study, tags=_tags(study, "study"), note=description, ending="done")
+
+
+def _tags(study: str, kind: str) -> dict[str, str]:
+    return {f"{PREFIX}study": study, f"{PREFIX}kind": kind}
