@@ -42,7 +42,8 @@ class Question:
             copied.value["seeds"] = list(seeds)
         if name is not None:
             copied.value["name"] = name
-        fields = {path: meant(value) for path, value in params.items() if path != GAMMA}
+        # A whole chain is set before fields inside it.
+        fields = {path: meant(params[path]) for path in sorted(params, key=len) if path != GAMMA}
         problems = [problem for path, value in fields.items() for problem in assign(copied, path, value, path)]
         if problems:
             raise SpecError(problems)

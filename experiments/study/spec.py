@@ -133,6 +133,7 @@ class StudySpec(_Block):
     seeds: Seeds | None = None
     confirm_seeds: Seeds | None = None
     warm_start: tuple[Annotated[str, Field(strict=True)], ...] = ()
+    profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     _text: str = PrivateAttr("")
     _question: Question = PrivateAttr()

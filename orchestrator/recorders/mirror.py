@@ -270,7 +270,8 @@ class Mirror(Recorder):
         """An execution of a study also shows the study, whose trials outlive it."""
         study = current.run["info"].get("study")
         if study:
-            self._study(current).send(study, str(current.run["info"].get("description") or ""))
+            description = str(current.run["info"].get("description") or "")
+            self._study(current).send(study, description, current.over)
 
     def _study(self, current: _Pass) -> StudyMirror:
         remember = partial(self._remember, current)

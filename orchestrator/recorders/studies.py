@@ -43,13 +43,17 @@ class StudyMirror:
         self._remember = remember
         self._experiment = experiment
 
-    def send(self, study: str, description: str) -> None:
-        """The study's own run, and every trial that has ended and is not there yet."""
+    def send(self, study: str, description: str, over: bool) -> None:
+        """The study's own run, and every trial that has ended and is not there yet.
+
+        Until an execution is ``over``, a trial waits for the runs of its tasks, which it links to.
+        """
         trials = self._journal.trials(study)
         parent = self._once(TaskId(f"study:{study}"), _study_page(study, description), None)
         for number, document in trials.items():
             mark = TaskId(f"trial:{study}:{number}:{document['state']}")
-            if document["state"] in _ENDINGS and mark not in self._marks:
+            linked = over or all(task in self._marks for task in document.get("tasks", ()))
+            if document["state"] in _ENDINGS and linked and mark not in self._marks:
                 self._once(mark, self._trial_page(study, document), parent)
 
     def close(self, study: str, folder: Path, files: str) -> None:
