@@ -57,6 +57,7 @@ bench: $(READY) ## the benchmarks, side by side
 	$(BIN)/python -m benchmarks.scheduling
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.tuning
 
 clean: ## remove the environment and caches; stores stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -11,6 +11,7 @@ import pytest
 from attacks import ATTACKS
 from experiments.cli import make_parser
 from experiments.spec import ExperimentSpec
+from experiments.study.spec import StudySpec
 from experiments.workloads import WORKLOADS
 from schemes import SCHEMES
 from tests.documents.markdown import blocks, commands
@@ -44,7 +45,7 @@ def test_every_make_target_of_the_readme_exists(command: str) -> None:
 @pytest.mark.parametrize("text", blocks(README, "yaml"))
 def test_every_spec_of_the_readme_is_valid(text: str) -> None:
     """A reader may copy it into a file and run it."""
-    assert ExperimentSpec.parse(text).name
+    assert (StudySpec if "\nsearch:" in text else ExperimentSpec).parse(text).name
 
 
 def test_the_snippets_import_what_exists() -> None:

@@ -1,10 +1,11 @@
 """``wmarena run`` and ``wmarena report``."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from experiments.commands.terminal import NO_RECORDS, Terminal
 from experiments.execution import Pool, RunSummary
@@ -12,9 +13,10 @@ from experiments.execution import run as run_spec
 from experiments.problems import Problem, SpecError
 from experiments.progress import duration, lines, live
 from experiments.report.terminal import summary_lines, summary_table
-from experiments.reporting import choose_run, rebuild
+from experiments.reporting import Pages, choose_run, rebuild
 from experiments.results import read_results
 from experiments.spec import ExperimentSpec
+from orchestrator.journal import Journal
 from orchestrator.recorders.addresses import resolve, shown
 from orchestrator.store import Store
 
@@ -78,7 +80,9 @@ def report(terminal: Terminal, args: Namespace) -> int:
         return _sync_all(terminal, store, args)
     with terminal.journal(store) as journal:
         chosen = choose_run(journal, args.run_or_spec)
-        pages = rebuild(store, chosen, journal, Path(args.out) if args.out else None)
+        out = Path(args.out) if args.out else None
+        of_study = bool(chosen["info"].get("study"))
+        pages = _study_pages(store, journal, chosen, out) if of_study else rebuild(store, chosen, journal, out)
     warning = _sync(terminal, store, [chosen["id"]]) if args.sync else None
     if terminal.json:
         terminal.document({"report": str(pages.report), "results": str(pages.results)})
@@ -88,6 +92,14 @@ def report(terminal: Terminal, args: Namespace) -> int:
     if warning:
         terminal.note(f"wmarena: {warning}")
     return 3 if warning else 0
+
+
+def _study_pages(store: Store, journal: Journal, run: Mapping[str, Any], out: Path | None) -> Pages:
+    # Imported here: Optuna takes a second to load.
+    from experiments.study.run import republish
+
+    found = republish(store, journal, run, out)
+    return Pages(found.report, found.table)
 
 
 def _unknown(store: Store) -> str:

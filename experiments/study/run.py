@@ -28,9 +28,9 @@ from experiments.expand import expand
 from experiments.ground import Grounds
 from experiments.problems import Problem, SpecError
 from experiments.results import build_rows, write_results
-from experiments.study.documents import CONFIRMED, Document
+from experiments.study.documents import CONFIRMED, FINISHED, Document
 from experiments.study.pareto import best_of, directions_of, front
-from experiments.study.publish import publish
+from experiments.study.publish import StudyPages, publish
 from experiments.study.resume import take_up
 from experiments.study.source import Told, Trials
 from experiments.study.spec import StudySpec
@@ -227,11 +227,27 @@ class Busy:
         return round(min(1.0, self.seconds / there), 4) if there > 0 else None
 
 
+def republish(store: Store, journal: Journal, run: Mapping[str, Any], out: Path | None = None) -> StudyPages:
+    """A study's report from what the journal and Optuna's storage know of its trials now.
+
+    Args:
+        run: an execution of the study, one of ``Journal.runs``.
+        out: where it goes; None replaces the report in the store.
+    """
+    study = StudySpec.parse(run["spec"], source=Path(run["info"]["folder"]) / "study")
+    ended = [document for document in journal.trials(study.name).values() if document["state"] in FINISHED]
+    with open_storage(store.root / "studies", safe_name(study.name), study.storage) as storage:
+        tuner = Tuner(study.name, storage, study.space, list(study.objectives.values()), study.method())
+        folder = out or store.report_dir(study.name, run["id"])
+        return publish(folder, study, ended, _confirmed(journal, study), tuner)
+
+
 def _request(study: StudySpec, run_id: str, pool: Pool) -> Request:
     spec = study.question.spec
     info = {
         "description": study.description,
         "study": study.name,
+        "folder": str(study.folder.absolute()),
         "spec_digest": study.digest,
         "code_version": code_version(),
         "executor": pool.executor,

@@ -137,6 +137,7 @@ class StudySpec(_Block):
 
     _text: str = PrivateAttr("")
     _question: Question = PrivateAttr()
+    _folder: Path = PrivateAttr(default_factory=Path)
     _space: Space = PrivateAttr(default_factory=dict)
 
     @classmethod
@@ -180,6 +181,7 @@ class StudySpec(_Block):
             raise SpecError(sorted(problems, key=lambda p: _line(p.place)), str(source))
         study._text = text if not given else yaml.safe_dump(document.value, sort_keys=False, allow_unicode=True)
         study._question = question
+        study._folder = source.parent
         return study
 
     @classmethod
@@ -220,6 +222,11 @@ class StudySpec(_Block):
     def text(self) -> str:
         """The study as YAML: as it was read, with overrides applied."""
         return self._text
+
+    @property
+    def folder(self) -> Path:
+        """What relative paths in the study are relative to."""
+        return self._folder
 
     @property
     def question(self) -> Question:
