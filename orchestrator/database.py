@@ -18,7 +18,7 @@ _FAULTS = (sqlite3.Error, UnicodeDecodeError)
 
 _YEAR_10000 = 253_402_300_800
 
-# Rows of `task` and `run_cell` are long: with a row id they are appended, and only what finds them is kept in order.
+# Rows of `task`, `run_cell`, `trial` are long: with a row id they are appended, and only what finds them is in order.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS task (
     id TEXT PRIMARY KEY, kind TEXT NOT NULL, label TEXT NOT NULL, workload TEXT NOT NULL, scheme TEXT NOT NULL,
@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS run_cell (
 );
 CREATE TABLE IF NOT EXISTS trial (
     study TEXT NOT NULL, number INTEGER NOT NULL, document TEXT NOT NULL, PRIMARY KEY (study, number)
-) WITHOUT ROWID;
+);
 CREATE TABLE IF NOT EXISTS sent (
     destination TEXT NOT NULL, experiment TEXT NOT NULL, task TEXT NOT NULL, mlflow_run TEXT NOT NULL,
     PRIMARY KEY (destination, experiment, task)

@@ -253,10 +253,9 @@ class Journal(Database):
 
     def configurations(self, kind: str, scheme: str) -> list[dict[str, Any]]:
         """Distinct configurations of what was done with a scheme."""
-        query = (
-            "SELECT DISTINCT json_extract(identity, '$.config') FROM task WHERE state='done' AND kind=? AND scheme=?"
-        )
-        return [json.loads(config) for (config,) in self._db.execute(query, (kind, scheme))]
+        rows = self._rows("SELECT identity FROM task WHERE state='done' AND kind=? AND scheme=?", (kind, scheme))
+        found = [self._decoded(text, dict, "an identity").get("config") for (text,) in rows]
+        return [json.loads(text) for text in sorted({json.dumps(config, sort_keys=True) for config in found})]
 
     # Runs
 
@@ -375,12 +374,13 @@ class Journal(Database):
 
     def trials(self, study: str) -> dict[int, dict[str, Any]]:
         """Number -> document of a study's trials, in order."""
-        rows = self._db.execute("SELECT number, document FROM trial WHERE study=? ORDER BY number", (study,))
-        return {number: json.loads(document) for number, document in rows}
+        rows = self._rows("SELECT number, document FROM trial WHERE study=? ORDER BY number", (study,))
+        return {self._checked(n, int, "a trial's number"): self._decoded(text, dict, "a trial") for n, text in rows}
 
     def studies(self) -> list[str]:
         """Names of all studies that this store has trials of."""
-        return [name for (name,) in self._db.execute("SELECT DISTINCT study FROM trial ORDER BY study")]
+        rows = self._rows("SELECT DISTINCT study FROM trial ORDER BY study")
+        return [self._checked(name, str, "a study's name") for (name,) in rows]
 
     # What has been mirrored where
 

@@ -128,6 +128,9 @@ class Tuner:
     Args:
         study: its name in the storage.
         storage: what ``open_storage`` returned.
+
+    Attributes:
+        warm_left: proposals of a warm start that are not asked for yet.
     """
 
     def __init__(
@@ -149,6 +152,7 @@ class Tuner:
                 f"expected study {study!r} to have the objectives that it was begun with ({', '.join(known)}), got "
                 f"{', '.join(directions)}; give the changed study another name"
             )
+        self.warm_left = sum(t.state is TrialState.WAITING and _WARM in t.user_attrs for t in self._trials())
         # Resuming must not repeat what the first part of the study drew.
         self._study.sampler = _sampler(method, self._n_trials())
         self._study.pruner = _pruner(method)
@@ -179,6 +183,7 @@ class Tuner:
         for some in params:
             if _text(some) not in known:
                 known.add(_text(some))
+                self.warm_left += warm
                 self._study.enqueue_trial(dict(some), user_attrs={_WARM: True} if warm else None)
 
     def grid(self) -> list[Params]:
@@ -200,7 +205,9 @@ class Tuner:
         """What to try next."""
         trial = self._study.ask(self._distributions)
         self._asked[trial.number] = trial
-        return Proposal(trial.number, self._tried(trial.params), bool(trial.user_attrs.get(_WARM)))
+        warm = bool(trial.user_attrs.get(_WARM))
+        self.warm_left -= warm
+        return Proposal(trial.number, self._tried(trial.params), warm)
 
     def report(self, number: int, value: float, step: int) -> bool:
         """An intermediate value; True if the pruner sees no hope."""

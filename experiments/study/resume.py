@@ -36,11 +36,11 @@ def take_up(study: StudySpec, tuner: Tuner, store: Store, journal: Journal, grou
         )
     _reconcile(study, tuner, journal, known)
     if study.sampler.name == "grid":
-        tuner.propose(tuner.grid())
-    elif not known:
-        default = _default(study)
-        tuner.propose([default] if default is not None else [])
+        tuner.propose(tuner.grid())  # lists whatever earlier studies may know
+        return
     tuner.propose(list(_earlier(study, store, journal, grounds)), warm=True)
+    default = None if known else _default(study)
+    tuner.propose([default] if default is not None else [])
 
 
 def _reconcile(study: StudySpec, tuner: Tuner, journal: Journal, known: Mapping[int, Document]) -> None:

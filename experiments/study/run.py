@@ -39,10 +39,12 @@ from orchestrator.events import Event
 from orchestrator.evidence import Record
 from orchestrator.executors.base import NoWorkers
 from orchestrator.journal import Journal
+from orchestrator.keyring import check_passphrase
 from orchestrator.loop import Limits, expected_seconds
 from orchestrator.plan import Cell, Plan
 from orchestrator.recorders.plan_file import save_plan
 from orchestrator.resume import find
+from orchestrator.sealing import Passphrase
 from orchestrator.session import Request, execute
 from orchestrator.store import Store, safe_name
 from orchestrator.task import State, TaskId
@@ -182,15 +184,16 @@ class _Found:
     @classmethod
     def of(cls, study: StudySpec, store: Store, journal: Journal, grounds: Grounds) -> "_Found":
         """Raises SpecError where a pruner has nothing to look at, or a study of γ alone no evidence."""
-        expansion = expand(study.question.spec, data_root=study.question.data_root, grounds=grounds)
+        spec = study.question.spec
+        expansion = expand(spec, data_root=study.question.data_root, grounds=grounds)
+        done = find(expansion.plan.tasks, store, journal).records
         if study.gamma_only:
-            done = find(expansion.plan.tasks, store, journal).records
             there = [cell for cell in expansion.plan.cells if cell.verify in done]
             if all(cell.control is not None or cell.attack != "none" for cell in there):
-                name = study.question.spec.name
-                what = f"expected stored evidence, got none of {name!r}: γ trains nothing; `wmarena run` it first"
+                what = f"expected stored evidence, got none of {spec.name!r}: γ trains nothing; `wmarena run` it first"
                 raise SpecError([Problem(what, ("experiment",))])
             return cls(only=lambda cell: cell.verify in done)
+        check_passphrase(store, done, Passphrase.find(spec.keys.passphrase if spec.keys else None))
         if study.pruner.name == "none":
             return cls()
         looks = rungs(stages_of(expansion, study.pruner.on))

@@ -109,6 +109,8 @@ class Trials:
 
     @property
     def _wanted(self) -> bool:
+        if self._tuner.warm_left:
+            return True
         counted = sum(not document["warm"] for document in self._ended.values())
         return counted + sum(not trial.warm for trial in self._live.values()) < self._budget
 

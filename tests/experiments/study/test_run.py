@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from experiments.cli import main
 from experiments.problems import SpecError
 from experiments.spec import ExperimentSpec
 from experiments.study.export import write_export
@@ -237,3 +238,34 @@ def test_a_storage_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
     """Before anything runs."""
     with pytest.raises(StoreError, match="check `storage`"):
         run(with_parts(storage=f"storage: sqlite:///{tmp_path}/no/folder/x.db"), tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (with_parts(pruner="pruner: median", objectives="objectives: {margin: maximize, power: maximize}"), "pruner"),
+        (with_parts(search="search: {schemes.uchida.lambda: [1]}"), "did you mean 'lambda1'"),
+        ("name: [", "expected YAML"),
+    ],
+)
+def test_bad_studies_exit_with_2(tmp_path: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message is on stderr, no store is made, nothing runs."""
+    spec = tmp_path / "study.yaml"
+    spec.write_text(text)
+
+    assert main(["--store", str(tmp_path / "store"), "tune", str(spec)]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_the_report_of_a_study_is_rebuilt_from_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``wmarena report STUDY`` writes the same page and table again."""
+    found = run(with_parts(trials="trials: 2"), tmp_path)
+    page, table = Path(found.report), pq.read_table(found.table)
+    page.unlink()
+    Path(found.table).unlink()
+
+    assert main(["--store", str(tmp_path), "--tracking-uri", "none", "--json", "report", "tiny-study"]) == 0
+    assert json.loads(capsys.readouterr().out)["report"] == str(page)
+    assert "data:image/svg+xml" in page.read_text()
+    assert pq.read_table(found.table) == table
