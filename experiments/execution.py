@@ -155,14 +155,14 @@ def run(
     address = journal_address(journal_url)
     home = open_store(store, keys).open()
     plan, run_id = expansion.plan, new_run_id()
-    limits = _limits(spec, fail_fast)
+    limits = limits_of(spec, fail_fast)
     facts = _facts(spec, expansion, pool)
     request = Request(run_id, spec.name, spec.text, facts, limits, retry_quarantined=retry_quarantined)
     recording = Recording(home, run_id, tracking_uri, address) if record else None
     passphrase = Passphrase.find(spec.keys.passphrase if spec.keys else None)
     # Where the journal keeps drivers apart, they may share the store.
     held = home.joined() if address is not None else home.exclusive(run_id, waiting)
-    with held, open_journal(home, address) as journal, _writing(home):
+    with held, open_journal(home, address) as journal, writing(home):
         cached = set(already_done(plan, home, journal))
         if len(cached) < len(plan):  # a finished plan reads no key
             check_passphrase(home, cached, passphrase)
@@ -200,7 +200,8 @@ def run(
     return _summary(run_id, records, time.monotonic() - started, pages)
 
 
-def _limits(spec: ExperimentSpec, fail_fast: bool) -> Limits:
+def limits_of(spec: ExperimentSpec, fail_fast: bool = False) -> Limits:
+    """What a task may cost, as the spec says."""
     asked = spec.executor
     return Limits(
         task_timeout_s=asked.task_timeout_s,
@@ -212,7 +213,7 @@ def _limits(spec: ExperimentSpec, fail_fast: bool) -> Limits:
 
 
 @contextmanager
-def _writing(store: Store) -> Iterator[None]:
+def writing(store: Store) -> Iterator[None]:
     """Plans and reports fail like everything else in the store: resumable, with the way out."""
     try:
         yield

@@ -8,9 +8,8 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from orchestrator.affinity import Held
 from orchestrator.events import Event, EventKind, Listener
@@ -22,7 +21,7 @@ from orchestrator.journal import FLUSH_S
 from orchestrator.ledger import Ledger
 from orchestrator.notes import Notes
 from orchestrator.pace import Pace, Sort, expected_seconds, sort_of
-from orchestrator.plan import Cell, Plan
+from orchestrator.plan import Plan
 from orchestrator.remedies import WholeGpu
 from orchestrator.resume import find
 from orchestrator.retry import Limits, Next, Retries

@@ -5,7 +5,6 @@ heartbeat, so a trial that a dead driver left under way is told FAIL when the st
 are tried first. Everything is addressed by the trial's number.
 """
 
-import fcntl
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.store import StoreBusy, StoreError
+from orchestrator.lock import hold
+from orchestrator.store import StoreError
 
 Direction = Literal["maximize", "minimize"]
 SamplerName = Literal["tpe", "nsga2", "gp", "random", "grid"]
@@ -297,13 +297,7 @@ def open_storage(folder: Path, study: str, url: str | None) -> Iterator[BaseStor
         StoreError: it cannot be opened.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{study}.lock").open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreBusy(
-                f"expected to be the only one to tune {study!r}, got a study that another process tunes; wait for it"
-            ) from None
+    with hold(folder / f"{study}.lock", f"tuning of {study}"):
         yield _storage(folder / f"{study}.log", study, url)
 
 

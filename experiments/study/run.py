@@ -8,7 +8,8 @@ summary = tune(StudySpec.load("digits_lambda"), store="wmarena-store")
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -20,9 +21,11 @@ from experiments.execution import (
     Recording,
     Watch,
     code_version,
+    limits_of,
     make_executor,
     new_run_id,
     unwatched,
+    writing,
 )
 from experiments.expand import expand
 from experiments.ground import Grounds
@@ -35,12 +38,13 @@ from experiments.study.resume import take_up
 from experiments.study.source import Told, Trials
 from experiments.study.spec import StudySpec
 from experiments.study.trial import rungs, stages_of
-from orchestrator.events import Event
+from orchestrator.events import Event, Listener
 from orchestrator.evidence import Record
-from orchestrator.executors.base import NoWorkers
+from orchestrator.executors.base import Executor, NoWorkers
+from orchestrator.executors.placement import gpu_share
 from orchestrator.journal import Journal
 from orchestrator.keyring import check_passphrase
-from orchestrator.loop import Limits, expected_seconds
+from orchestrator.loop import expected_seconds
 from orchestrator.plan import Cell, Plan
 from orchestrator.recorders.plan_file import save_plan
 from orchestrator.resume import find
@@ -116,45 +120,26 @@ def tune(
     """
     started, pool = time.monotonic(), pool or Pool()
     data_root = data_root.absolute() if data_root is not None else None  # workers have working folders of their own
-    home = Store(Path(store)).open()
-    grounds = Grounds(data_root)
-    with (
-        Journal(home.journal_path) as journal,
-        open_storage(home.root / "studies", safe_name(study.name), study.storage) as storage,
-    ):
+    home, run_id, grounds = Store(Path(store)).open(), new_run_id(), Grounds(data_root)
+    recording = Recording(home, run_id, tracking_uri) if record else None
+    with home.exclusive(run_id), Journal(home.journal_path) as journal, _studied(home, study) as storage, writing(home):
         found = _Found.of(study, home, journal, grounds)
         tuner = Tuner(study.name, storage, study.space, list(study.objectives.values()), study.method(found.rungs))
         take_up(study, tuner, home, journal, grounds)
         budget = trials or study.trials or len(tuner.grid())
         source = Trials(study, tuner, journal, budget=budget, grounds=grounds, only=found.only, hear=hear)
-        n_before = len(source.documents)
-        run_id = new_run_id()
-        recording = Recording(home, run_id, tracking_uri) if record else None
-        plan, busy = Plan(), Busy()
+        n_before, plan, busy = len(source.documents), Plan(), Busy()
+        executor = make_executor(pool, study.question.spec, home, data_root, found.share)
         with watch(plan, set(), expected_seconds(journal.durations())) as display:
             listeners = [part for part in (busy, recording, display) if part is not None]
-            try:
-                records = execute(
-                    plan,
-                    _request(study, run_id, pool),
-                    store=home,
-                    journal=journal,
-                    executor=make_executor(pool, study.question.spec, home, data_root),
-                    listeners=[begun := Begun(), *listeners],
-                    source=source,
-                )
-            except NoWorkers as error:
-                if begun.anything:
-                    raise
-                raise SpecError([Problem(str(error), ("executor",))]) from error
+            records = _execute(plan, _request(study, run_id, pool), home, journal, executor, listeners, source)
         folder = home.report_dir(study.name, run_id)
         save_plan(plan, folder)
         results = write_results(build_rows(plan, records, experiment=study.name, run_id=run_id), folder)
         pages = publish(folder, study, source.documents, _confirmed(journal, study), tuner, busy.share)
     if recording is not None:
         recording.finish()
-    ended = source.documents
-    states = _states(records)
+    ended, states = source.documents, _states(records)
     return StudySummary(
         study=study.name,
         trials=len(ended),
@@ -174,12 +159,52 @@ def tune(
     )
 
 
+def _execute(
+    plan: Plan,
+    request: Request,
+    store: Store,
+    journal: Journal,
+    executor: Executor,
+    listeners: Sequence[Listener],
+    source: Trials,
+) -> dict[TaskId, Record]:
+    """The run of all trials; workers that cannot be had at all are bad input."""
+    begun = Begun()
+    try:
+        return execute(
+            plan,
+            request,
+            store=store,
+            journal=journal,
+            executor=executor,
+            listeners=[begun, *listeners],
+            held=True,
+            source=source,
+        )
+    except NoWorkers as error:
+        if begun.anything:
+            raise
+        raise SpecError([Problem(str(error), ("executor",))]) from error
+
+
+def _studied(store: Store, study: StudySpec) -> AbstractContextManager[Any]:
+    """The study's storage, held."""
+    return open_storage(store.root / "studies", safe_name(study.name), study.storage)
+
+
 @dataclass(frozen=True)
 class _Found:
-    """What the experiment itself tells before any trial: where a pruner looks, which evidence may be used."""
+    """What the experiment itself tells before any trial.
+
+    Attributes:
+        rungs: where a pruner looks.
+        only: which evidence may be used; None for all.
+        share: of a GPU that is enough for a task, by what such tasks have needed.
+    """
 
     rungs: tuple[int, ...] = ()
     only: Callable[[Cell], bool] | None = None
+    share: float = 1.0
 
     @classmethod
     def of(cls, study: StudySpec, store: Store, journal: Journal, grounds: Grounds) -> "_Found":
@@ -194,13 +219,15 @@ class _Found:
                 raise SpecError([Problem(what, ("experiment",))])
             return cls(only=lambda cell: cell.verify in done)
         check_passphrase(store, done, Passphrase.find(spec.keys.passphrase if spec.keys else None))
+        open_tasks = [task for task in expansion.plan if task.id not in done]
+        share = gpu_share(open_tasks, journal.gpu_peaks() if open_tasks else {})
         if study.pruner.name == "none":
-            return cls()
+            return cls(share=share)
         looks = rungs(stages_of(expansion, study.pruner.on))
         if len(looks) < 2:
             what = f"expected attacks at two or more values of {study.pruner.on!r} to look at, got {len(looks)}"
             raise SpecError([Problem(what, ("pruner", "on"))])
-        return cls(rungs=looks)
+        return cls(rungs=looks, share=share)
 
 
 @dataclass
@@ -239,7 +266,7 @@ def republish(store: Store, journal: Journal, run: Mapping[str, Any], out: Path 
     """
     study = StudySpec.parse(run["spec"], source=Path(run["info"]["folder"]) / "study")
     ended = [document for document in journal.trials(study.name).values() if document["state"] in FINISHED]
-    with open_storage(store.root / "studies", safe_name(study.name), study.storage) as storage:
+    with _studied(store, study) as storage:
         tuner = Tuner(study.name, storage, study.space, list(study.objectives.values()), study.method())
         folder = out or store.report_dir(study.name, run["id"])
         return publish(folder, study, ended, _confirmed(journal, study), tuner)
@@ -257,8 +284,7 @@ def _request(study: StudySpec, run_id: str, pool: Pool) -> Request:
         "data_sets": {w.name: w.data_set for w in spec.workloads},
         "notes": list(spec.notes),
     }
-    limits = Limits(spec.executor.task_timeout_s, spec.executor.max_retries)
-    return Request(run_id, study.name, study.text, info, limits, policy="feedback")
+    return Request(run_id, study.name, study.text, info, limits_of(spec), policy="feedback")
 
 
 def _confirmed(journal: Journal, study: StudySpec) -> list[Document]:

@@ -21,8 +21,8 @@ from experiments.study.pareto import best_of
 from experiments.study.spec import StudySpec
 from experiments.study.trial import Found, Stage, Trial, stages_of
 from orchestrator.evidence import Record
-from orchestrator.journal import Journal
 from orchestrator.growth import Growth
+from orchestrator.journal import Journal
 from orchestrator.plan import Cell
 from orchestrator.task import Task, TaskId
 from orchestrator.tuner import Outcome, Tuner

@@ -80,7 +80,7 @@ def test_half_a_line_and_a_lock_without_owner_are_mended(tmp_path: Path) -> None
 
 def test_one_process_tunes_a_study(tmp_path: Path) -> None:
     """A second one is refused, with the way out."""
-    with tuner(tmp_path), pytest.raises(StoreBusy, match="wait for it"), open_storage(tmp_path, "s", None):
+    with tuner(tmp_path), pytest.raises(StoreBusy, match="held by tuning of s"), open_storage(tmp_path, "s", None):
         pass
 
 
