@@ -7,6 +7,7 @@ are tried first. Everything is addressed by the trial's number.
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -304,7 +305,8 @@ def open_storage(folder: Path, study: str, url: str | None) -> Iterator[BaseStor
 def _storage(path: Path, study: str, url: str | None) -> BaseStorage:
     try:
         if url is not None:
-            return get_storage(url)
+            # SQLAlchemy's own choice for the bare name is a driver that is no longer developed.
+            return get_storage(re.sub(r"^postgresql://", "postgresql+psycopg://", url))
         _mend(path)
         return JournalStorage(JournalFileBackend(str(path)))
     except (SQLAlchemyError, ImportError, ValueError, OSError) as error:

@@ -20,6 +20,7 @@ from experiments.study.spec import StudySpec
 
 _FLAT = 0.05
 _MOST_LINES = 1000
+_ENOUGH = 30
 _RATES = (1e-2, 1e-4, 1e-6)
 
 
@@ -106,7 +107,7 @@ def make_page(
     sections = [
         *_best_section(study, documents),
         *_confirmed_section(study, confirmed),
-        *_drawn_sections(pictures),
+        *_drawn_sections(pictures, sum(document["feasible"] for document in documents)),
         *_gamma_section(best, pictures),
         *_response_section(best),
         _trials_section(study, documents),
@@ -208,8 +209,10 @@ _DRAWN = (
 )
 
 
-def _drawn_sections(pictures: Mapping[str, Picture]) -> Iterator[Section]:
+def _drawn_sections(pictures: Mapping[str, Picture], n_trials: int) -> Iterator[Section]:
     for stem, title, why in _DRAWN:
+        if stem == "importance" and n_trials < _ENOUGH:
+            why += f" From {n_trials} trials it is mostly noise: wait for {_ENOUGH}."
         found = tuple(picture for name, picture in pictures.items() if name.partition("-")[0] == stem)
         if found:
             yield Section(stem, title, why, found)

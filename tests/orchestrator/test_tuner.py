@@ -129,6 +129,20 @@ def test_the_parameter_that_matters_has_the_importance(tmp_path: Path) -> None:
         assert study.importance(0)["a"] > 0.9
 
 
+def test_hyperband_gives_up_what_is_worse_than_its_rung(tmp_path: Path) -> None:
+    """Of many trials that report at growing steps, some worse ones are given up before the last step."""
+    with tuner(tmp_path, pruner="hyperband", rungs=(1, 3, 9)) as study:
+        given_up = []
+        for value in [1.0, 0.9, 0.8, 0.1, 0.2, 0.3] * 4:
+            number = study.ask().number
+            stopped = any(study.report(number, value, step) for step in (1, 3))
+            given_up += [value] if stopped else []
+            study.tell(number, Outcome(state="pruned") if stopped else Outcome(state="complete", values=(value,)))
+
+    assert given_up
+    assert max(given_up) < 1.0
+
+
 def test_the_median_pruner_sees_no_hope_for_the_worst(tmp_path: Path) -> None:
     """A trial that is worse than the median of earlier ones at the same step is given up."""
     with tuner(tmp_path, pruner="median", startup=2) as study:
