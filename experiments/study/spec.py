@@ -87,6 +87,15 @@ def _named(raw: Any) -> Any:
     return {"name": raw} if isinstance(raw, str) else raw
 
 
+def _storage(raw: Any) -> str | None:
+    """The study's text goes into reports and MLflow, so no password may stand in it."""
+    if raw is not None and not re.match(r"(sqlite|postgresql)(\+\w+)?://", str(raw)):
+        raise ValueError(f"expected sqlite:///FILE or postgresql://USER@HOST/DATABASE, got {raw!r}")
+    if raw is not None and re.match(r"[^:]+://[^/@]*:[^/@]*@", str(raw)):
+        raise ValueError("expected a URL without a password, got one with; put it into PGPASSWORD or ~/.pgpass")
+    return None if raw is None else str(raw)
+
+
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"expected distinct seeds, at least one, got {list(seeds)}")
@@ -129,7 +138,7 @@ class StudySpec(_Block):
     trials: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
     sampler: Annotated[SamplerSpec, BeforeValidator(_named)] = Field(default_factory=SamplerSpec)
     pruner: Annotated[PrunerSpec, BeforeValidator(_named)] = Field(default_factory=PrunerSpec)
-    storage: Annotated[str, Field(strict=True, pattern=r"^(sqlite|postgresql)(\+\w+)?://")] | None = None
+    storage: Annotated[str | None, PlainValidator(_storage)] = None
     seeds: Seeds | None = None
     confirm_seeds: Seeds | None = None
     warm_start: tuple[Annotated[str, Field(strict=True)], ...] = ()
