@@ -5,7 +5,9 @@ from pathlib import Path
 from orchestrator.identity import digest, file_digest
 from orchestrator.recorders.plan_file import PLAN_FILE
 
-_FILES = (PLAN_FILE, "report.html", "report.md", "results.parquet", "results.csv", "figures")
+STUDY_FILES = ("report.html", "report.md", "study.yaml", "trials.parquet", "trials.csv", "figures")
+"""What of a report folder belongs to a study as a whole."""
+_FILES = tuple(dict.fromkeys((PLAN_FILE, "results.parquet", "results.csv", *STUDY_FILES)))
 """What of a report folder goes to the tracker, and nothing else."""
 
 

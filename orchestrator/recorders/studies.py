@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.journal import Journal
+from orchestrator.recorders.attachments import STUDY_FILES
 from orchestrator.recorders.fields import PREFIX
 from orchestrator.recorders.tracker import Ending, Page, Tracker
 from orchestrator.task import TaskId
 
 _ENDINGS: dict[str, Ending] = {"complete": "done", "pruned": "done", "failed": "failed", "lost": "killed"}
 _MOST_LINKS = 60
-STUDY_FILES = ("report.html", "report.md", "study.yaml", "trials.parquet", "trials.csv", "figures")
-"""What of a report folder belongs to the study as a whole."""
 
 
 class Remember(Protocol):
