@@ -1,6 +1,6 @@
 """Which question is asked: specs, their expansion, the command line, workloads, the report.
 
-``from experiments import ExperimentSpec, run`` is the Python API; importing the package itself loads nothing.
+``from experiments import ExperimentSpec, StudySpec, run, tune`` is the Python API; importing the package itself loads nothing.
 """
 
 import importlib
@@ -10,14 +10,19 @@ if TYPE_CHECKING:
     from experiments.execution import RunSummary, run
     from experiments.problems import SpecError
     from experiments.spec import ExperimentSpec
+    from experiments.study.run import StudySummary, tune
+    from experiments.study.spec import StudySpec
 
-__all__ = ["ExperimentSpec", "RunSummary", "SpecError", "run"]
+__all__ = ["ExperimentSpec", "RunSummary", "SpecError", "StudySpec", "StudySummary", "run", "tune"]
 
 _HOMES = {
     "ExperimentSpec": "experiments.spec",
     "RunSummary": "experiments.execution",
     "SpecError": "experiments.problems",
+    "StudySpec": "experiments.study.spec",
+    "StudySummary": "experiments.study.run",
     "run": "experiments.execution",
+    "tune": "experiments.study.run",
 }
 
 

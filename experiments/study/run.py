@@ -1,7 +1,6 @@
 """Runs a study: many trials at once on the workers of one run, then tables, pictures and records.
 
-from experiments.study.run import tune
-from experiments.study.spec import StudySpec
+from experiments import StudySpec, tune
 
 summary = tune(StudySpec.load("digits_lambda"), store="wmarena-store")
 """

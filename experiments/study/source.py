@@ -236,7 +236,7 @@ class Trials:
 
     def _outdone(self, trial: Trial, stage: Stage, found: Found) -> str | None:
         """Seeds that are left could be perfect, and the mean would still not reach the best trial's."""
-        left = sum(stage.last for stage in trial.stages)
+        left = sum(stage.last for stage in trial.stages) * len(self.study.question.spec.workloads)
         if not stage.last or not left or len(self.study.objectives) > 1:
             return None
         (asked, direction), measure = next(iter(self.study.objectives.items())), MEASURES[self._objective.name]

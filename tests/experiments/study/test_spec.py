@@ -128,3 +128,10 @@ def test_choices_may_be_whole_attacks() -> None:
 def test_every_measure_says_what_it_means() -> None:
     """The report explains objectives in these words."""
     assert all(measure.doc for measure in MEASURES.values())
+
+
+def test_the_how_to_explains_every_measure() -> None:
+    """In the words of the code, pipes escaped."""
+    page = (Path(__file__).parents[3] / "docs" / "howto" / "tune.md").read_text(encoding="utf-8")
+    for name, measure in MEASURES.items():
+        assert f"| `{name}` | {measure.doc.replace('|', chr(92) + '|')} |" in page

@@ -5,10 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from experiments import StudySpec, StudySummary, tune
 from experiments.execution import Pool
 from experiments.problems import SpecError
-from experiments.study.run import StudySummary, tune
-from experiments.study.spec import StudySpec
 from orchestrator.journal import Journal
 from tests.experiments.spec_texts import blocks
 
