@@ -1,6 +1,6 @@
 """Which question is asked: specs, their expansion, the command line, workloads, the report.
 
-``from experiments import ExperimentSpec, StudySpec, run, tune`` is the Python API; importing the package itself loads nothing.
+``from experiments import ExperimentSpec, StudySpec, run, tune`` is the Python API; importing the package loads nothing.
 """
 
 import importlib
