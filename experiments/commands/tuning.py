@@ -29,6 +29,8 @@ def tune(terminal: Terminal, args: Namespace) -> int:
     summary = tune_study(
         study,
         store=terminal.store,
+        keys=terminal.keys,
+        journal_url=terminal.journal_url,
         data_root=terminal.data_root,
         tracking_uri=None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri,
         record=terminal.tracking_uri != NO_RECORDS,

@@ -42,6 +42,7 @@ from orchestrator.evidence import Record
 from orchestrator.executors.base import Executor, NoWorkers
 from orchestrator.executors.placement import gpu_share
 from orchestrator.journal import Journal
+from orchestrator.journals import journal_address, open_journal
 from orchestrator.keyring import check_passphrase
 from orchestrator.loop import expected_seconds
 from orchestrator.plan import Cell, Plan
@@ -50,6 +51,7 @@ from orchestrator.resume import find
 from orchestrator.sealing import Passphrase
 from orchestrator.session import Request, execute
 from orchestrator.store import Store, safe_name
+from orchestrator.stores import open_store
 from orchestrator.task import State, TaskId
 from orchestrator.tuner import Tuner, open_storage
 
@@ -92,6 +94,8 @@ def tune(
     study: StudySpec,
     *,
     store: str | Path = "wmarena-store",
+    keys: Path | None = None,
+    journal_url: str | None = None,
     data_root: Path | None = None,
     tracking_uri: str | None = None,
     record: bool = True,
@@ -103,7 +107,7 @@ def tune(
     """Run what is missing of ``study``; a killed one goes on, with the trials that it had.
 
     Args:
-        store: folder that holds everything a run leaves behind.
+        store, keys, journal_url: as of ``experiments.run``.
         data_root: where data sets are looked for first.
         tracking_uri: MLflow's; None records into the store's own database.
         record: False leaves MLflow out.
@@ -119,9 +123,12 @@ def tune(
     """
     started, pool = time.monotonic(), pool or Pool()
     data_root = data_root.absolute() if data_root is not None else None  # workers have working folders of their own
-    home, run_id, grounds = Store(Path(store)).open(), new_run_id(), Grounds(data_root)
-    recording = Recording(home, run_id, tracking_uri) if record else None
-    with home.exclusive(run_id), Journal(home.journal_path) as journal, _studied(home, study) as storage, writing(home):
+    home, run_id, grounds = open_store(store, keys).open(), new_run_id(), Grounds(data_root)
+    address = journal_address(journal_url)
+    recording = Recording(home, run_id, tracking_uri, address) if record else None
+    # Where the journal keeps drivers apart, they may share the store; a study is one driver's in any case.
+    held = home.joined() if address is not None else home.exclusive(run_id)
+    with held, open_journal(home, address) as journal, _studied(home, study) as storage, writing(home):
         found = _Found.of(study, home, journal, grounds)
         tuner = Tuner(study.name, storage, study.space, list(study.objectives.values()), study.method(found.rungs))
         take_up(study, tuner, home, journal, grounds)
