@@ -8,7 +8,6 @@ from orchestrator.executors.base import Vitals
 from orchestrator.retry import Limits
 from orchestrator.task import Failure, FailureKind
 
-_START_S = 300.0
 _STALLED_FROM = 0.5
 
 Promise = TypeVar("Promise")
@@ -35,14 +34,12 @@ class _Pulse:
     """What is known of one worker.
 
     Attributes:
-        since: when it was first asked.
         asked: when the open question was put.
         promise: the open question; None: it has been answered.
         heard: when it last answered; None: never.
         still_s: seconds without progress, as of then.
     """
 
-    since: float
     asked: float
     promise: object | None = None
     heard: float | None = None
@@ -52,8 +49,8 @@ class _Pulse:
 class Pulses(Generic[Promise]):
     """Asks busy workers for signs of life, one question at a time, and never waits for an answer.
 
-    Silence counts from an unanswered question on, so a driver that was suspended itself suspects nobody. A worker that
-    never answered is still starting, which may take minutes.
+    Silence counts from an unanswered question on, so a driver that was suspended itself suspects nobody. Who is asked
+    has said hello before: a worker that is still starting gets no task.
 
     Args:
         every_s: seconds from one question to the next.
@@ -82,7 +79,7 @@ class Pulses(Generic[Promise]):
         self._listen()
         now = self._clock()
         for worker in busy:
-            pulse = self._pulses.setdefault(worker, _Pulse(now, now - self._every_s))
+            pulse = self._pulses.setdefault(worker, _Pulse(now - self._every_s))
             if pulse.promise is None and now - pulse.asked >= self._every_s:
                 pulse.asked, pulse.promise = now, self._ask(worker)
         return {worker: self._judge(pulse, now) for worker, pulse in self._pulses.items()}
@@ -99,7 +96,6 @@ class Pulses(Generic[Promise]):
             pulse.still_s = still_s or 0.0
 
     def _judge(self, pulse: _Pulse, now: float) -> Vitals:
-        if pulse.heard is None:
-            return Vitals(silent_s=max(0.0, now - pulse.since - _START_S), still_s=0.0)
         silent_s = 0.0 if pulse.promise is None else now - pulse.asked
-        return Vitals(silent_s=silent_s, still_s=pulse.still_s + now - pulse.heard)
+        still_s = 0.0 if pulse.heard is None else pulse.still_s + now - pulse.heard
+        return Vitals(silent_s, still_s)
