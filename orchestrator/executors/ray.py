@@ -189,7 +189,8 @@ class RayExecutor(Executor):
     # Working
 
     def idle(self) -> Sequence[str]:
-        return [name for name, slot in self._roster.slots.items() if slot.idle]
+        idle = [name for name, slot in self._roster.slots.items() if slot.idle]
+        return sorted(idle, key=lambda name: not self._roster.slots[name].whole)
 
     def submit(self, worker: str, tasks: Sequence[Task]) -> None:
         slot = self._roster.slots[worker]
