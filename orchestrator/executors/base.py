@@ -72,7 +72,7 @@ class Executor(ABC):
 
     @abstractmethod
     def idle(self) -> Sequence[str]:
-        """Workers that can take a call now: started, not busy, not leaving."""
+        """Workers that can take a call now, one with a GPU for itself first: started, not busy, not leaving."""
 
     @abstractmethod
     def submit(self, worker: str, tasks: Sequence[Task]) -> None:

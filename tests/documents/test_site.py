@@ -110,7 +110,9 @@ def test_the_reference_has_every_command(generated: dict[str, str]) -> None:
 )
 def test_every_command_of_the_pages_is_understood(page: str, command: str) -> None:
     """The parser of the command line takes each line as it stands."""
-    assert make_parser().parse_args(shlex.split(command)[1:]).command == shlex.split(command)[1]
+    words = shlex.split(command)[1:]
+
+    assert make_parser().parse_args(words).command in words
 
 
 @pytest.mark.parametrize("text", [b for text in TEXTS.values() for b in blocks(text, "yaml") if b.startswith("name:")])

@@ -139,9 +139,9 @@ def test_a_store_that_cannot_be_written_is_refused(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_store_by_url_is_refused(tmp_path: Path, capsys: Capture, finished_once: Finished) -> None:
-    """This version keeps stores in folders."""
-    assert "local folder" in refused(capsys, "--store", "s3://bucket/store", "run", finished_once.spec)
+def test_a_store_url_of_no_known_kind_is_refused(capsys: Capture, finished_once: Finished) -> None:
+    """The message names the kinds that there are."""
+    assert "s3://bucket/prefix" in refused(capsys, "--store", "smb://bucket/store", "run", finished_once.spec)
 
 
 @pytest.mark.parametrize("command", [["report", "tiny"], ["store", "ls"], ["store", "verify"], ["store", "gc"], ["ui"]])
