@@ -34,7 +34,7 @@ from experiments.problems import Path as Place
 from experiments.problems import Problem, SpecError, dotted, unknown
 from experiments.translation import problems_of
 from experiments.workloads import WORKLOADS
-from experiments.yaml_lines import Document, read
+from experiments.yaml_lines import Document, read, text_of
 from orchestrator.arena import WorkloadConfig
 from orchestrator.identity import canonical, digest
 from orchestrator.plugins import names, use_workloads
@@ -266,11 +266,7 @@ class ExperimentSpec(_Block):
             SpecError: no such spec, or everything that is wrong with it.
         """
         path = find(spec)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError([Problem(f"expected a readable UTF-8 file, got: {error}")], str(path)) from None
-        return cls.parse(text, overrides=overrides, data_root=data_root, source=path)
+        return cls.parse(text_of(path), overrides=overrides, data_root=data_root, source=path)
 
     @classmethod
     def parse(

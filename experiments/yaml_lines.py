@@ -5,6 +5,7 @@ Only the core schema of YAML 1.2 is read: null, true/false, numbers (``1e-4`` is
 refused, with line and column; nothing in a document can name code.
 """
 
+import pathlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -68,6 +69,14 @@ class Document:
             if path[:end] in self.places:
                 return self.places[path[:end]]
         return ""
+
+
+def text_of(path: pathlib.Path) -> str:
+    """The text of a spec's or study's file. Raises SpecError if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError([Problem(f"expected a readable UTF-8 file, got: {error}")], str(path)) from None
 
 
 def read(text: str) -> Document:

@@ -95,7 +95,7 @@ class Artifacts:
             for name, raw in files.items():
                 _write(part / name, raw)
             _write(part / MANIFEST, encode_manifest(manifest))
-            _sync(part)
+            sync_folder(part)
             return self._publish(task_id, part, final) or manifest
         except OSError as error:
             raise StoreError(
@@ -116,7 +116,7 @@ class Artifacts:
                 return kept
             self.set_aside(task_id)
             part.rename(final)
-        _sync(final.parent)
+        sync_folder(final.parent)
         return None
 
     def set_aside(self, task_id: TaskId) -> None:
@@ -313,7 +313,7 @@ def _write(path: Path, raw: bytes) -> None:
         os.fsync(f.fileno())
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the folder's own entries durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:

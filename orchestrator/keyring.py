@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import save
 
+from orchestrator.artifacts import sync_folder
 from orchestrator.sealing import PASSPHRASE, Passphrase, SealError
 from orchestrator.store import Store
 from orchestrator.task import TaskId
@@ -181,7 +182,7 @@ def _seal(folder: Path, contents: Mapping[str, bytes], passphrase: Passphrase) -
     sealed = passphrase.seal(contents[SECRET], _identity(contents[PUBLIC], folder))
     write_private(folder / SEALED, sealed)
     write_private(folder / SUMS, _sums({PUBLIC: contents[PUBLIC], SEALED: sealed}))
-    _sync(folder)
+    sync_folder(folder)
     _forget_plain(folder)
 
 
@@ -268,11 +269,3 @@ def write_private(path: Path, raw: bytes) -> None:
         f.flush()
         os.fsync(f.fileno())
     part.replace(path)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -21,6 +21,16 @@ from orchestrator.recorders.addresses import resolve, shown
 from orchestrator.store import Store
 
 
+def pool_of(args: Namespace) -> Pool:
+    """The workers that a command line asks for."""
+    return Pool(
+        executor=args.executor,
+        address=args.address,
+        workers=args.workers,
+        gpus_per_worker=args.gpus_per_worker,
+    )
+
+
 def run(terminal: Terminal, args: Namespace) -> int:
     """Run a spec; 0 if every task is done, 1 if some failed."""
     spec = ExperimentSpec.load(args.spec, overrides=args.overrides, data_root=terminal.data_root)
@@ -34,12 +44,7 @@ def run(terminal: Terminal, args: Namespace) -> int:
         data_root=terminal.data_root,
         tracking_uri=None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri,
         record=terminal.tracking_uri != NO_RECORDS,
-        pool=Pool(
-            executor=args.executor,
-            address=args.address,
-            workers=args.workers,
-            gpus_per_worker=args.gpus_per_worker,
-        ),
+        pool=pool_of(args),
         fail_fast=args.fail_fast,
         retry_quarantined=args.retry_quarantined,
         waiting=(lambda text: terminal.note(f"wmarena: {text}")) if args.wait else None,

@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+from experiments.commands.running import pool_of
 from experiments.commands.terminal import NO_RECORDS, Terminal
-from experiments.execution import Pool
 from experiments.progress import duration, lines, live
 from experiments.study.documents import shown
 from experiments.study.export import write_export
@@ -34,12 +34,7 @@ def tune(terminal: Terminal, args: Namespace) -> int:
         data_root=terminal.data_root,
         tracking_uri=None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri,
         record=terminal.tracking_uri != NO_RECORDS,
-        pool=Pool(
-            executor=args.executor,
-            address=args.address,
-            workers=args.workers,
-            gpus_per_worker=args.gpus_per_worker,
-        ),
+        pool=pool_of(args),
         trials=args.trials,
         watch=partial(live if terminal.err.is_terminal else lines, terminal.err),
         hear=lambda document: terminal.note(trial_line(document)),

@@ -29,7 +29,7 @@ from experiments.study.question import Question, question_of
 from experiments.study.space import read_space, settled_space
 from experiments.study.words import GAMMA
 from experiments.translation import problems_of
-from experiments.yaml_lines import Document, read
+from experiments.yaml_lines import Document, read, text_of
 from orchestrator.identity import digest
 from orchestrator.tuner import Direction, Method, PrunerName, SamplerName, Space
 
@@ -157,11 +157,7 @@ class StudySpec(_Block):
             SpecError: no such study, or everything that is wrong with it.
         """
         path = find(study)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError([Problem(f"expected a readable UTF-8 file, got: {error}")], str(path)) from None
-        return cls.parse(text, overrides=overrides, data_root=data_root, source=path)
+        return cls.parse(text_of(path), overrides=overrides, data_root=data_root, source=path)
 
     @classmethod
     def parse(

@@ -19,3 +19,13 @@ def store(tmp_path: Path) -> Store:
 def item() -> Task:
     """A task."""
     return task("one", config={"workload": {"name": "toy"}})
+
+
+@pytest.fixture(scope="session")
+def blank_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An initialised, empty MLflow database: making one takes seconds."""
+    from orchestrator.recorders.mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path

@@ -19,6 +19,7 @@ from orchestrator.plan import Plan
 from orchestrator.store import StoreError
 from orchestrator.task import Failure, Task
 from orchestrator.workbench import Setup
+from tests.orchestrator.clusters import imaginary_gpus
 from tests.orchestrator.toys import World, diamond, echo, executions, listening, named, task
 
 TOYS = "tests.orchestrator.toys"
@@ -124,24 +125,8 @@ def test_workers_get_absolute_paths(world: World, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A local Ray cluster with four CPUs and two GPUs that do not exist."""
-    import ray
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        handler = signal.getsignal(signal.SIGTERM)
-        ray.init(
-            address="local",
-            num_cpus=4,
-            num_gpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-        )
+    with imaginary_gpus(n_cpus=4):
         yield
-        ray.shutdown()
-        signal.signal(signal.SIGTERM, handler)
 
 
 def deadly() -> Plan:

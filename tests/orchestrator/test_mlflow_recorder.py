@@ -25,14 +25,6 @@ from schemes.keys import Key
 from tests.orchestrator.recorder_world import EXPERIMENT, SPEC, World
 
 
-@pytest.fixture(scope="module")
-def blank_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An initialised, empty MLflow database: making one takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def world(tmp_path: Path, blank_database: Path) -> Iterator[World]:
     """A store whose MLflow database is ready, and empty."""

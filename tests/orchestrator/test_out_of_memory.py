@@ -20,6 +20,7 @@ from orchestrator.executors.roster import Roster, Slot
 from orchestrator.plan import Plan
 from orchestrator.task import Failure, FailureKind, Kind
 from orchestrator.workbench import Setup
+from tests.orchestrator.clusters import imaginary_gpus
 from tests.orchestrator.digits import Bench
 from tests.orchestrator.toys import World, failed, named, task
 
@@ -137,25 +138,8 @@ def test_a_task_too_big_for_its_share_gets_a_whole_gpu(two_gpus: None, tmp_path:
 @pytest.fixture(scope="module")
 def two_gpus() -> Iterator[None]:
     """A local Ray cluster with two GPUs that do not exist."""
-    import ray
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (
-            ("RAY_AUTH_MODE", "disabled"),
-            ("RAY_USAGE_STATS_ENABLED", "0"),
-            ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
-        ):
-            patch.setenv(name, value)
-        ray.init(
-            address="local",
-            num_cpus=8,
-            num_gpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-        )
+    with imaginary_gpus(n_cpus=8):
         yield
-        ray.shutdown()
 
 
 def test_the_least_busy_gpu_is_cleared() -> None:
