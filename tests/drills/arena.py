@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -258,3 +258,21 @@ def needs(*programs: str) -> str | None:
     if missing:
         return f"needs {', '.join(missing)}"
     return None if os.geteuid() == 0 else "needs root"
+
+
+def all_end(pids: Iterable[int]) -> bool:
+    """True once none of the processes runs: Ray's daemons take seconds to notice that their driver is gone."""
+    deadline = time.monotonic() + 60.0
+    left = set(pids)
+    while left and time.monotonic() < deadline:
+        left = {pid for pid in left if _runs(pid)}
+        time.sleep(0.1)
+    return not left
+
+
+def _runs(pid: int) -> bool:
+    """A process that nobody has waited for runs no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.arena import FULL, LONG, Arena, descendants
+from tests.drills.arena import FULL, LONG, Arena, all_end, descendants
 
 SEEDS = range(10 if FULL else 1)
 
@@ -30,7 +30,7 @@ def test_a_killed_driver_costs_nothing(arena: Arena, undisturbed: Arena, seed: i
 
     assert again.summary["cached"] > 0
     assert again.summary["executed"] + again.summary["cached"] == n_tasks
-    assert not any(Path(f"/proc/{pid}").exists() for pid in family)
+    assert all_end(family)
     counts["drivers killed"] += 1
 
 
