@@ -57,9 +57,13 @@ def test_a_worker_that_hangs_is_replaced(arena: Arena, undisturbed: Arena, seed:
     driver.wait_for_done(3)
     stopped: int | None = None
     try:
-        # One that waits for its next task would be found hanging only when it gets one: all are stopped that work.
+        # One that waits for its next task is found hanging only when it gets one: only who stopped at work counts.
         time.sleep(rng.uniform(0.0, 0.5))
-        stopped = kill_one(driver.workers(), rng, signal.SIGSTOP)
+        while stopped is None and driver.going:
+            stopped = kill_one(driver.workers(".perform"), rng, signal.SIGSTOP)
+            if stopped is not None and stopped not in driver.workers(".perform"):
+                os.kill(stopped, signal.SIGCONT)
+                stopped = None
         driver.end()
     finally:
         if stopped is not None and Path(f"/proc/{stopped}").exists():
