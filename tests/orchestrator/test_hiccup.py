@@ -145,7 +145,7 @@ def test_passing_trouble_of_disks_is_retried(
 ) -> None:
     """What disks and networks do for a while is no verdict on the task; a file that is not there is."""
 
-    def trouble(bench: Workbench, item: Task) -> None:
+    def trouble(bench: Workbench, item: Task, most_evaluated: int | None) -> None:
         raise OSError(number, os.strerror(number), "/data/images")
 
     monkeypatch.setattr("orchestrator.perform.perform", trouble)
