@@ -94,7 +94,7 @@ class Arena:
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(TREE), **self.environment}
         with out.open("w") as stdout, err.open("w") as stderr:
             process = subprocess.Popen(
-                self.command(*options), stdout=stdout, stderr=stderr, env=environment, preexec_fn=_hear_ctrl_c
+                self.command(*options), stdout=stdout, stderr=stderr, env=environment, preexec_fn=hear_ctrl_c
             )
         STARTED.append(process)
         return Driver(process, out, err)
@@ -235,7 +235,7 @@ def _command(pid: int) -> str:
         return ""
 
 
-def _hear_ctrl_c() -> None:
+def hear_ctrl_c() -> None:
     """Whoever runs the tests in the background has SIGINT ignored, and children inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -17,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from experiments.cli import main
 from experiments.commands.browsing import STUDIES, dashboard_command, serve, ui_command
+from tests.drills.arena import hear_ctrl_c
 from tests.servers import answers, fetched, free_ports
 
 TREE = Path(__file__).resolve().parents[2]
@@ -51,6 +52,7 @@ def running(store: Path, port: int, *arguments: str) -> Iterator["subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     try:
         yield process
