@@ -5,7 +5,8 @@ import functools
 import importlib
 import json
 import multiprocessing
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 
@@ -111,8 +112,9 @@ def altered_keys(key: Key) -> list[Key]:
     return altered
 
 
-def describe_key(module: str, name: str, config: str) -> str:
+def describe_key(module: str, name: str, config: str, search: Sequence[str] = ()) -> str:
     """Commitment of the key that a scheme, named as text, draws from the owner's secret."""
+    sys.path += [folder for folder in search if folder not in sys.path]
     scheme: Scheme = getattr(importlib.import_module(module), name).from_config(json.loads(config))
     return scheme.keygen(arena().task, Prf(OWNER_SECRET)).commitment
 
