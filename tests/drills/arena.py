@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
@@ -53,6 +53,7 @@ seeds: [0]
 _VARIES = ("run_id", "cached", "seconds_embed", "seconds_attack", "seconds_verify", "device")
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 STARTED: list["subprocess.Popen[bytes]"] = []
 """Every command that a drill has started, so that a drill that fails leaves none behind."""
@@ -178,13 +179,14 @@ class Driver:
         """True until it has ended."""
         return self.process.poll() is None
 
-    def wait_for(self, condition: Callable[[], object], what: str) -> None:
-        """Until ``condition`` holds; it must come true while the run is going."""
+    def wait_for(self, condition: Callable[[], T], what: str) -> T:
+        """Until ``condition`` holds, which it returns; it must come true while the run is going."""
         deadline = time.monotonic() + PATIENCE_S
-        while not condition():
+        while not (found := condition()):
             assert self.going, f"ended with {self.process.returncode} before {what}: {self.said}"
             assert time.monotonic() < deadline, f"{what} did not come: {self.said}"
             time.sleep(0.02)
+        return found
 
     def wait_for_done(self, n_tasks: int) -> None:
         """Until that many tasks are done."""

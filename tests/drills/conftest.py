@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.arena import FULL, SPEC, STARTED, Arena
+from tests.drills.arena import FULL, LONG, SPEC, STARTED, Arena
 
 _COUNTS: Counter[str] = Counter()
 
@@ -15,6 +15,14 @@ _COUNTS: Counter[str] = Counter()
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Arena:
     """The drill's spec, run in one process without any trouble; look, do not touch."""
     arena = Arena(tmp_path_factory.mktemp("undisturbed"), SPEC, options=("--executor", "inline"))
+    arena.run()
+    return arena
+
+
+@pytest.fixture(scope="session")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Arena:
+    """The long spec, undisturbed."""
+    arena = Arena(tmp_path_factory.mktemp("long"), LONG, options=("--executor", "inline"))
     arena.run()
     return arena
 

@@ -62,14 +62,6 @@ def test_a_stopped_training_goes_on_from_its_checkpoint(
     counts["runs stopped by a signal"] += 1
 
 
-@pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> Arena:
-    """The long spec, undisturbed."""
-    arena = Arena(tmp_path_factory.mktemp("long"), LONG, options=("--executor", "inline"))
-    arena.run()
-    return arena
-
-
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, counts: Counter[str]) -> None:
     """Also where nothing reaches a checkpoint: exit 3, no traceback."""
     arena = Arena(tmp_path, LONG, options=("--executor", "inline"))
