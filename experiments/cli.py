@@ -74,7 +74,7 @@ def _add_planning(command: AddCommand) -> None:
     for sub in (run, submit):
         _add_workers(sub)
         sub.add_argument("--fail-fast", action="store_true", help="stop at the first failed task")
-    run.add_argument("--wait", action="store_true", help="wait while another run holds the store")
+    _add_wait(run)
     run.add_argument(
         "--retry-quarantined", action="store_true", help="also try tasks that killed all their workers in earlier runs"
     )
@@ -103,6 +103,7 @@ def _add_tuning(command: AddCommand) -> None:
     tune.add_argument("--trials", type=_whole(1), help="finished trials to have; default: what the study says")
     tune.add_argument("--export", metavar="FILE", help="write the best configuration as a spec that can be run")
     _add_executor(tune)
+    _add_wait(tune)
     _add_workers(tune)
     _add_overrides(tune)
 
@@ -110,6 +111,10 @@ def _add_tuning(command: AddCommand) -> None:
 def _add_executor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", choices=("ray", "inline"), default="ray", help="default: ray")
     parser.add_argument("--address", help="Ray address of a running cluster; default: a local one")
+
+
+def _add_wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--wait", action="store_true", help="wait while another run holds the store")
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.execution import Seconds
+from experiments.site import Seconds
 from orchestrator.events import Event, Listener
 from orchestrator.plan import Plan
 from orchestrator.task import Task, TaskId

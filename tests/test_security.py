@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from experiments.commands.browsing import dashboard_command, ui_command
+from experiments.commands.browsing import dashboard_server, mlflow_server
 from experiments.report.build import write_report
 from experiments.results import build_rows
 from orchestrator.keyring import save_key
@@ -236,8 +236,8 @@ def test_every_server_binds_to_loopback() -> None:
 
     That Ray heeds it is seen on its sockets, in ``tests/orchestrator/test_local_cluster.py``.
     """
-    for command in (ui_command("sqlite:///x", 5000), dashboard_command("optuna-dashboard", "x.log", 5001)):
-        assert command[command.index("--host") + 1] == "127.0.0.1"
+    for server in (mlflow_server("sqlite:///x", 5000), dashboard_server("optuna-dashboard", "x.log", 5001)):
+        assert server.command[server.command.index("--host") + 1] == "127.0.0.1"
 
     starts = {}
     for path in SOURCES:

@@ -10,6 +10,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.commands.terminal import NO_RECORDS, Terminal
@@ -29,19 +30,26 @@ _TICK_S = 0.2
 def ui(terminal: Terminal, args: Namespace) -> int:
     """Serve until Ctrl-C; where a tracking server has the records, say where it is."""
     servers = [*_mlflow(terminal, args.port), *_dashboard(terminal, args.study, args.port + 1)]
-    if not servers:
-        return 0
-    return serve(servers, {"MLFLOW_BACKEND_STORE_URI": _records(terminal)})
+    return serve(servers) if servers else 0
 
 
-def _records(terminal: Terminal) -> str:
+@dataclass(frozen=True)
+class Server:
+    """A program to run.
+
+    Attributes:
+        command: its command line, which other users of the machine see.
+        secrets: variables of its environment, which they do not.
+    """
+
+    command: Sequence[str]
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+
+def _mlflow(terminal: Terminal, port: int) -> list[Server]:
+    """MLflow's server, unless its records are elsewhere."""
     given = None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri
-    return resolve(given, terminal.home().root)
-
-
-def _mlflow(terminal: Terminal, port: int) -> list[list[str]]:
-    """MLflow's command line, unless its records are elsewhere."""
-    uri = _records(terminal)
+    uri = resolve(given, terminal.home().root)
     if is_remote(uri):
         terminal.text(f"The records are at {shown(uri)}")
         return []
@@ -55,17 +63,19 @@ def _mlflow(terminal: Terminal, port: int) -> list[list[str]]:
         f"MLflow at http://{LOOPBACK}:{port}/#/experiments?workflowType=machine_learning on {shown(uri)}; "
         "Ctrl-C ends it"
     )
-    return [ui_command(uri, port)]
+    return [mlflow_server(uri, port)]
 
 
-def ui_command(uri: str, port: int) -> list[str]:
-    """MLflow's command line: loopback only, and no password, because others see it."""
-    where = [*([] if has_credentials(uri) else ["--backend-store-uri", uri]), "--host", LOOPBACK, "--port", str(port)]
-    return [sys.executable, "-m", "mlflow", "ui", *where]
+def mlflow_server(uri: str, port: int) -> Server:
+    """MLflow on loopback only; an address that holds a password is no part of its command line."""
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", LOOPBACK, "--port", str(port)]
+    if has_credentials(uri):
+        return Server(command, {"MLFLOW_BACKEND_STORE_URI": uri})
+    return Server([*command, "--backend-store-uri", uri])
 
 
-def _dashboard(terminal: Terminal, chosen: str | None, port: int) -> list[list[str]]:
-    """optuna-dashboard's command line, where there is a study to show."""
+def _dashboard(terminal: Terminal, chosen: str | None, port: int) -> list[Server]:
+    """optuna-dashboard, where there is a study to show."""
     storage = _storage(terminal, chosen)
     if storage is None:
         return []
@@ -80,14 +90,14 @@ def _dashboard(terminal: Terminal, chosen: str | None, port: int) -> list[list[s
         return []
     _check_free(port)
     terminal.note(f"optuna-dashboard at http://{LOOPBACK}:{port}/ on {shown(storage)}; Ctrl-C ends it")
-    return [dashboard_command(program, storage, port)]
+    return [dashboard_server(program, storage, port)]
 
 
-def dashboard_command(program: str, storage: str, port: int) -> list[str]:
-    """optuna-dashboard's command line: loopback only, and a server that needs no further package."""
+def dashboard_server(program: str, storage: str, port: int) -> Server:
+    """optuna-dashboard on loopback only, by a server that needs no further package."""
     where = ["--host", LOOPBACK, "--port", str(port), "--server", "wsgiref", "--quiet"]
     kind = [] if "://" in storage else ["--storage-class", "JournalFileStorage"]
-    return [program, storage, *kind, *where]
+    return Server([program, storage, *kind, *where])
 
 
 def _storage(terminal: Terminal, chosen: str | None) -> str | None:
@@ -117,31 +127,32 @@ def _check_free(port: int) -> None:
             raise SpecError([Problem(message)]) from None
 
 
-def serve(commands: Sequence[Sequence[str]], secrets: Mapping[str, str] | None = None) -> int:
+def serve(servers: Sequence[Server]) -> int:
     """Run servers until one ends or Ctrl-C; none outlives this call.
-
-    Args:
-        secrets: variables of their environment that must not be on a command line.
 
     Returns:
         0 after Ctrl-C, else the status of the server that ended.
     """
-    servers: list[subprocess.Popen[bytes]] = []
+    processes: list[subprocess.Popen[bytes]] = []
     try:
-        # Groups of their own: a server has helpers, and Ctrl-C must reach them once, from here.
-        environment = without_passphrase({**os.environ, **(secrets or {})})
-        for command in commands:
-            servers.append(subprocess.Popen(command, start_new_session=True, env=environment))
+        for server in servers:
+            processes.append(start(server))
         while True:
-            for server in servers:
-                status = server.poll()
+            for process in processes:
+                status = process.poll()
                 if status is not None:
                     return status
             time.sleep(_TICK_S)
     except KeyboardInterrupt:
         return 0
     finally:
-        stop(servers)
+        stop(processes)
+
+
+def start(server: Server) -> "subprocess.Popen[bytes]":
+    """A server's process, in a group of its own: it has helpers, and Ctrl-C must reach them once, from here."""
+    environment = without_passphrase({**os.environ, **server.secrets})
+    return subprocess.Popen(server.command, start_new_session=True, env=environment)
 
 
 def stop(servers: Sequence[subprocess.Popen[bytes]]) -> None:

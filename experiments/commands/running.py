@@ -8,27 +8,37 @@ from pathlib import Path
 from typing import Any
 
 from experiments.commands.terminal import NO_RECORDS, Terminal
-from experiments.execution import Pool, RunSummary
+from experiments.execution import RunSummary
 from experiments.execution import run as run_spec
+from experiments.pool import Pool
 from experiments.problems import Problem, SpecError
 from experiments.progress import duration, lines, live
 from experiments.report.terminal import summary_lines, summary_table
 from experiments.reporting import Pages, choose_run, rebuild
 from experiments.results import read_results
+from experiments.site import Options
 from experiments.spec import ExperimentSpec
 from orchestrator.journal import Journal
 from orchestrator.recorders.addresses import resolve, shown
 from orchestrator.store import Store
 
 
-def pool_of(args: Namespace) -> Pool:
-    """The workers that a command line asks for."""
-    return Pool(
-        executor=args.executor,
-        address=args.address,
-        workers=args.workers,
-        gpus_per_worker=args.gpus_per_worker,
-    )
+def options_of(terminal: Terminal, args: Namespace) -> Options:
+    """What a command line says of place, workers and onlookers."""
+    recorded = terminal.tracking_uri != NO_RECORDS
+    return {
+        "store": terminal.store,
+        "keys": terminal.keys,
+        "journal_url": terminal.journal_url,
+        "data_root": terminal.data_root,
+        "tracking_uri": terminal.tracking_uri if recorded else None,
+        "record": recorded,
+        "pool": Pool(
+            executor=args.executor, address=args.address, workers=args.workers, gpus_per_worker=args.gpus_per_worker
+        ),
+        "waiting": (lambda text: terminal.note(f"wmarena: {text}")) if args.wait else None,
+        "watch": partial(live if terminal.err.is_terminal else lines, terminal.err),
+    }
 
 
 def run(terminal: Terminal, args: Namespace) -> int:
@@ -36,20 +46,8 @@ def run(terminal: Terminal, args: Namespace) -> int:
     spec = ExperimentSpec.load(args.spec, overrides=args.overrides, data_root=terminal.data_root)
     for note in spec.notes:
         terminal.note(note)
-    summary = run_spec(
-        spec,
-        store=terminal.store,
-        keys=terminal.keys,
-        journal_url=terminal.journal_url,
-        data_root=terminal.data_root,
-        tracking_uri=None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri,
-        record=terminal.tracking_uri != NO_RECORDS,
-        pool=pool_of(args),
-        fail_fast=args.fail_fast,
-        retry_quarantined=args.retry_quarantined,
-        waiting=(lambda text: terminal.note(f"wmarena: {text}")) if args.wait else None,
-        watch=partial(live if terminal.err.is_terminal else lines, terminal.err),
-    )
+    options = options_of(terminal, args)
+    summary = run_spec(spec, fail_fast=args.fail_fast, retry_quarantined=args.retry_quarantined, **options)
     if terminal.json:
         document = asdict(summary)
         if summary.shared_report is None:

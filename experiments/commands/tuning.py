@@ -3,15 +3,14 @@
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from experiments.commands.running import pool_of
-from experiments.commands.terminal import NO_RECORDS, Terminal
-from experiments.progress import duration, lines, live
+from experiments.commands.running import options_of
+from experiments.commands.terminal import Terminal
+from experiments.progress import duration
 from experiments.study.documents import shown
 from experiments.study.export import write_export
 from experiments.study.run import StudySummary
@@ -28,16 +27,9 @@ def tune(terminal: Terminal, args: Namespace) -> int:
         terminal.note(note)
     summary = tune_study(
         study,
-        store=terminal.store,
-        keys=terminal.keys,
-        journal_url=terminal.journal_url,
-        data_root=terminal.data_root,
-        tracking_uri=None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri,
-        record=terminal.tracking_uri != NO_RECORDS,
-        pool=pool_of(args),
         trials=args.trials,
-        watch=partial(live if terminal.err.is_terminal else lines, terminal.err),
         hear=lambda document: terminal.note(trial_line(document)),
+        **options_of(terminal, args),
     )
     if args.export and summary.best:
         write_export(study, summary.best[0], Path(args.export))

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from experiments.commands.browsing import stop, ui_command
+from experiments.commands.browsing import mlflow_server, start, stop
 from orchestrator.recorders.mlflow import MlflowClient, MlflowRecorder
 from orchestrator.recorders.views import experiment_tags
 from tests.browser.chromium import browser, page_text
@@ -49,7 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     found = client.get_experiment_by_name(EXPERIMENT)
     runs = {r.info.run_name: r.info.run_id for r in client.search_runs([found.experiment_id], max_results=100)}
     port = free_ports()
-    server = subprocess.Popen(ui_command(uri, port), start_new_session=True)
+    server = start(mlflow_server(uri, port))
     try:
         fetched(f"http://127.0.0.1:{port}/", lambda: server.poll() is None)
         yield Site(f"http://127.0.0.1:{port}", found.experiment_id, runs, lambda: server.poll() is None)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import main
-from experiments.execution import Pool, RunSummary, run
+from experiments.execution import RunSummary, run
+from experiments.pool import Pool
 from experiments.spec import ExperimentSpec
 from tests.experiments.evidence_factory import Bench
 from tests.experiments.spec_texts import TINY

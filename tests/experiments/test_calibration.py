@@ -8,8 +8,8 @@ import pytest
 
 from experiments import run
 from experiments.calibration import CONTROL, Calibration, calibrations
-from experiments.execution import Pool
 from experiments.expand import expand
+from experiments.pool import Pool
 from experiments.results import build_rows, calibrated, read_results
 from experiments.spec import ExperimentSpec
 from orchestrator.evidence import Record

@@ -13,11 +13,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import execution
+from experiments import execution, site
 from experiments.cli import main
 from experiments.commands.storing import size
+from experiments.workloads import WORKLOADS
 from orchestrator.executors.base import Completion, NoWorkers
 from orchestrator.executors.inline import InlineExecutor
+from orchestrator.perform import Setup
 from orchestrator.plugins import names
 from orchestrator.store import Store
 from orchestrator.task import Task
@@ -203,7 +205,7 @@ class Vanishing(InlineExecutor):
 def other_executor(kind: type[InlineExecutor]) -> Callable[..., InlineExecutor]:
     """Replaces ``make_executor``: the same workers, with a fate."""
     return lambda pool, spec, store, data_root, share: kind(
-        execution.Setup(store=store.root, data_root=data_root, workloads=execution.WORKLOADS)
+        Setup(store=store.root, data_root=data_root, workloads=WORKLOADS)
     )
 
 
@@ -217,7 +219,7 @@ def test_workers_that_cannot_be_had_are_told_from_workers_lost(
     status: int,
 ) -> None:
     """Before anything ran it is bad input, afterwards the run can be resumed."""
-    monkeypatch.setattr(execution, "make_executor", other_executor(kind))
+    monkeypatch.setattr(site, "make_executor", other_executor(kind))
     found = wmarena("run", finished.spec, "--set", "seeds=[2]")
 
     assert found == status

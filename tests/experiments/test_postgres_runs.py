@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import main
-from experiments.commands.browsing import ui_command
+from experiments.commands.browsing import mlflow_server
 from orchestrator.recorders.addresses import shown
 from tests.experiments.conftest import Finished
 from tests.experiments.test_late_records import entries
@@ -73,6 +73,10 @@ def test_addresses_are_shown_without_secrets(uri: str, expected: str) -> None:
 
 def test_the_browser_of_records_shows_no_password() -> None:
     """A database's password goes to MLflow's server by its environment: others see a command line."""
-    command = ui_command("postgresql://owner:swordfish@host/x", 5000)
-    assert not any("swordfish" in word for word in command)
-    assert "postgresql://host/x" in ui_command("postgresql://host/x", 5000)
+    server = mlflow_server("postgresql://owner:swordfish@host/x", 5000)
+    open_one = mlflow_server("postgresql://host/x", 5000)
+
+    assert not any("swordfish" in word for word in server.command)
+    assert server.secrets == {"MLFLOW_BACKEND_STORE_URI": "postgresql://owner:swordfish@host/x"}
+    assert "postgresql://host/x" in open_one.command
+    assert not open_one.secrets

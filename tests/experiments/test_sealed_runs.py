@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import main
-from experiments.execution import Pool, RunSummary, Seconds, make_executor, run
+from experiments.execution import RunSummary, run
+from experiments.pool import Pool, make_executor
 from experiments.results import read_results
+from experiments.site import Seconds
 from experiments.spec import ExperimentSpec
 from orchestrator.events import Event, Listener
 from orchestrator.keyring import load_key, sealed_keys

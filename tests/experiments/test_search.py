@@ -10,8 +10,9 @@ import pytest
 from experiments import run
 from experiments.cells import Assault
 from experiments.entries import Bisection
-from experiments.execution import Pool, RunSummary
+from experiments.execution import RunSummary
 from experiments.expand import expand
+from experiments.pool import Pool
 from experiments.problems import SpecError
 from experiments.reporting import choose_run, rebuild
 from experiments.results import read_results

@@ -16,7 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from experiments.cli import main
-from experiments.commands.browsing import STUDIES, dashboard_command, serve, ui_command
+from experiments.commands.browsing import STUDIES, Server, dashboard_server, mlflow_server, serve
 from tests.drills.arena import hear_ctrl_c
 from tests.servers import answers, fetched, free_ports
 
@@ -82,9 +82,9 @@ def test_mlflow_and_the_dashboard_stand_side_by_side(store: Path) -> None:
 
 def test_servers_are_reachable_from_this_machine_only() -> None:
     """Both command lines bind to loopback, at the ports that were asked for."""
-    for command in (ui_command("sqlite:///x.db", 5123), dashboard_command("optuna-dashboard", "x.log", 5123)):
-        assert command[command.index("--host") + 1] == "127.0.0.1"
-        assert command[command.index("--port") + 1] == "5123"
+    for server in (mlflow_server("sqlite:///x.db", 5123), dashboard_server("optuna-dashboard", "x.log", 5123)):
+        assert server.command[server.command.index("--host") + 1] == "127.0.0.1"
+        assert server.command[server.command.index("--port") + 1] == "5123"
 
 
 def test_one_server_takes_the_other_with_it(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_one_server_takes_the_other_with_it(tmp_path: Path) -> None:
     stays = f"import os, time; open({str(alive)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     ends = f"import os, sys, time\nwhile not os.path.exists({str(alive)!r}): time.sleep(0.05)\nsys.exit(7)"
 
-    status = serve([[sys.executable, "-c", stays], [sys.executable, "-c", ends]])
+    status = serve([Server([sys.executable, "-c", stays]), Server([sys.executable, "-c", ends])])
 
     assert status == 7
     time.sleep(0.1)
@@ -105,7 +105,27 @@ def test_servers_are_not_told_the_passphrase(monkeypatch: pytest.MonkeyPatch) ->
     """A server gets the environment without what keys are sealed with."""
     monkeypatch.setenv("WMARENA_PASSPHRASE", "not for browsers")
 
-    assert serve([[sys.executable, "-c", "import os, sys; sys.exit(3 + ('WMARENA_PASSPHRASE' in os.environ))"]]) == 3
+    program = "import os, sys; sys.exit(3 + ('WMARENA_PASSPHRASE' in os.environ))"
+
+    assert serve([Server([sys.executable, "-c", program])]) == 3
+
+
+def test_a_servers_secrets_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one server is told by its environment does not reach the one beside it."""
+    monkeypatch.delenv("MLFLOW_BACKEND_STORE_URI", raising=False)
+    told = tmp_path / "told"
+    first = f"import os, time; open({str(told)!r}, 'w').write(os.environ['MLFLOW_BACKEND_STORE_URI']); time.sleep(600)"
+    second = (
+        f"import os, sys, time\nwhile not os.path.exists({str(told)!r}) or not os.path.getsize({str(told)!r}): "
+        "time.sleep(0.05)\nsys.exit(3 + ('MLFLOW_BACKEND_STORE_URI' in os.environ))"
+    )
+    servers = [
+        Server([sys.executable, "-c", first], {"MLFLOW_BACKEND_STORE_URI": "postgresql://owner:swordfish@host/x"}),
+        Server([sys.executable, "-c", second]),
+    ]
+
+    assert serve(servers) == 3
+    assert told.read_text() == "postgresql://owner:swordfish@host/x"
 
 
 def test_a_taken_port_is_refused(store: Path, capsys: Capture) -> None:

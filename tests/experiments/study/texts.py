@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import StudySpec, StudySummary, tune
-from experiments.execution import Pool
+from experiments.pool import Pool
 from experiments.problems import SpecError
 from orchestrator.journal import Journal
 from tests.experiments.spec_texts import blocks
