@@ -50,3 +50,12 @@ def test_the_notebook_finds_a_cost(executed: Any) -> None:
 
     assert "uchida" in text
     assert "adi" in text
+
+
+def test_the_notebook_finds_a_front(executed: Any) -> None:
+    """The study ends with trials that no other beats, and their picture."""
+    *_, front = outputs(executed, "study")  # before it, tqdm may complain that Jupyter has no widgets
+
+    assert "margin(overwrite)" in front["data"]["text/plain"]
+    assert "schemes.uchida.lambda1" in front["data"]["text/plain"]
+    assert any("image/png" in o.get("data", {}) for o in outputs(executed, "front"))
