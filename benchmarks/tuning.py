@@ -23,10 +23,11 @@ from experiments.workloads import WORKLOADS
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
+from orchestrator.proposals import Outcome
 from orchestrator.session import Request, execute
 from orchestrator.store import Store
 from orchestrator.task import Kind, Task
-from orchestrator.tuner import Outcome, Tuner, open_storage
+from orchestrator.tuner import Tuner, open_storage
 from orchestrator.workbench import Setup, Workbench
 from schemes.base import Verdict
 

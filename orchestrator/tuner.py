@@ -10,10 +10,9 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -25,100 +24,13 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.lock import hold
+from orchestrator.proposals import Choices, Direction, Method, Outcome, Params, Proposal, Range, Space
 from orchestrator.store import StoreError
 
-Direction = Literal["maximize", "minimize"]
-SamplerName = Literal["tpe", "nsga2", "gp", "random", "grid"]
-PrunerName = Literal["none", "median", "hyperband"]
-Value = None | bool | int | float | str
-Params = dict[str, Value]
-
 _RETRY, _WARM = "wmarena.retry_of", "wmarena.warm_start"
-_DIGITS = 6
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("optuna").setLevel(logging.WARNING)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """Numbers from ``low`` to ``high``; ``whole`` for integers, ``log`` uniformly in the logarithm."""
-
-    low: float
-    high: float
-    step: float | None = None
-    log: bool = False
-    whole: bool = False
-
-    @property
-    def values(self) -> list[float] | None:
-        """All of them, where they can be counted."""
-        step = self.step or (1 if self.whole and not self.log else None)
-        if step is None:
-            return None
-        count = int((self.high - self.low) / step + 1e-9) + 1
-        return [self.rounded(self.low + i * step) for i in range(count)]
-
-    def rounded(self, value: float) -> float:
-        """A number as it is tried and written: six significant digits, so that 0.06 is one value, not two."""
-        return int(value) if self.whole else float(f"{value:.{_DIGITS}g}")
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Some values, in no order."""
-
-    options: tuple[Value, ...]
-
-    @property
-    def values(self) -> list[Value]:
-        """All of them."""
-        return list(self.options)
-
-
-Space = Mapping[str, Range | Choices]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """How proposals are made and hopeless trials recognised.
-
-    Attributes:
-        startup: trials at random before the sampler has an opinion, and before a pruner has one.
-        population: individuals of a generation (NSGA-II).
-        rungs: steps at which a trial reports, for Hyperband.
-    """
-
-    sampler: SamplerName = "tpe"
-    pruner: PrunerName = "none"
-    seed: int = 0
-    startup: int = 10
-    population: int = 50
-    rungs: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """One thing to try."""
-
-    number: int
-    params: Params
-    warm: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a trial ended.
-
-    Attributes:
-        values: one for each objective, None unless complete.
-        constraints: name -> how far it is exceeded; 0 or less is feasible.
-    """
-
-    state: Literal["complete", "pruned", "failed"]
-    values: tuple[float, ...] | None = None
-    constraints: Mapping[str, float] | None = None
-
 
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 

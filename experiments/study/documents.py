@@ -12,7 +12,7 @@ from experiments.rows import attack_params, budget_drop
 from experiments.study.measures import MEASURES, Asked, Evidence, best_response, mean, taken
 from experiments.study.spec import StudySpec
 from experiments.study.trial import Found, Trial
-from orchestrator.tuner import Outcome
+from orchestrator.proposals import Outcome
 
 Document = dict[str, Any]
 

@@ -17,7 +17,7 @@ from experiments.study.documents import Document
 from experiments.study.gamma import Statistics
 from experiments.study.pareto import costs, feasible, front, hypervolumes
 from experiments.study.words import GAMMA
-from orchestrator.tuner import Choices, Direction, Range, Space
+from orchestrator.proposals import Choices, Direction, Range, Space
 
 _PAIR = 6.4
 _MOST_CONTOURS = 6

@@ -9,7 +9,7 @@ from scipy.stats import f_oneway
 
 from experiments.study.documents import Document
 from experiments.study.spec import StudySpec
-from orchestrator.tuner import Direction
+from orchestrator.proposals import Direction
 
 Point = tuple[float, ...]
 """Values so that less is better."""

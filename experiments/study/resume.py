@@ -11,9 +11,10 @@ from experiments.study.pareto import directions_of, feasible, front
 from experiments.study.spec import StudySpec
 from experiments.study.words import GAMMA, written
 from orchestrator.journal import Journal
+from orchestrator.proposals import Choices, Params, Space
 from orchestrator.resume import find
 from orchestrator.store import Store
-from orchestrator.tuner import Choices, Params, Space, Tuner
+from orchestrator.tuner import Tuner
 
 STORE = "store"
 """The word of ``warm_start`` for whatever the store has embedded."""

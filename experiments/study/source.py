@@ -24,8 +24,9 @@ from orchestrator.evidence import Record
 from orchestrator.growth import Growth
 from orchestrator.journal import Journal
 from orchestrator.plan import Cell
+from orchestrator.proposals import Outcome
 from orchestrator.task import Task, TaskId
-from orchestrator.tuner import Outcome, Tuner
+from orchestrator.tuner import Tuner
 
 Told = Callable[[Mapping[str, Any]], None]
 """Hears every trial's document as it ends."""

@@ -11,7 +11,7 @@ from experiments.problems import Problem, SpecError, unknown
 from experiments.study.question import Question
 from experiments.study.words import GAMMA, meant, written
 from experiments.yaml_lines import Document
-from orchestrator.tuner import Choices, Range
+from orchestrator.proposals import Choices, Range
 
 _FIELDS = ("low", "high", "step", "log", "choices")
 _INSIDE = 0.371

@@ -31,7 +31,7 @@ from experiments.study.words import GAMMA
 from experiments.translation import problems_of
 from experiments.yaml_lines import Document, read, text_of
 from orchestrator.identity import digest
-from orchestrator.tuner import Direction, Method, PrunerName, SamplerName, Space
+from orchestrator.proposals import Direction, Method, PrunerName, SamplerName, Space
 
 SHIPPED = specs.SHIPPED / "studies"
 

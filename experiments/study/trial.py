@@ -20,8 +20,8 @@ from experiments.study.gamma import Statistics, statistics_of
 from experiments.study.measures import Evidence
 from orchestrator.evidence import Record
 from orchestrator.plan import Cell, Plan
+from orchestrator.proposals import Params
 from orchestrator.task import State, Task, TaskId
-from orchestrator.tuner import Params
 
 
 @dataclass(frozen=True)

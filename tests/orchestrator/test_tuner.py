@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.proposals import Choices, Method, Outcome, Range
 from orchestrator.store import StoreBusy, StoreError
-from orchestrator.tuner import Choices, Method, Outcome, Range, Tuner, open_storage
+from orchestrator.tuner import Tuner, open_storage
 
 SPACE = {"a": Range(low=0.02, high=0.2), "b": Range(low=0.02, high=0.2, step=0.02)}
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.study.pareto import costs, feasible, flatness, front, hypervolumes
-from orchestrator.tuner import Direction
+from orchestrator.proposals import Direction
 
 BOTH: dict[str, Direction] = {"gain": "maximize", "price": "minimize"}
 

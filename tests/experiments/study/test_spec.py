@@ -8,7 +8,7 @@ from experiments.problems import SpecError
 from experiments.study.measures import MEASURES
 from experiments.study.spec import StudySpec, find, shipped
 from experiments.study.words import meant
-from orchestrator.tuner import Range
+from orchestrator.proposals import Range
 from tests.experiments.study.texts import TINY, problems, with_parts
 
 
