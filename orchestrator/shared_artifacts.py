@@ -14,17 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator.artifacts import (
-    MANIFEST,
-    Artifacts,
-    CorruptArtifact,
-    Sidecar,
-    StoreError,
-    decode_manifest,
-    encode_manifest,
-    make_manifest,
-)
+from orchestrator.artifacts import Artifacts, Sidecar, StoreError
 from orchestrator.file_cache import FileCache
+from orchestrator.manifest import MANIFEST, CorruptArtifact, decode_manifest, encode_manifest, make_manifest
 from orchestrator.remote import Remote, Stored, is_part
 from orchestrator.task import TaskId
 

@@ -22,9 +22,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from orchestrator.artifacts import MANIFEST, StoreError
+from orchestrator.artifacts import StoreError
 from orchestrator.file_cache import FileCache, user_cache
 from orchestrator.keyring import PUBLIC, SEALED, SUMS, is_sealed, write_private
+from orchestrator.manifest import MANIFEST
 from orchestrator.remote import Remote, RemoteShelf, Stored
 from orchestrator.sealing import PASSPHRASE, Passphrase, SealError
 from orchestrator.shared_artifacts import SharedArtifacts, together

@@ -16,8 +16,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
-from orchestrator.artifacts import Artifacts, CorruptArtifact, StoreError, tensors_to_bytes
+from orchestrator.artifacts import Artifacts, StoreError, tensors_to_bytes
 from orchestrator.lock import StoreBusy, hold, join
+from orchestrator.manifest import CorruptArtifact
 from orchestrator.sealing import Passphrase
 from orchestrator.shelf import FolderShelf, Shelf
 from orchestrator.task import TaskId

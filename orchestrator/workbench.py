@@ -12,11 +12,12 @@ from torch import nn
 
 from orchestrator.allocator import keep_freed_memory
 from orchestrator.arena import Arena, WorkloadConfig
-from orchestrator.artifacts import CorruptArtifact, StoreError
+from orchestrator.artifacts import StoreError
 from orchestrator.checkpoints import Curves, StoredCheckpoints
 from orchestrator.custody import KeyRoot
 from orchestrator.identity import canonical, digest
 from orchestrator.keyring import load_key, save_key
+from orchestrator.manifest import CorruptArtifact
 from orchestrator.plugins import build, build_attack, use_workloads
 from orchestrator.resident import Resident
 from orchestrator.sealing import PASSPHRASE, workers_passphrase

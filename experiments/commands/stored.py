@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.commands.terminal import Terminal
 from experiments.problems import Problem, SpecError
-from orchestrator.artifacts import CorruptArtifact
+from orchestrator.manifest import CorruptArtifact
 from orchestrator.store import Store
 from orchestrator.task import TaskId
 from orchestrator.workbench import MODEL

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from experiments.cli import main
 from experiments.commands.judging import read_weights
 from experiments.problems import SpecError
-from orchestrator.artifacts import MANIFEST, CorruptArtifact, _manifest_digest
 from orchestrator.checkpoints import Curves, StoredCheckpoints, _name
 from orchestrator.journal import Journal
+from orchestrator.manifest import MANIFEST, CorruptArtifact, _manifest_digest
 from orchestrator.plan import Plan
 from orchestrator.recorders.links import Links
 from orchestrator.shelf import FolderShelf

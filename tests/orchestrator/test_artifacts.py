@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.artifacts import MANIFEST
+from orchestrator.manifest import MANIFEST
 from orchestrator.store import CorruptArtifact, Store, StoreError, tensors_to_bytes
 from orchestrator.task import Task
 from tests.orchestrator.toys import files, put, task

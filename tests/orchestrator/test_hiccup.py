@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifacts import CorruptArtifact, StoreError
+from orchestrator.artifacts import StoreError
 from orchestrator.hiccup import Hiccup, StoreLost
 from orchestrator.journal import Journal
 from orchestrator.loop import Limits
+from orchestrator.manifest import CorruptArtifact
 from orchestrator.perform import attempt_task
 from orchestrator.plan import Plan
 from orchestrator.store import Store

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.artifacts import MANIFEST
 from orchestrator.evidence import Record
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.loop import Event, Interrupted
+from orchestrator.manifest import MANIFEST
 from orchestrator.perform import perform
 from orchestrator.plan import Plan
 from orchestrator.resume import with_changed_parents

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from orchestrator import shared_store
-from orchestrator.artifacts import CorruptArtifact, StoreError
+from orchestrator.artifacts import StoreError
 from orchestrator.checkpoints import Curves, StoredCheckpoints
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.journal import Journal
 from orchestrator.keyring import check_passphrase, load_key, save_key
+from orchestrator.manifest import CorruptArtifact
 from orchestrator.plan import Plan
 from orchestrator.sealing import Cost, Passphrase, SealError
 from orchestrator.session import Request, execute
