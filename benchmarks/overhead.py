@@ -26,11 +26,11 @@ from orchestrator.executors.base import Completion, Executor
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.ray import RayExecutor
 from orchestrator.journal import Journal
-from orchestrator.perform import Setup, Workbench
 from orchestrator.plan import Plan
 from orchestrator.session import Request, execute
 from orchestrator.store import Store
 from orchestrator.task import Kind, Task
+from orchestrator.workbench import Setup, Workbench
 
 PAYLOAD = "x" * 1000
 BASE = "raw Ray actors, hand-written queue"

@@ -9,9 +9,9 @@ from experiments.workloads import WORKLOADS
 from orchestrator.executors.base import Executor
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.loop import Limits
-from orchestrator.perform import Setup
 from orchestrator.sealing import Passphrase
 from orchestrator.store import Store
+from orchestrator.workbench import Setup
 
 
 @dataclass(frozen=True, kw_only=True)

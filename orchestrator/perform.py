@@ -1,33 +1,29 @@
 """What a task does, given what its parents left in the store. Runs in whatever process an executor chose.
 
-No scheduling. ``attempt_task`` is the one place where an exception becomes a Failure.
+No scheduling, and no failures: what goes wrong is an exception, which ``attempt.py`` turns into a Failure.
 """
 
 import copy
-import errno
 import hashlib
-import math
 import time
-import traceback
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.stats import ks_2samp
 from torch import Tensor, nn
 
 from attacks.base import Claim, Finding, Piracy, finish
 from orchestrator.arena import Arena
 from orchestrator.checkpoints import Curves
-from orchestrator.evaluation import SMALLER, in_smaller_batches
+from orchestrator.covertness import covertness, mean_abs_deviation
+from orchestrator.evaluation import in_smaller_batches
 from orchestrator.granted import Job, adversary_data, attack_view, owner_of, scratch_recipe
 from orchestrator.memory import PeakMemory
 from orchestrator.plugins import build_attack, build_scheme
-from orchestrator.store import CorruptArtifact, Store, StoreError, tensors_to_bytes
-from orchestrator.task import Failure, FailureKind, Kind, Task, TaskId
-from orchestrator.workbench import MODEL, Setup, Workbench
-from schemes.base import Cancelled, Recipe, Scheme, Suspect, Verdict
+from orchestrator.store import CorruptArtifact, Store, tensors_to_bytes
+from orchestrator.task import Kind, Task, TaskId
+from orchestrator.workbench import MODEL, Workbench
+from schemes.base import Recipe, Scheme, Suspect, Verdict
 from schemes.keys import Key
 from schemes.params import Json
 from schemes.prf import subseed
@@ -37,56 +33,6 @@ from schemes.training_state import seeded
 
 PREDICTIONS = "predictions.safetensors"
 HISTORY = "history.json"
-
-_PASSING = frozenset(
-    getattr(errno, name)
-    for name in (
-        *("EIO", "ENOSPC", "EDQUOT", "EROFS", "ESTALE", "EAGAIN", "EBUSY", "EMFILE", "ENFILE", "ETIMEDOUT", "EPIPE"),
-        *("ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET"),
-    )
-)
-"""What disks and networks do for a while: another attempt may find them well."""
-
-
-def attempt_task(bench: Workbench, task: Task) -> dict[str, Any] | Failure:
-    """Perform ``task``; the result is in the store before it is returned.
-
-    Where memory runs out, models are evaluated in smaller batches, from the last checkpoint on; training is as it was.
-    """
-    outcome = _attempt(bench, task)
-    for most in SMALLER:
-        if not isinstance(outcome, Failure) or outcome.kind is not FailureKind.OUT_OF_MEMORY:
-            break
-        outcome = _attempt(bench, task, most)
-    return outcome
-
-
-def _attempt(bench: Workbench, task: Task, most_evaluated: int | None = None) -> dict[str, Any] | Failure:
-    """One attempt. Exceptions become Failures, here only."""
-    try:
-        return perform(bench, task, most_evaluated)
-    except Cancelled as error:
-        return Failure(FailureKind.CANCELLED, _first_line(error))
-    except CorruptArtifact as error:
-        return Failure(FailureKind.CORRUPT, _first_line(error), damaged=error.task_id)
-    except FloatingPointError as error:
-        return Failure(FailureKind.DIVERGED, _first_line(error), traceback.format_exc())
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        bench.release()
-        return Failure(FailureKind.OUT_OF_MEMORY, _first_line(error), traceback.format_exc())
-    except torch.AcceleratorError as error:
-        return Failure(FailureKind.DEVICE, _first_line(error), traceback.format_exc())
-    except StoreError as error:
-        return Failure(FailureKind.STORE, _first_line(error), traceback.format_exc())
-    except OSError as error:
-        kind = FailureKind.STORE if error.errno in _PASSING else FailureKind.ERROR
-        return Failure(kind, f"{type(error).__name__}: {_first_line(error)}", traceback.format_exc())
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the one place where a task's failure becomes evidence
-        return Failure(FailureKind.ERROR, f"{type(error).__name__}: {_first_line(error)}", traceback.format_exc())
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "")
 
 
 def perform(bench: Workbench, task: Task, most_evaluated: int | None = None) -> dict[str, Any]:
@@ -265,32 +211,6 @@ def _adjusted(verdict: Verdict, n_tried: int) -> Verdict:
     return replace(verdict, log10_p_adj=adjusted, details={**verdict.details, "n_tried": n_tried})
 
 
-def mean_abs_deviation(reference: nn.Module, other: nn.Module) -> float:
-    """Mean |w - w0| over all parameters that both have with equal shapes (covertness, MTLSign Sec. 4)."""
-    base = dict(reference.named_parameters())
-    pairs = [(base[n], p) for n, p in other.named_parameters() if n in base and base[n].shape == p.shape]
-    total = sum(float((a.detach() - b.detach()).abs().sum()) for a, b in pairs)
-    return total / max(1, sum(a.numel() for a, _ in pairs))
-
-
-def covertness(reference: nn.Module, other: nn.Module) -> dict[str, float]:
-    """How far ``other``'s weights are from ``reference``'s (specs 5.4).
-
-    Mean |w - w0|, the Kolmogorov-Smirnov distance of the two weight histograms, ||w - w0|| / ||w0||.
-    """
-    base = dict(reference.named_parameters())
-    pairs = [(base[n], p) for n, p in other.named_parameters() if n in base and base[n].shape == p.shape]
-    before = torch.cat([a.detach().flatten() for a, _ in pairs]).double().cpu().numpy()
-    after = torch.cat([b.detach().flatten() for _, b in pairs]).double().cpu().numpy()
-    # Not np.linalg.norm: BLAS adds in an order that depends on the number of threads.
-    change, size = (math.sqrt(float(np.square(values).sum())) for values in (after - before, before))
-    return {
-        "covertness_mean_abs_dev": mean_abs_deviation(reference, other),
-        "covertness_ks": float(ks_2samp(before, after, method="asymp").statistic),
-        "covertness_relative_l2": change / max(size, 1e-300),
-    }
-
-
 def _with_model(arena: Arena, model: nn.Module, curves: Curves) -> _Made:
     """Score a finished model once, at birth: later tasks read what was stored."""
     test, val = arena.task.evaluate(model, arena.test), arena.task.evaluate(model, arena.val)
@@ -314,6 +234,3 @@ def _consumed(store: Store, task: Task) -> dict[str, str]:
         if MODEL in manifest["files"]:
             found[parent] = manifest["files"][MODEL]["sha256"]
     return found
-
-
-__all__ = ["HISTORY", "MODEL", "PREDICTIONS", "Setup", "Workbench", "attempt_task", "perform"]

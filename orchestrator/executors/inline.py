@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.attempt import attempt_task
 from orchestrator.executors.base import Completion, Executor
-from orchestrator.perform import attempt_task
 from orchestrator.task import Failure, FailureKind, Task
 from orchestrator.workbench import Setup, Workbench
 

@@ -36,7 +36,7 @@ from orchestrator.workbench import Setup
 
 logger = logging.getLogger(__name__)
 
-PERFORM = "orchestrator.perform:attempt_task"
+PERFORM = "orchestrator.attempt:attempt_task"
 _FEW = 4
 _PULSE = "pulse"
 _PULSE_S = 5.0

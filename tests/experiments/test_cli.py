@@ -19,10 +19,10 @@ from experiments.commands.storing import size
 from experiments.workloads import WORKLOADS
 from orchestrator.executors.base import Completion, NoWorkers
 from orchestrator.executors.inline import InlineExecutor
-from orchestrator.perform import Setup
 from orchestrator.plugins import names
 from orchestrator.store import Store
 from orchestrator.task import Task
+from orchestrator.workbench import Setup
 from tests.experiments.conftest import Finished
 from tests.experiments.spec_texts import TINY
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from attacks.base import Attack
 from experiments.workloads import WORKLOADS
+from orchestrator.attempt import attempt_task
 from orchestrator.checkpoints import Curves
 from orchestrator.custody import KeyRoot
 from orchestrator.evidence import Record
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.granted import Job
 from orchestrator.journal import Journal
-from orchestrator.perform import attempt_task
 from orchestrator.plan import Plan
 from orchestrator.plugins import build, build_attack, build_scheme, use_workloads
 from orchestrator.session import Request, execute

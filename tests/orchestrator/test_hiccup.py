@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.artifacts import StoreError
+from orchestrator.attempt import attempt_task
 from orchestrator.hiccup import Hiccup, StoreLost
 from orchestrator.journal import Journal
 from orchestrator.loop import Limits
 from orchestrator.manifest import CorruptArtifact
-from orchestrator.perform import attempt_task
 from orchestrator.plan import Plan
 from orchestrator.store import Store
 from orchestrator.task import FailureKind, Task
@@ -149,7 +149,7 @@ def test_passing_trouble_of_disks_is_retried(
     def trouble(bench: Workbench, item: Task, most_evaluated: int | None) -> None:
         raise OSError(number, os.strerror(number), "/data/images")
 
-    monkeypatch.setattr("orchestrator.perform.perform", trouble)
+    monkeypatch.setattr("orchestrator.attempt.perform", trouble)
     bench = Workbench(Setup(store=world.store.root, device="cpu"))
     found = failed(attempt_task(bench, task("one")))
 

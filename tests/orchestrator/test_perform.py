@@ -10,12 +10,12 @@ from torch import nn
 
 from experiments.workloads.task import ImageTask
 from orchestrator.granted import adversary_data, scratch_recipe
-from orchestrator.perform import HISTORY, MODEL, PREDICTIONS
+from orchestrator.perform import HISTORY, PREDICTIONS
 from orchestrator.plugins import build_attack, build_scheme
 from orchestrator.resident import Resident
 from orchestrator.store import StoreError
 from orchestrator.task import Failure, FailureKind, Kind, Task
-from orchestrator.workbench import trajectory_id
+from orchestrator.workbench import MODEL, trajectory_id
 from schemes.base import Recipe
 from tests.orchestrator.digits import ADVERSARY, QUICK, Bench
 from tests.orchestrator.toys import failed

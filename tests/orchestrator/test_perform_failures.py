@@ -12,10 +12,10 @@ from torch import nn
 from attacks.base import Attack, AttackView, Family
 from attacks.knowledge import Knowledge
 from orchestrator import plugins
-from orchestrator.perform import MODEL
 from orchestrator.plugins import build_attack, build_scheme
 from orchestrator.store import StoreError
 from orchestrator.task import FailureKind
+from orchestrator.workbench import MODEL
 from tests.orchestrator.digits import QUICK, Bench
 from tests.orchestrator.toys import failed
 

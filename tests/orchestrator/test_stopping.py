@@ -86,7 +86,7 @@ class Pressed:
         self.left = times
 
     def perform(self, bench: Workbench, item: Task) -> Any:
-        from orchestrator.perform import attempt_task
+        from orchestrator.attempt import attempt_task
 
         asked = bench.cancelled
 

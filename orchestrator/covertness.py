@@ -1,0 +1,34 @@
+"""How far two models' weights are apart: what a mark or an attack moved."""
+
+import math
+
+import numpy as np
+import torch
+from scipy.stats import ks_2samp
+from torch import nn
+
+
+def mean_abs_deviation(reference: nn.Module, other: nn.Module) -> float:
+    """Mean |w - w0| over all parameters that both have with equal shapes (covertness, MTLSign Sec. 4)."""
+    base = dict(reference.named_parameters())
+    pairs = [(base[n], p) for n, p in other.named_parameters() if n in base and base[n].shape == p.shape]
+    total = sum(float((a.detach() - b.detach()).abs().sum()) for a, b in pairs)
+    return total / max(1, sum(a.numel() for a, _ in pairs))
+
+
+def covertness(reference: nn.Module, other: nn.Module) -> dict[str, float]:
+    """How far ``other``'s weights are from ``reference``'s (specs 5.4).
+
+    Mean |w - w0|, the Kolmogorov-Smirnov distance of the two weight histograms, ||w - w0|| / ||w0||.
+    """
+    base = dict(reference.named_parameters())
+    pairs = [(base[n], p) for n, p in other.named_parameters() if n in base and base[n].shape == p.shape]
+    before = torch.cat([a.detach().flatten() for a, _ in pairs]).double().cpu().numpy()
+    after = torch.cat([b.detach().flatten() for _, b in pairs]).double().cpu().numpy()
+    # Not np.linalg.norm: BLAS adds in an order that depends on the number of threads.
+    change, size = (math.sqrt(float(np.square(values).sum())) for values in (after - before, before))
+    return {
+        "covertness_mean_abs_dev": mean_abs_deviation(reference, other),
+        "covertness_ks": float(ks_2samp(before, after, method="asymp").statistic),
+        "covertness_relative_l2": change / max(size, 1e-300),
+    }
