@@ -248,6 +248,6 @@ def test_every_server_binds_to_loopback() -> None:
             if name == "ray.init" and keywords.get("address") != "self._address":
                 starts[path.name] = keywords
             assert name not in ("socketserver.TCPServer", "HTTPServer", "uvicorn.run", "ray.serve.run")
-    assert list(starts) == ["ray.py"]
-    assert starts["ray.py"]["_node_ip_address"] == "'127.0.0.1'"
-    assert starts["ray.py"]["include_dashboard"] == "False"
+    assert list(starts) == ["cluster.py"]
+    assert starts["cluster.py"]["_node_ip_address"] == "'127.0.0.1'"
+    assert starts["cluster.py"]["include_dashboard"] == "False"

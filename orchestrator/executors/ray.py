@@ -7,7 +7,6 @@ Nothing waits for an actor to start: it is idle once it has said hello. Nodes ma
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -15,22 +14,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray.exceptions import (
-    ActorUnavailableError,
-    NodeDiedError,
-    OutOfMemoryError,
-    RayError,
-    RayTaskError,
-    TaskCancelledError,
-)
+from ray.exceptions import RayError
 
-from orchestrator.executors.authentication import choose_mode, how_to_authenticate
 from orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
-from orchestrator.executors.guard import guarded, read_again
-from orchestrator.executors.placement import Resources, found, per_gpu, place, room
+from orchestrator.executors.cluster import Cluster
+from orchestrator.executors.placement import found, per_gpu, place, room
+from orchestrator.executors.ray_errors import failure_of, last_line
 from orchestrator.executors.roster import Roster, Slot
 from orchestrator.executors.worker import Worker, is_lost
-from orchestrator.task import Failure, FailureKind, Task
+from orchestrator.task import Task
 from orchestrator.watch import Pulses
 from orchestrator.workbench import Setup
 
@@ -98,15 +90,13 @@ class RayExecutor(Executor):
         self._wanted = workers
         self._gpus = gpus_per_worker
         self._share = share
-        self._address = address
+        self._cluster = Cluster(address)
         self._perform = perform
         self._patience_s = patience_s
         self._look_s = look_s
         self._roster = Roster(patience_s)
         self._next_look = 0.0
         self._pulses = Pulses(pulse_s, self._ask, _answers, time.monotonic)
-        self._owns_cluster = False
-        self._guard = contextlib.ExitStack()
         self._made = 0
 
     @property
@@ -116,35 +106,21 @@ class RayExecutor(Executor):
     # Starting
 
     def start(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if not ray.is_initialized():
-            self._connect()
-            self._owns_cluster = True
-        nodes, grows, cpus = _nodes(), self._address is not None, self._setup.threads
+        self._cluster.connect(self._wanted)
+        nodes = self._cluster.nodes()
         self._gpus, n_workers = place(
-            nodes.values(), cpus=cpus, gpus=self._gpus, share=self._share, wanted=self._wanted, grows=grows
+            nodes.values(),
+            cpus=self._setup.threads,
+            gpus=self._gpus,
+            share=self._share,
+            wanted=self._wanted,
+            grows=self._cluster.grows,
         )
         self._next_look = time.monotonic() + self._look_s
         self._roster.see(nodes)
         for _ in range(n_workers):
             self._add()
         self._await_first()
-
-    def _connect(self) -> None:
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if self._address is not None:
-            choose_mode()
-            read_again()
-            try:
-                ray.init(address=self._address, **quiet)
-            except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-                why = f"{_first_line(error)}{how_to_authenticate(str(error))}"
-                raise NoWorkers(f"expected a Ray cluster at {self._address}, got: {why}") from None
-            return
-        cpus = max(os.cpu_count() or 1, self._wanted or 1)
-        self._guard.enter_context(guarded())
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
 
     def _add(self, *, whole: bool = False) -> None:
         """One more actor. Its environment is set inside: Ray's runtime_env would show it in the dashboard."""
@@ -168,8 +144,9 @@ class RayExecutor(Executor):
             hellos = list(self._roster.hellos)
             heard, _ = ray.wait(hellos, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
             if not heard:
+                there = found(self._cluster.nodes().values())
                 raise NoWorkers(
-                    f"expected a worker within {self._patience_s:.0f} s, got none: {found(_nodes().values())}; "
+                    f"expected a worker within {self._patience_s:.0f} s, got none: {there}; "
                     "lower --workers or --gpus-per-worker, or free the cluster"
                 )
             self._greet(heard[0])
@@ -180,8 +157,8 @@ class RayExecutor(Executor):
         try:
             facts: Mapping[str, Any] = ray.get(hello)
         except RayError as error:
-            logger.warning("%s could not start: %s", worker, _last_line(error))
-            self._roster.refuse(_last_line(error), time.monotonic())
+            logger.warning("%s could not start: %s", worker, last_line(error))
+            self._roster.refuse(last_line(error), time.monotonic())
             self._drop(worker)
         else:
             self._roster.greet(worker, facts)
@@ -228,7 +205,7 @@ class RayExecutor(Executor):
             lost = any(is_lost(outcome) for outcome, _ in outcomes)
             ended = [Completion(t.id, worker, o, s) for t, (o, s) in zip(tasks, outcomes, strict=True)]
         except RayError as error:
-            failure, lost = _failure(error)
+            failure, lost = failure_of(error)
             ended = [Completion(t.id, worker, failure, 0.0, alone=len(tasks) == 1) for t in tasks]
         if lost or slot.leaving:
             self.replace(worker)
@@ -256,7 +233,7 @@ class RayExecutor(Executor):
         """Let go of workers whose node is gone or that found no place, and use room that is there now."""
         now = time.monotonic()
         self._next_look = now + self._look_s
-        nodes = _nodes()
+        nodes = self._cluster.nodes()
         self._roster.see(nodes)
         for worker in [*self._roster.lost(nodes), *self._roster.unplaced(now)]:
             logger.warning("%s is dropped: its node is gone, or nothing had room for it", worker)
@@ -302,24 +279,7 @@ class RayExecutor(Executor):
     def stop(self) -> None:
         for worker in self.workers:
             self._drop(worker)
-        if self._owns_cluster:
-            ray.shutdown()
-            self._owns_cluster = False
-        self._guard.close()
-
-
-def _nodes() -> dict[str, Resources]:
-    """Id -> resources of every node that is alive."""
-    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-
-
-def _failure(error: RayError) -> tuple[Failure, bool]:
-    """(what a call that Ray gave up ended with, whether the worker is lost)."""
-    if isinstance(error, TaskCancelledError):
-        return Failure(FailureKind.CANCELLED, "stopped before it began"), False
-    if isinstance(error, RayTaskError):
-        return Failure(FailureKind.ERROR, _last_line(error), str(error)), False
-    return Failure(_cause(error), _first_line(error)), True
+        self._cluster.disconnect()
 
 
 def _answers(questions: Collection[Any]) -> dict[Any, float | None]:
@@ -332,20 +292,3 @@ def _answers(questions: Collection[Any]) -> dict[Any, float | None]:
         except RayError:
             out[question] = None
     return out
-
-
-def _cause(error: RayError) -> FailureKind:
-    if isinstance(error, OutOfMemoryError):
-        return FailureKind.OUT_OF_MEMORY
-    # Of a worker that died on a machine that lives, that machine tells; a broken connection alone tells of neither.
-    lost = isinstance(error, (NodeDiedError, ActorUnavailableError)) or "node has died" in str(error)
-    return FailureKind.NODE_LOST if lost else FailureKind.WORKER_DIED
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _last_line(error: BaseException) -> str:
-    """Where Ray shows the worker's own error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

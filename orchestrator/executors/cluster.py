@@ -1,0 +1,75 @@
+"""The Ray cluster that workers run on: one that is there, or one begun here on loopback and ended with the run."""
+
+import contextlib
+import logging
+import os
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from orchestrator.executors.authentication import choose_mode, how_to_authenticate
+from orchestrator.executors.base import NoWorkers
+from orchestrator.executors.guard import guarded, read_again
+from orchestrator.executors.placement import Resources
+from orchestrator.executors.ray_errors import first_line
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+
+class Cluster:
+    """A connection to Ray.
+
+    Args:
+        address: Ray address, or None to start a local cluster bound to loopback.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self._address = address
+        self._connected = False
+        self._guard = contextlib.ExitStack()
+
+    @property
+    def grows(self) -> bool:
+        """True if nodes may join later."""
+        return self._address is not None
+
+    def connect(self, workers: int | None) -> None:
+        """Connect, unless this process is connected already, or start a local cluster with room for ``workers``.
+
+        Raises:
+            NoWorkers: there is no cluster at the address, or it does not admit us.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if ray.is_initialized():
+            return
+        if self._address is None:
+            self._begin(max(os.cpu_count() or 1, workers or 1))
+        else:
+            self._join()
+        self._connected = True
+
+    def _join(self) -> None:
+        choose_mode()
+        read_again()
+        try:
+            ray.init(address=self._address, **_QUIET)
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+            why = f"{first_line(error)}{how_to_authenticate(str(error))}"
+            raise NoWorkers(f"expected a Ray cluster at {self._address}, got: {why}") from None
+
+    def _begin(self, cpus: int) -> None:
+        self._guard.enter_context(guarded())
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **_QUIET)
+
+    def nodes(self) -> dict[str, Resources]:
+        """Id -> resources of every node that is alive."""
+        return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+    def disconnect(self) -> None:
+        """Undo ``connect``: a cluster begun by it ends."""
+        if self._connected:
+            ray.shutdown()
+            self._connected = False
+        self._guard.close()
