@@ -1,4 +1,4 @@
-"""MLflow as a tracker, and the process that keeps it up to date.
+"""MLflow as a tracker.
 
 One experiment per spec, one parent run per execution, one nested run per entry: some six writes each, in batches within
 MLflow's limits. Models appear as LoggedModels that point into the store, data sets as inputs with a fingerprint: no
@@ -7,37 +7,27 @@ bytes of either are copied. Run ids are explicit throughout; the fluent API and 
 
 import contextlib
 import json
-import logging
-import os
 import re
-import socket
-import sqlite3
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from orchestrator.journal import Journal
-from orchestrator.journals import open_journal
 from orchestrator.recorders import addresses
+from orchestrator.recorders.connection import MlflowConnection
 from orchestrator.recorders.fields import PREFIX, DataSet, Entry, cut
-from orchestrator.recorders.limits import MAX_DIGEST, MAX_METRICS, MAX_NOTE, MAX_PARAMS, REFUSALS, chunks, key
+from orchestrator.recorders.limits import MAX_DIGEST, MAX_METRICS, MAX_NOTE, MAX_PARAMS, chunks, key
 from orchestrator.recorders.mirror import Mirror
-from orchestrator.recorders.process import ENVIRONMENT
 from orchestrator.recorders.tracker import Closing, Delivery, Ending, Execution, Page, Sent, TrackerError
 from orchestrator.recorders.views import KIND, experiment_tags, pictures
 from orchestrator.store import Store, safe_name
-from orchestrator.stores import open_store
 
-# MLflow reads these while it is imported.
-for _name, _value in ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
+# MLflow comes after `connection`, which sets what MLflow reads while it is imported.
+# isort: split
 
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import (  # noqa: E402
+from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
@@ -47,11 +37,8 @@ from mlflow.entities import (  # noqa: E402
     Param,
     RunTag,
 )
-from mlflow.exceptions import MlflowException  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 _SERVER_CLIENTS = 8
-_CONNECT_S = 5.0
 _STATUS: dict[Ending, str] = {"done": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _CONTEXT = {"train": "training", "embed": "training", "attack": "attack", "verify": "evaluation"}
 
@@ -67,11 +54,11 @@ class MlflowTracker:
 
     def __init__(self, root: Path, uri: str | None = None, *, log_models: bool = False) -> None:
         self.uri = addresses.resolve(uri, root)
+        self._mlflow = MlflowConnection(self.uri)
         self._root = root
         self._log_models = log_models
         self._opened: dict[str, tuple[str, str]] = {}
         self._experiment = ""
-        self._client: Any = None
         self._known_data: set[DataSet] = set()
         self._introducing = threading.Lock()
 
@@ -83,36 +70,11 @@ class MlflowTracker:
     def clients(self) -> int:
         return _SERVER_CLIENTS if addresses.is_remote(self.uri) else 1
 
-    @contextlib.contextmanager
-    def _speaking(self) -> Iterator[Any]:
-        """The client; what goes wrong with it becomes a TrackerError in one line, without passwords."""
-        try:
-            if self._client is None:
-                self._client = self._connect()
-            yield self._client
-        except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            refused = getattr(error, "error_code", None) in REFUSALS
-            raise TrackerError(addresses.redacted(line, self.uri), unreachable=not refused) from None
-
-    def _connect(self) -> Any:
-        path = addresses.sqlite_file(self.uri)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Kept in the file: a third of the time per run where fsync is slow, and readers never block the writer.
-            with contextlib.closing(sqlite3.connect(path)) as db:
-                db.execute("PRAGMA journal_mode=WAL")
-        server = addresses.host(self.uri)
-        if server is not None:
-            # MLflow itself would try for two minutes before it says that nobody is there.
-            socket.create_connection(server, timeout=_CONNECT_S).close()
-        return MlflowClient(tracking_uri=self.uri)
-
     # Executions
 
     def open(self, experiment: str) -> tuple[str, str]:
         if experiment not in self._opened:
-            with self._speaking() as client:
+            with self._mlflow.speaking() as client:
                 found = client.get_experiment_by_name(experiment)
                 if found is None:
                     remote = addresses.is_remote(self.uri)
@@ -135,7 +97,7 @@ class MlflowTracker:
 
     def _furnish(self, experiment: Any) -> None:
         """Description and views; a description that somebody has written stays."""
-        with self._speaking() as client:
+        with self._mlflow.speaking() as client:
             for name, value in experiment_tags(experiment.experiment_id).items():
                 if name not in experiment.tags:
                     client.set_experiment_tag(experiment.experiment_id, name, value)
@@ -146,7 +108,7 @@ class MlflowTracker:
 
     def start_execution(self, execution: Execution) -> str:
         tags = {**execution.tags, "mlflow.note.content": execution.note, "mlflow.source.name": "wmarena"}
-        with self._speaking() as client:
+        with self._mlflow.speaking() as client:
             run = client.create_run(
                 self._experiment, start_time=execution.started_ms, tags=tags, run_name=execution.run_id
             )
@@ -159,17 +121,17 @@ class MlflowTracker:
         tags = [RunTag(k, v) for k, v in {**closing.tags, "mlflow.note.content": note.strip()}.items()]
         params = [Param(k, v) for k, v in closing.params.items()]
         data = [_data_set(found, "evaluation") for found in closing.data]
-        with self._speaking() as client:
+        with self._mlflow.speaking() as client:
             client.log_batch(parent, metrics=metrics, tags=tags, params=params)
             client.log_inputs(parent, data)
             client.set_terminated(parent, _STATUS[closing.ending], closing.ended_ms)
 
     def write_text(self, parent: str, name: str, text: str) -> None:
-        with self._speaking() as client:
+        with self._mlflow.speaking() as client:
             client.log_text(parent, text, name)
 
     def write_file(self, parent: str, path: Path) -> None:
-        with self._speaking() as client:
+        with self._mlflow.speaking() as client:
             client.log_artifact(parent, str(path))
 
     # Entries
@@ -187,13 +149,13 @@ class MlflowTracker:
 
     def _search(self, tags: Mapping[str, str]) -> Sequence[Any]:
         asked = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        with self._speaking() as client:
+        with self._mlflow.speaking() as client:
             runs: Sequence[Any] = client.search_runs([self._experiment], filter_string=asked, max_results=100)
         return runs
 
     def _remove(self, run: str) -> None:
         """Take back what a killed pass left half-written."""
-        with self._speaking() as client:
+        with self._mlflow.speaking() as client:
             for model in client.search_logged_models([self._experiment], filter_string=f"source_run_id = '{run}'"):
                 client.delete_logged_model(model.model_id)
             client.delete_run(run)
@@ -201,7 +163,7 @@ class MlflowTracker:
     def send(self, delivery: Delivery) -> Sent:
         entry = delivery.entry
         tags = {**entry.tags, "mlflow.parentRunId": delivery.parent, "mlflow.note.content": delivery.note}
-        with self._speaking() as client:
+        with self._mlflow.speaking() as client:
             created = client.create_run(
                 self._experiment,
                 start_time=entry.started_ms,
@@ -244,7 +206,7 @@ class MlflowTracker:
     def write_page(self, page: Page, parent: str | None) -> str:
         tags = {**page.tags, "mlflow.note.content": page.note, "mlflow.source.name": "wmarena"}
         tags |= {"mlflow.parentRunId": parent} if parent is not None else {}
-        with self._speaking() as client:
+        with self._mlflow.speaking() as client:
             created = client.create_run(self._experiment, start_time=page.started_ms, tags=tags, run_name=page.name)
             run: str = created.info.run_id
             now = page.ended_ms or created.info.start_time
@@ -255,7 +217,7 @@ class MlflowTracker:
         return run
 
     def add_metrics(self, run: str, metrics: Mapping[str, float]) -> None:
-        with self._speaking() as client:
+        with self._mlflow.speaking() as client:
             for name, value in metrics.items():
                 client.log_metric(run, key(name), value)
 
@@ -264,7 +226,7 @@ class MlflowTracker:
         kept = ("scheme", "attack", "workload", "seed")
         kind, _, rest = entry.name.partition("/")
         made = "marked" if kind == "embed" else "attacked"
-        with self._speaking() as client:
+        with self._mlflow.speaking() as client:
             model = client.create_logged_model(
                 self._experiment,
                 name=re.sub(r"[/:.%\"']", "_", f"{made}/{rest}"),
@@ -283,7 +245,7 @@ class MlflowTracker:
 
     def _log(self, run: str, found: Sequence[Any], params: Sequence[Any]) -> None:
         """Numbers and parameters in batches within MLflow's limits."""
-        with self._speaking() as client:
+        with self._mlflow.speaking() as client:
             for some_metrics, some_params in zip_longest(
                 chunks(found, MAX_METRICS), chunks(params, MAX_PARAMS), fillvalue=()
             ):
@@ -309,35 +271,3 @@ class MlflowRecorder(Mirror):
         self, store: Store, journal: Journal, tracking_uri: str | None = None, *, log_models: bool = False
     ) -> None:
         super().__init__(store, journal, MlflowTracker(store.root, tracking_uri, log_models=log_models))
-
-
-def main() -> int:
-    """Follow one execution until the driver says "drain" or is gone; the request is the first line of stdin.
-
-    The address may hold a password, so nothing is taken from the command line, which others can see.
-    """
-    os.nice(10)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    request = json.loads(sys.stdin.readline())
-    over, words = threading.Event(), list[str]()
-
-    def listen() -> None:
-        words.append(sys.stdin.readline().strip())  # "" when the driver's end of the pipe is closed by its death
-        over.set()
-
-    threading.Thread(target=listen, daemon=True).start()
-    store = open_store(request["store"])
-    with open_journal(store, request["journal"]) as journal:
-        recorder = MlflowRecorder(store, journal, request["tracking_uri"], log_models=request["log_models"])
-        followed = recorder.follow(request["run_id"], over)
-        over.wait()  # the report is written after the run has ended
-        last = recorder.sync(request["run_id"], abandoned=words != ["drain"])
-    total = {**asdict(last), "sent": followed.sent + last.sent}
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(json.dumps(total) + "\n")
-        sys.stdout.flush()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -25,7 +25,7 @@ ENVIRONMENT = {
 """What MLflow is told where the user has not said otherwise: no telemetry, nothing on stdout, give up early on a server
 that is away."""
 
-_MODULE = "orchestrator.recorders.mlflow"
+_MODULE = "orchestrator.recorders.follower"
 _LOG = "recorder.log"
 
 

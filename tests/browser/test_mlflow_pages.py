@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from experiments.commands.browsing import mlflow_server, start, stop
-from orchestrator.recorders.mlflow import MlflowClient, MlflowRecorder
+from orchestrator.recorders.connection import MlflowClient
+from orchestrator.recorders.mlflow import MlflowRecorder
 from orchestrator.recorders.views import experiment_tags
 from tests.browser.chromium import browser, page_text
 from tests.orchestrator.recorder_world import EXPERIMENT, World

@@ -24,7 +24,7 @@ def item() -> Task:
 @pytest.fixture(scope="session")
 def blank_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An initialised, empty MLflow database: making one takes seconds."""
-    from orchestrator.recorders.mlflow import MlflowClient
+    from orchestrator.recorders.connection import MlflowClient
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()

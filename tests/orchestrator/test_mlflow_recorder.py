@@ -16,8 +16,9 @@ import torch
 
 from orchestrator.journal import Journal
 from orchestrator.recorders.base import SyncReport
+from orchestrator.recorders.connection import MlflowClient
 from orchestrator.recorders.mirror import Mirror
-from orchestrator.recorders.mlflow import MlflowClient, MlflowRecorder, MlflowTracker
+from orchestrator.recorders.mlflow import MlflowRecorder, MlflowTracker
 from orchestrator.recorders.process import RecorderProcess
 from orchestrator.recorders.tracker import Delivery, Sent, TrackerError
 from orchestrator.task import Kind, Task

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.recorders.mlflow import MlflowClient, MlflowRecorder
+from orchestrator.recorders.connection import MlflowClient
+from orchestrator.recorders.mlflow import MlflowRecorder
 from tests.orchestrator.recorder_world import EXPERIMENT, SPEC, World
 
 TRIAL = {

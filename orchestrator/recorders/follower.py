@@ -1,0 +1,45 @@
+"""What a recorder's process does: follow one execution until its driver has no more to say. Begun by ``process.py``."""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+from dataclasses import asdict
+
+from orchestrator.journals import open_journal
+from orchestrator.recorders.mlflow import MlflowRecorder
+from orchestrator.stores import open_store
+
+
+def main() -> int:
+    """Follow one execution until the driver says "drain" or is gone; the request is the first line of stdin.
+
+    The address may hold a password, so nothing is taken from the command line, which others can see.
+    """
+    os.nice(10)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    request = json.loads(sys.stdin.readline())
+    over, words = threading.Event(), list[str]()
+
+    def listen() -> None:
+        words.append(sys.stdin.readline().strip())  # "" when the driver's end of the pipe is closed by its death
+        over.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    store = open_store(request["store"])
+    with open_journal(store, request["journal"]) as journal:
+        recorder = MlflowRecorder(store, journal, request["tracking_uri"], log_models=request["log_models"])
+        followed = recorder.follow(request["run_id"], over)
+        over.wait()  # the report is written after the run has ended
+        last = recorder.sync(request["run_id"], abandoned=words != ["drain"])
+    total = {**asdict(last), "sent": followed.sent + last.sent}
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(json.dumps(total) + "\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
