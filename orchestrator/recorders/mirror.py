@@ -12,10 +12,10 @@ is asked whether a pass that was killed in between has written it. Passes over o
 
 import fcntl
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from orchestrator.journal import Journal
 from orchestrator.recorders.attachments import figures_of, report_of
 from orchestrator.recorders.base import Recorder, SyncReport
 from orchestrator.recorders.execution import closing, opening
-from orchestrator.recorders.fields import Entry, Point, Row, describe, parents, points, relatives
-from orchestrator.recorders.links import Link, Links
+from orchestrator.recorders.fields import Entry, Point, describe, points, relatives
+from orchestrator.recorders.links import Links
+from orchestrator.recorders.passes import Pass, lineage
 from orchestrator.recorders.studies import StudyMirror
 from orchestrator.recorders.summary import RunTask, entry_note
 from orchestrator.recorders.tracker import Delivery, Sent, Tracker, TrackerError, Weights
@@ -34,45 +35,6 @@ from orchestrator.task import TaskId
 
 _MODEL = "model.safetensors"
 _HISTORY = "history.json"
-
-
-@dataclass
-class _Pass:
-    """One look at one execution: what the journal says, and what has been sent."""
-
-    run: Mapping[str, Any]
-    over: bool
-    tasks: list[RunTask]
-    links: Mapping[TaskId, Link]
-    place: str
-    experiment: str
-    marks: dict[TaskId, str]
-    parent: str = ""
-    sent: int = 0
-    failed: int = 0
-    warning: str | None = None
-    rows: dict[TaskId, Row] = field(default_factory=dict)
-
-    @property
-    def run_id(self) -> str:
-        return str(self.run["id"])
-
-    def mark(self, task_id: TaskId, state: str | None) -> TaskId:
-        """What a settled task is remembered under."""
-        return TaskId(f"{task_id}@{self.run_id}") if state == "failed" else task_id
-
-    def report(self) -> SyncReport:
-        """The outcome so far."""
-        entries = {self.mark(t, state) for _, t, _, state in self.tasks}
-        return SyncReport(
-            sent=self.sent,
-            present=len(entries & self.marks.keys()) - self.sent,
-            failed=self.failed,
-            warning=self.warning,
-            over=self.over,
-            experiment=self.experiment,
-            parent=self.parent,
-        )
 
 
 class Mirror(Recorder):
@@ -143,11 +105,11 @@ class Mirror(Recorder):
             "`wmarena report --sync` sends it"
         )
 
-    def _begin(self, run: Mapping[str, Any], over: bool, tasks: list[RunTask]) -> _Pass:
+    def _begin(self, run: Mapping[str, Any], over: bool, tasks: list[RunTask]) -> Pass:
         """Open the experiment and the execution's own entry."""
         experiment = str(run["experiment"])
         number, place = self._tracker.open(experiment)
-        current = _Pass(
+        current = Pass(
             run=run,
             over=over,
             tasks=tasks,
@@ -163,16 +125,16 @@ class Mirror(Recorder):
         current.parent = current.marks[mark]
         return current
 
-    def _remember(self, current: _Pass, mark: TaskId, name: str) -> None:
+    def _remember(self, current: Pass, mark: TaskId, name: str) -> None:
         current.marks[mark] = name
         self._journal.mark_sent(current.place, current.run["experiment"], {mark: name})
 
     # Entries
 
-    def _send_entries(self, current: _Pass) -> None:
+    def _send_entries(self, current: Pass) -> None:
         entries = self._entries(current)
         with ThreadPoolExecutor(self._tracker.clients) as pool:
-            for wave in _waves(entries, {m.partition(":")[2] for m in current.marks if m.startswith("model:")}):
+            for wave in current.waves(entries):
                 # What is read from the marks is read here: only this thread writes them.
                 deliveries = [self._delivery(current, entry) for entry in wave]
                 for delivery, future in [(d, pool.submit(self._deliver, d)) for d in deliveries]:
@@ -191,22 +153,14 @@ class Mirror(Recorder):
                     self._remember(current, delivery.entry.mark, sent.run)
                     current.sent += 1
 
-    def _entries(self, current: _Pass) -> list[Entry]:
-        """What is settled, has an entry of its own, and is not marked; in planning order."""
-        states = {t: state for _, t, _, state in current.tasks}
-        pending = [
-            t
-            for t, state in states.items()
-            if state in ("done", "failed")
-            and t not in self._silent
-            and current.mark(t, state) not in current.marks
-            and (current.over or _comparable(current.links.get(t), states))
-        ]
-        current.rows = self._lineage(current, pending)
+    def _entries(self, current: Pass) -> list[Entry]:
+        """What is to be sent and has an entry of its own; in planning order."""
+        pending = {t: state for t, state in current.pending().items() if t not in self._silent}
+        current.rows = lineage(self._journal, current.links, pending)
         out: list[Entry] = []
-        for task_id in pending:
+        for task_id, state in pending.items():
             row = current.rows.get(task_id)
-            if row is None or row["state"] != states[task_id]:
+            if row is None or row["state"] != state:
                 continue  # computed again since, by this execution or a later one, which sends it
             if row["kind"] == "attack" and row["state"] == "done":
                 self._silent.add(task_id)  # its verifications speak for it
@@ -215,20 +169,7 @@ class Mirror(Recorder):
             out.append(describe(row, current.rows, run_id=current.run_id, link=link, data_sets=names))
         return out
 
-    def _lineage(self, current: _Pass, ids: Iterable[TaskId]) -> dict[TaskId, Row]:
-        """Rows of ``ids``, of what they are compared with, and of everything that they consumed."""
-        found: dict[TaskId, Row] = {}
-        asked: set[TaskId] = set()
-        todo = set(ids)
-        todo |= {t for i in todo if i in current.links for t in current.links[i].tasks}
-        while todo:
-            asked |= todo
-            new = {row["id"]: row for row in self._journal.task_rows(todo)}
-            found |= new
-            todo = {p for row in new.values() for p in parents(row).values()} - asked
-        return found
-
-    def _delivery(self, current: _Pass, entry: Entry) -> Delivery:
+    def _delivery(self, current: Pass, entry: Entry) -> Delivery:
         row, link = current.rows[entry.task_id], current.links.get(entry.task_id)
         return Delivery(
             entry=entry,
@@ -266,26 +207,27 @@ class Mirror(Recorder):
 
     # Studies
 
-    def _send_trials(self, current: _Pass) -> None:
+    def _send_trials(self, current: Pass) -> None:
         """An execution of a study also shows the study, whose trials outlive it."""
         study = current.run["info"].get("study")
         if study:
             description = str(current.run["info"].get("description") or "")
             self._study(current).send(study, description, current.over)
 
-    def _study(self, current: _Pass) -> StudyMirror:
+    def _study(self, current: Pass) -> StudyMirror:
         remember = partial(self._remember, current)
         return StudyMirror(self._tracker, self._journal, current.marks, remember, current.experiment)
 
     # The end
 
-    def _close(self, current: _Pass) -> None:
+    def _close(self, current: Pass) -> None:
         folder = self._store.report_dir(current.run["experiment"], current.run_id)
         mark = TaskId(f"closed:{current.run_id}")
         present, seen = report_of(folder)
         changed = bool(present) and current.marks.get(TaskId(f"report:{current.run_id}")) != seen
         if mark not in current.marks or current.sent or changed:
-            rows = self._lineage(current, [t for _, t, _, state in current.tasks if state is not None])
+            settled = [t for _, t, _, state in current.tasks if state is not None]
+            rows = lineage(self._journal, current.links, settled)
             cells = [cell for _, cell in self._journal.run_cells(current.run_id)]
             pictures = figures_of(folder)
             ending = closing(current.run, current.tasks, rows, current.links, cells=cells, figures=pictures)
@@ -295,7 +237,7 @@ class Mirror(Recorder):
                 self._remember(current, mark, current.parent)
         self._attach(current, folder)
 
-    def _attach(self, current: _Pass, folder: Path) -> None:
+    def _attach(self, current: Pass, folder: Path) -> None:
         """Send the report unless the very same files are there."""
         present, seen = report_of(folder)
         mark = TaskId(f"report:{current.run_id}")
@@ -306,23 +248,3 @@ class Mirror(Recorder):
         study = current.run["info"].get("study")
         if study and present:
             self._study(current).close(study, folder, seen)
-
-
-def _comparable(link: Link | None, states: Mapping[TaskId, str | None]) -> bool:
-    """True if nothing that the entry is compared with is still to come in this execution."""
-    return link is None or all(states.get(t, "done") is not None for t in link.tasks)
-
-
-def _waves(entries: Iterable[Entry], models: set[str]) -> list[list[Entry]]:
-    """Entries in three groups, each needing models of those before: independent ones, makers of models, the rest."""
-    known = set(models)
-    waves: list[list[Entry]] = [[], [], []]
-    for entry in entries:
-        if entry.judged is None:
-            waves[0].append(entry)
-        elif entry.made is not None and entry.made not in known:
-            known.add(entry.made)
-            waves[1].append(entry)
-        else:
-            waves[2].append(entry)
-    return waves

@@ -1,0 +1,105 @@
+"""One look at one execution: what the journal says, what has been sent, and what is to be sent now, in which order."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.journal import Journal
+from orchestrator.recorders.base import SyncReport
+from orchestrator.recorders.fields import Entry, Row, parents
+from orchestrator.recorders.links import Link
+from orchestrator.recorders.summary import RunTask
+from orchestrator.task import TaskId
+
+
+@dataclass
+class Pass:
+    """One look at one execution: what the journal says, and what has been sent.
+
+    Attributes:
+        run: the execution's row.
+        over: it has ended.
+        links: what the plan says of verify tasks.
+        place, experiment: the tracker's experiment: where marks count, and its number there.
+        marks: mark -> the tracker's name of what was sent.
+        parent: the tracker's run of the execution.
+        rows: of what is to be sent, and of its ancestors.
+    """
+
+    run: Mapping[str, Any]
+    over: bool
+    tasks: list[RunTask]
+    links: Mapping[TaskId, Link]
+    place: str
+    experiment: str
+    marks: dict[TaskId, str]
+    parent: str = ""
+    sent: int = 0
+    failed: int = 0
+    warning: str | None = None
+    rows: dict[TaskId, Row] = field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        return str(self.run["id"])
+
+    def mark(self, task_id: TaskId, state: str | None) -> TaskId:
+        """What a settled task is remembered under."""
+        return TaskId(f"{task_id}@{self.run_id}") if state == "failed" else task_id
+
+    def pending(self) -> dict[TaskId, str]:
+        """Task -> state of what is settled, with all that it is compared with, and is not marked; in planning order."""
+        states = {t: state for _, t, _, state in self.tasks}
+        return {
+            t: state
+            for t, state in states.items()
+            if state in ("done", "failed")
+            and self.mark(t, state) not in self.marks
+            and (self.over or _comparable(self.links.get(t), states))
+        }
+
+    def waves(self, entries: Iterable[Entry]) -> list[list[Entry]]:
+        """Entries in three groups, each needing models of those before: independent, makers of models, the rest."""
+        known = {mark.partition(":")[2] for mark in self.marks if mark.startswith("model:")}
+        waves: list[list[Entry]] = [[], [], []]
+        for entry in entries:
+            if entry.judged is None:
+                waves[0].append(entry)
+            elif entry.made is not None and entry.made not in known:
+                known.add(entry.made)
+                waves[1].append(entry)
+            else:
+                waves[2].append(entry)
+        return waves
+
+    def report(self) -> SyncReport:
+        """The outcome so far."""
+        entries = {self.mark(t, state) for _, t, _, state in self.tasks}
+        return SyncReport(
+            sent=self.sent,
+            present=len(entries & self.marks.keys()) - self.sent,
+            failed=self.failed,
+            warning=self.warning,
+            over=self.over,
+            experiment=self.experiment,
+            parent=self.parent,
+        )
+
+
+def lineage(journal: Journal, links: Mapping[TaskId, Link], ids: Iterable[TaskId]) -> dict[TaskId, Row]:
+    """Rows of ``ids``, of what they are compared with, and of everything that they consumed."""
+    found: dict[TaskId, Row] = {}
+    asked: set[TaskId] = set()
+    todo = set(ids)
+    todo |= {t for i in todo if i in links for t in links[i].tasks}
+    while todo:
+        asked |= todo
+        new = {row["id"]: row for row in journal.task_rows(todo)}
+        found |= new
+        todo = {p for row in new.values() for p in parents(row).values()} - asked
+    return found
+
+
+def _comparable(link: Link | None, states: Mapping[TaskId, str | None]) -> bool:
+    """True if nothing that the entry is compared with is still to come in this execution."""
+    return link is None or all(states.get(t, "done") is not None for t in link.tasks)
