@@ -12,7 +12,7 @@ from experiments.report.build import write_report
 from experiments.results import build_rows, calibrated, write_results
 from experiments.spec import ExperimentSpec, find
 from orchestrator.evidence import Record
-from orchestrator.journal import Journal
+from orchestrator.journal_reader import JournalReader
 from orchestrator.plan import Cell, Plan
 from orchestrator.store import Store, StoreError
 from orchestrator.task import Kind, State, Task, TaskId
@@ -69,7 +69,7 @@ def _readable(run_id: str) -> Iterator[None]:
         ) from error
 
 
-def rebuild(store: Store, run: RunInfo, journal: Journal, out: Path | None = None) -> Pages:
+def rebuild(store: Store, run: RunInfo, journal: JournalReader, out: Path | None = None) -> Pages:
     """The report of an earlier execution, from what the store has of it now.
 
     Args:
@@ -121,7 +121,7 @@ def _record(row: Mapping[str, Any], cached: set[TaskId]) -> Record:
     )
 
 
-def find_run(journal: Journal, run_id: str) -> RunInfo:
+def find_run(journal: JournalReader, run_id: str) -> RunInfo:
     """An execution by its id. Raises LookupError."""
     for run in journal.runs():
         if run["id"] == run_id:
@@ -129,7 +129,7 @@ def find_run(journal: Journal, run_id: str) -> RunInfo:
     raise LookupError(f"expected an execution of this store, got {run_id!r}")
 
 
-def choose_run(journal: Journal, run_or_spec: str) -> RunInfo:
+def choose_run(journal: JournalReader, run_or_spec: str) -> RunInfo:
     """An execution by its id, or the newest one of an experiment or of a spec.
 
     Raises:

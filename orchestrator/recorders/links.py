@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from orchestrator.artifacts import StoreError
-from orchestrator.journal import Journal
+from orchestrator.journal_reader import JournalReader
 from orchestrator.task import TaskId
 
 
@@ -42,7 +42,7 @@ class Links:
         known: verify or embed task -> what it is compared with.
     """
 
-    def __init__(self, journal: Journal, run: str) -> None:
+    def __init__(self, journal: JournalReader, run: str) -> None:
         self.known: dict[TaskId, Link] = {}
         self._journal = journal
         self._run = run

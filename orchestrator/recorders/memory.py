@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.evidence import Record
-from orchestrator.journal import Journal
+from orchestrator.journal_reader import JournalReader
 from orchestrator.recorders.base import Recorder, SyncReport
 from orchestrator.task import State, TaskId
 
@@ -18,7 +18,7 @@ class MemoryRecorder(Recorder):
         reports: run id -> folder of the attached report.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: JournalReader) -> None:
         self.records: dict[str, dict[TaskId, Record]] = {}
         self.reports: dict[str, Path] = {}
         self._journal = journal

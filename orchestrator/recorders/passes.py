@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.journal import Journal
+from orchestrator.journal_reader import JournalReader
 from orchestrator.recorders.base import SyncReport
 from orchestrator.recorders.fields import Entry, Row, parents
 from orchestrator.recorders.links import Link
@@ -86,7 +86,7 @@ class Pass:
         )
 
 
-def lineage(journal: Journal, links: Mapping[TaskId, Link], ids: Iterable[TaskId]) -> dict[TaskId, Row]:
+def lineage(journal: JournalReader, links: Mapping[TaskId, Link], ids: Iterable[TaskId]) -> dict[TaskId, Row]:
     """Rows of ``ids``, of what they are compared with, and of everything that they consumed."""
     found: dict[TaskId, Row] = {}
     asked: set[TaskId] = set()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import journal as journal_module
+from orchestrator import journal_reader
 from orchestrator.evidence import Record
 from orchestrator.journal import FLUSH_ROWS, Journal
 from orchestrator.plan import Cell, Plan
@@ -76,7 +77,7 @@ def test_a_finished_task_is_found_again_as_cached(journal: Journal) -> None:
 
 def test_more_tasks_than_sqlite_takes_variables(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking is cut into parts, and no part is lost."""
-    monkeypatch.setattr(journal_module, "_MOST_VARIABLES", 3)
+    monkeypatch.setattr(journal_reader, "_MOST_VARIABLES", 3)
     tasks = [task(f"t{i}") for i in range(8)]
     for one in tasks:
         journal.record("run", one, done(one))
