@@ -17,7 +17,7 @@ from experiments.reporting import Pages, find_run, publish
 from experiments.site import Options, Site, settle_keys
 from experiments.spec import ExperimentSpec
 from orchestrator.evidence import Record
-from orchestrator.loop import expected_seconds
+from orchestrator.pace import expected_seconds
 from orchestrator.recorders.plan_file import save_plan
 from orchestrator.resume import already_done
 from orchestrator.session import Request

@@ -8,7 +8,7 @@ from experiments.spec import ExperimentSpec
 from experiments.workloads import WORKLOADS
 from orchestrator.executors.base import Executor
 from orchestrator.executors.inline import InlineExecutor
-from orchestrator.loop import Limits
+from orchestrator.retry import Limits
 from orchestrator.sealing import Passphrase
 from orchestrator.store import Store
 from orchestrator.workbench import Setup

@@ -17,12 +17,11 @@ from orchestrator.events import Event, Listener
 from orchestrator.evidence import Record
 from orchestrator.executors.base import Executor, NoWorkers
 from orchestrator.executors.placement import gpu_share
-from orchestrator.growth import Source
+from orchestrator.growth import Grow, Source
 from orchestrator.hiccup import StoreLost
 from orchestrator.journal import Journal
 from orchestrator.journals import journal_address, open_journal
 from orchestrator.keyring import check_passphrase
-from orchestrator.loop import Grow
 from orchestrator.plan import Plan
 from orchestrator.sealing import Passphrase
 from orchestrator.session import Request, execute

@@ -7,24 +7,26 @@ milliseconds travel several in a call. A failure is a result: it costs its desce
 import contextlib
 import math
 import time
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.affinity import Held
-from orchestrator.events import Event, EventKind, Listener
+from orchestrator.elsewhere import Elsewhere
+from orchestrator.events import Listener
 from orchestrator.evidence import Record
 from orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
-from orchestrator.growth import Grow, Growth, Source
+from orchestrator.growth import Grow, Source
 from orchestrator.hiccup import Hiccup
+from orchestrator.joining import Joining
 from orchestrator.journal import FLUSH_S
 from orchestrator.ledger import Ledger
 from orchestrator.notes import Notes
-from orchestrator.pace import Pace, Sort, expected_seconds, sort_of
+from orchestrator.pace import Pace
 from orchestrator.plan import Plan
 from orchestrator.remedies import WholeGpu
-from orchestrator.resume import find
+from orchestrator.repair import Repairs
 from orchestrator.retry import Limits, Next, Retries
+from orchestrator.settling import Settling
 from orchestrator.stopping import Stop
 from orchestrator.store import Store, StoreError
 from orchestrator.task import Failure, FailureKind, State, Task, TaskId
@@ -32,8 +34,6 @@ from orchestrator.watch import overdue, stalled
 
 _TICK_S = 0.5
 _MOST_PER_CALL = 64
-_MOST_RECOMPUTES = 3
-
 
 STOPPED = "stopped; finished tasks are kept, the same command resumes"
 
@@ -69,30 +69,28 @@ class Loop:
     quarantined: Mapping[TaskId, str] = field(default_factory=dict)
     stop: Stop = field(default_factory=Stop)
     _started: dict[str, float] = field(default_factory=dict)
-    _repaired: dict[TaskId, float] = field(default_factory=dict)
     _held: Held = field(default_factory=Held)
     _pace: Pace = field(default_factory=Pace)
     _alone: set[TaskId] = field(default_factory=set)
-    _gave_up: bool = False
     _starting: bool = True
     _watched: float = -math.inf
-    _elsewhere: list[Task] = field(default_factory=list)
-    _looked: float = 0.0
     _stalled: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self._settling = Settling(
+            self.plan, self.ledger, self.journal, self.run, self.listeners, self.source, self.limits.fail_fast
+        )
+        self._joining = Joining(self._settling, self.store, self.grow, self.source, self.quarantined)
+        self._elsewhere = Elsewhere(self.journal)
+        self._repairs = Repairs(self.ledger, self.journal, self.store, self.recomputed)
         self._whole = WholeGpu(self.executor, self.ledger)
         self._retries = Retries(self.limits)
         self._hiccup = Hiccup(lambda: self.store.probe(), self.limits.store_patience_s)
 
     def catch_up(self) -> None:
         """Settle what is in quarantine; show what was finished before, so that searches and studies go on."""
-        self._set_apart(list(self.plan))
-        done = [self.plan.tasks[i] for i, r in self.ledger.records.items() if r.state is State.DONE]
-        for task in done:
-            self._inform(task, self.ledger.records[task.id])
-        self._extend(done)
-        self._pull()
+        self._joining.catch_up()
+        self._joining.pull(self._n_idle)
 
     def drive(self) -> dict[TaskId, Record]:
         """Run until everything is settled.
@@ -104,7 +102,7 @@ class Loop:
         """
         self._starting = False
         try:
-            self._pull()
+            self._joining.pull(self._n_idle)
             while not self.ledger.settled:
                 if self.stop.asked:
                     raise KeyboardInterrupt
@@ -115,8 +113,8 @@ class Loop:
                 self._watch()
                 self._write_down()
                 self._look_elsewhere()
-                self._pull()
-                if self._elsewhere and not self.ledger.running:
+                self._joining.pull(self._n_idle)
+                if self._elsewhere.tasks and not self.ledger.running:
                     time.sleep(FLUSH_S)  # nothing is under way here that could be waited for
         except KeyboardInterrupt:
             with contextlib.suppress(KeyboardInterrupt):  # a second one: without patience
@@ -126,17 +124,14 @@ class Loop:
             self.journal.flush()
         return self.ledger.records
 
+    def _n_idle(self) -> int:
+        return 0 if self._starting else len(self.executor.idle())
+
     def _write_down(self) -> None:
         try:
             self.journal.tick()
         except StoreError:
             self._hiccup.begin()
-
-    def _set_apart(self, tasks: Iterable[Task]) -> None:
-        for task in tasks if self.quarantined else ():
-            why = self.quarantined.get(task.id)
-            if why is not None and self.ledger.state[task.id] in (State.WAITING, State.READY):
-                self._settle(task, Record(task.id, State.FAILED, error=why))
 
     # Handing out
 
@@ -145,7 +140,7 @@ class Loop:
             time.sleep(FLUSH_S)  # where nothing is under way, there is nothing else to wait for
             return
         for task in self._whole.arrange():
-            self._report_skipped(self.ledger.requeue(task.id))
+            self._settling.skip(self.ledger.requeue(task.id))
         for worker in self.executor.idle():
             whole = self.executor.has_whole_gpu(worker)
             first = self._whole.pop() if whole else self.ledger.pop(self._held.of(worker))
@@ -153,44 +148,30 @@ class Loop:
                 continue
             if first is None:
                 return
-            tasks = self._claimed([first, *self._companions(first)])
+            tasks, done = self._elsewhere.claim([first, *self._companions(first)])
+            for task, record in done:
+                self._take_over(task, record)
             if not tasks:
                 continue
             for task in tasks:
                 self.ledger.start(task.id, worker)
-                self._tell("started", task, worker)
+                self._settling.tell("started", task, worker)
             self._started[worker] = time.monotonic()
             self.executor.submit(worker, tasks)
         if not self.executor.workers:
             raise NoWorkers("no worker is left; see the failures above, then run the same command again")
 
-    def _claimed(self, tasks: list[Task]) -> list[Task]:
-        """Those that no other driver is at work on; what others have done meanwhile is taken over."""
-        claim = self.journal.claim([task.id for task in tasks])
-        if len(claim.mine) == len(tasks):
-            return tasks
-        self._elsewhere += [task for task in tasks if task.id not in claim.mine and task.id not in claim.done]
-        for task in tasks:
-            if task.id in claim.done:
-                self._take_over(task, claim.done[task.id])
-        return [task for task in tasks if task.id in claim.mine]
-
     def _take_over(self, task: Task, record: Record) -> None:
-        self._settle(task, record)
-        self._extend([task])
+        """Another driver has done it."""
+        self._settling.settle(task, record)
+        self._joining.extend([task])
 
     def _look_elsewhere(self) -> None:
-        """Now and then: what other drivers had begun is done, or to be asked for again because they are gone."""
-        if not self._elsewhere or time.monotonic() - self._looked < _TICK_S:
-            return
-        self._looked = time.monotonic()
-        tasks, self._elsewhere = self._elsewhere, []
-        done = self.journal.finished(task.id for task in tasks)
-        for task in tasks:
-            if task.id in done:
-                self._take_over(task, done[task.id])
+        for task, record in self._elsewhere.look():
+            if record is None:
+                self._settling.skip(self.ledger.requeue(task.id))
             else:
-                self._report_skipped(self.ledger.requeue(task.id))
+                self._take_over(task, record)
 
     def _companions(self, first: Task) -> list[Task]:
         """More tasks for the same call, if tasks of these sorts have been tiny; fair shares among the workers."""
@@ -217,8 +198,7 @@ class Loop:
             return
         self._pace.learn(task, done.seconds)
         self._held.note(done.worker, task)
-        if task.id in self.recomputed:
-            self._repaired[task.id] = time.monotonic()
+        repaired = self._repairs.end(task)
         record = Record(
             task.id,
             State.DONE,
@@ -226,117 +206,34 @@ class Loop:
             seconds=done.seconds,
             attempt=self.ledger.attempts[task.id],
             worker=done.worker,
-            caveats=("recomputed",) if task.id in self.recomputed else (),
+            caveats=("recomputed",) if repaired else (),
         )
-        self._settle(task, record)
-        self._extend([task])
+        self._settling.settle(task, record)
+        self._joining.extend([task])
 
     def _take_failure(self, task: Task, done: Completion, failure: Failure) -> None:
         attempt = self.ledger.attempts[task.id]
         record = Record(
             task.id, State.FAILED, error=failure.line(), seconds=done.seconds, attempt=attempt, worker=done.worker
         )
-        if failure.damaged is not None and self._repairable(failure.damaged, task):
-            self._retry(task, record)
-            self._repair(failure.damaged, task, self._started[done.worker])
+        if failure.damaged is not None and self._repairs.possible(failure.damaged, task):
+            self._settling.retry(task, record)
+            self._settling.skip(self._repairs.begin(failure.damaged, task, self._started[done.worker]))
             return
         if failure.kind is FailureKind.STORE:
             self._hiccup.begin()
         following = self._retries.decide(task.id, failure, attempt=attempt, alone=done.alone)
         if following is Next.OVER:
             error = self._retries.epitaph(task.id, failure, attempt)
-            self._settle(task, replace(record, error=error), failure.trace)
+            self._settling.settle(task, replace(record, error=error), failure.trace)
             return
         if failure.kind is not FailureKind.CANCELLED:
             self._alone.add(task.id)
-            self._retry(task, record)
+            self._settling.retry(task, record)
         if self._whole.helps(failure, done.worker):
             self._whole.hold(task)
         else:
-            self._report_skipped(self.ledger.requeue(task.id, blameless=following is Next.FREE))
-
-    def _retry(self, task: Task, record: Record) -> None:
-        self.journal.attempt(self.run, task.id, record)
-        self._tell("retried", task, record.worker, record)
-
-    def _repairable(self, damaged: TaskId, task: Task) -> bool:
-        return damaged in task.parent_ids and self.recomputed.get(damaged, 0) < _MOST_RECOMPUTES
-
-    def _repair(self, damaged: TaskId, task: Task, began: float) -> None:
-        """Set a damaged artifact aside and let its task run again before ``task``.
-
-        Several children find the same damage: only the first report, of an attempt since the last repair, counts.
-        """
-        news = self._repaired.get(damaged, 0.0) < began and self.ledger.state[damaged] is State.DONE
-        if news:
-            self.recomputed[damaged] = self.recomputed.get(damaged, 0) + 1
-            self.store.set_aside(damaged)
-            self.journal.forget([damaged])
-            self._report_skipped(self.ledger.reopen(damaged, task.id))
-        else:
-            self._report_skipped(self.ledger.requeue(task.id, blameless=True))
-
-    def _settle(self, task: Task, record: Record, trace: str = "") -> None:
-        skipped = self.ledger.close(record)
-        self.journal.record(self.run, task, record, trace)
-        self._inform(task, record)
-        self._tell("done" if record.state is State.DONE else "failed", task, record.worker, record)
-        self._report_skipped(skipped)
-        if record.state is State.FAILED and self.limits.fail_fast:
-            self._give_up(task)
-
-    def _report_skipped(self, skipped: Iterable[Record]) -> None:
-        for lost in skipped:
-            child = self.plan.tasks[lost.task_id]
-            self.journal.record(self.run, child, lost)
-            self._inform(child, lost)
-            self._tell("skipped", child, record=lost)
-
-    def _give_up(self, task: Task) -> None:
-        """fail_fast: everything that has not begun is skipped, and nothing joins any more."""
-        self._gave_up = True
-        for other in list(self.plan):
-            if self.ledger.state[other.id] in (State.WAITING, State.READY):
-                record = Record(other.id, State.SKIPPED, error=f"skipped: {task.label} failed (--fail-fast)")
-                self._report_skipped([record, *self.ledger.close(record)])
-
-    def _extend(self, done: Iterable[Task]) -> None:
-        """Ask ``grow`` about tasks that are done, and about those of its answers that were done before."""
-        todo = deque(done) if self.grow is not None and not self._gave_up else deque()
-        while todo and self.grow is not None:
-            task = todo.popleft()
-            growth = self.grow(task, self.ledger.records[task.id].result or {})
-            if growth is None:
-                continue
-            todo.extend(self._join(growth))
-
-    def _join(self, growth: Growth) -> list[Task]:
-        """Tasks and cells join the plan; returns those of the tasks that were finished before."""
-        new = self.plan.add(*growth)
-        found = find([t.id for t in new], self.store, self.journal)
-        skipped = self.ledger.join(new, found.records)
-        finished = [t for t in new if self.ledger.state[t.id] is State.DONE]
-        self.journal.extend_run(self.run, [t.id for t in new], {t.id for t in finished}, growth[1])
-        for task in finished:
-            self._inform(task, self.ledger.records[task.id])
-        self._report_skipped(skipped)
-        self._set_apart(new)
-        return finished
-
-    def _pull(self) -> None:
-        """Ask the source for work while workers would have nothing to do; an executor need not run yet."""
-        while self.source is not None and not self._gave_up:
-            idle = 0 if self._starting else len(self.executor.idle())
-            if self.ledger.ready() >= max(idle, int(self.ledger.settled)):
-                return
-            growth = self.source.more()
-            if growth is None:
-                return
-            self._extend(self._join(growth))
-
-    def _inform(self, task: Task, record: Record) -> None:
-        if self.source is not None:
-            self.source.settled(task, record)
+            self._settling.skip(self.ledger.requeue(task.id, blameless=following is Next.FREE))
 
     # Watching
 
@@ -361,28 +258,10 @@ class Loop:
                 self._stalled.discard(worker)
             elif worker not in self._stalled:
                 self._stalled.add(worker)
-                self._tell("stalled", self.plan.tasks[ids[0]], worker)
+                self._settling.tell("stalled", self.plan.tasks[ids[0]], worker)
 
     def _stop_all(self) -> None:
         for completion in self.executor.cancel(self.limits.stop_patience_s):
             if isinstance(completion.outcome, Failure):
                 continue
             self._take(completion)
-
-    def _tell(self, kind: EventKind, task: Task, worker: str = "", record: Record | None = None) -> None:
-        for listener in self.listeners:
-            listener(Event(kind, task, worker, record))
-
-
-__all__ = [
-    "Event",
-    "Grow",
-    "Growth",
-    "Interrupted",
-    "Limits",
-    "Listener",
-    "Loop",
-    "Sort",
-    "expected_seconds",
-    "sort_of",
-]

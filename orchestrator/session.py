@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from orchestrator.events import Listener
 from orchestrator.evidence import Record
 from orchestrator.executors.base import Executor, NoWorkers
-from orchestrator.growth import Source
+from orchestrator.growth import Grow, Source
 from orchestrator.hiccup import StoreLost
 from orchestrator.journal import Journal
 from orchestrator.ledger import Ledger, Policy
-from orchestrator.loop import STOPPED, Grow, Interrupted, Limits, Listener, Loop, expected_seconds
+from orchestrator.loop import STOPPED, Interrupted, Loop
+from orchestrator.pace import expected_seconds
 from orchestrator.plan import Plan
 from orchestrator.resume import already_done, find, with_changed_parents
+from orchestrator.retry import Limits
 from orchestrator.stopping import terminate_as_interrupt
 from orchestrator.store import Store, StoreError
 from orchestrator.task import State, Task, TaskId
@@ -80,9 +83,20 @@ def execute(
         try:
             for task_id in found.adopted:
                 journal.record(request.run, plan.tasks[task_id], found.records[task_id])
-            loop = Loop(plan, ledger, executor, journal, store, request.run, request.limits, listeners, grow, source)
-            loop.recomputed.update(dict.fromkeys(found.damaged, 1))
-            loop.quarantined = {} if request.retry_quarantined else journal.quarantined()
+            loop = Loop(
+                plan,
+                ledger,
+                executor,
+                journal,
+                store,
+                request.run,
+                request.limits,
+                listeners,
+                grow,
+                source,
+                recomputed=dict.fromkeys(found.damaged, 1),
+                quarantined={} if request.retry_quarantined else journal.quarantined(),
+            )
             _run(loop)
             failed = any(r.state is not State.DONE for r in ledger.records.values())
             status = "failed" if failed else "done"

@@ -19,8 +19,9 @@ from orchestrator.events import Listener
 from orchestrator.evidence import Claim, Record
 from orchestrator.executors.virtual import VirtualExecutor
 from orchestrator.ledger import Ledger, Policy
-from orchestrator.loop import Limits, Loop
+from orchestrator.loop import Loop
 from orchestrator.plan import Cell, Plan
+from orchestrator.retry import Limits
 from orchestrator.store import Store
 from orchestrator.task import State, Task, TaskId
 

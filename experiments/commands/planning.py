@@ -12,7 +12,7 @@ from experiments.expand import Expansion, expand
 from experiments.problems import Problem, SpecError
 from experiments.progress import duration
 from experiments.spec import ExperimentSpec
-from orchestrator.loop import expected_seconds
+from orchestrator.pace import expected_seconds
 from orchestrator.plan import Plan
 from orchestrator.recorders.plan_file import plan_document
 from orchestrator.resume import already_done

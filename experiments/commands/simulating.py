@@ -12,7 +12,7 @@ from experiments.expand import Expansion
 from experiments.progress import duration
 from orchestrator.events import Event
 from orchestrator.evidence import Record
-from orchestrator.loop import Sort, expected_seconds, sort_of
+from orchestrator.pace import Sort, expected_seconds, sort_of
 from orchestrator.plan import Plan
 from orchestrator.resume import already_done
 from orchestrator.simulate import simulate

@@ -29,7 +29,7 @@ from experiments.study.spec import StudySpec
 from experiments.study.trial import rungs, stages_of
 from orchestrator.events import Event
 from orchestrator.journal import Journal
-from orchestrator.loop import expected_seconds
+from orchestrator.pace import expected_seconds
 from orchestrator.plan import Cell, Plan
 from orchestrator.recorders.plan_file import save_plan
 from orchestrator.resume import find

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 
 from orchestrator.executors.base import NoWorkers
-from orchestrator.loop import Sort, sort_of
+from orchestrator.pace import Sort, sort_of
 from orchestrator.task import Task
 
 Resources = Mapping[str, float]

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.events import Event
 from orchestrator.executors.base import NoWorkers
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.executors.placement import place
 from orchestrator.executors.ray import GpuWorker, RayExecutor
-from orchestrator.loop import Event, Interrupted, Limits
+from orchestrator.loop import Interrupted
 from orchestrator.plan import Plan
+from orchestrator.retry import Limits
 from orchestrator.store import StoreError
 from orchestrator.task import Failure, Task
 from orchestrator.workbench import Setup

@@ -10,9 +10,9 @@ from orchestrator.artifacts import StoreError
 from orchestrator.attempt import attempt_task
 from orchestrator.hiccup import Hiccup, StoreLost
 from orchestrator.journal import Journal
-from orchestrator.loop import Limits
 from orchestrator.manifest import CorruptArtifact
 from orchestrator.plan import Plan
+from orchestrator.retry import Limits
 from orchestrator.store import Store
 from orchestrator.task import FailureKind, Task
 from orchestrator.workbench import Setup, Workbench

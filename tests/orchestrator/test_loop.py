@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.events import Event
 from orchestrator.executors.base import Completion, NoWorkers
-from orchestrator.loop import Event, Growth, Limits
+from orchestrator.growth import Growth
 from orchestrator.plan import Plan
+from orchestrator.retry import Limits
 from orchestrator.task import FailureKind, Task
 from tests.orchestrator.toys import Scripted, World, diamond, failure, named, states, task
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from orchestrator.executors.base import Completion
-from orchestrator.loop import Growth, Interrupted
+from orchestrator.growth import Growth
+from orchestrator.loop import Interrupted
 from orchestrator.plan import Plan
 from orchestrator.task import FailureKind, Kind, Task
 from tests.orchestrator.toys import Scripted, World, diamond, failure, named, states, task

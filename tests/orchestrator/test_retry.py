@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.loop import Growth
+from orchestrator.growth import Growth
 from orchestrator.plan import Plan
 from orchestrator.retry import QUARANTINED, Limits, Next, Retries
 from orchestrator.task import Failure, FailureKind, Task

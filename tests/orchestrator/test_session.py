@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.events import Event
 from orchestrator.evidence import Record
 from orchestrator.executors.inline import InlineExecutor
-from orchestrator.loop import Event, Interrupted
+from orchestrator.loop import Interrupted
 from orchestrator.manifest import MANIFEST
 from orchestrator.perform import perform
 from orchestrator.plan import Plan

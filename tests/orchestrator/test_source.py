@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.evidence import Record
 from orchestrator.executors.base import NoWorkers
-from orchestrator.loop import Growth
+from orchestrator.growth import Growth
 from orchestrator.plan import Plan
 from orchestrator.task import FailureKind, Kind, Task
 from tests.orchestrator.toys import Scripted, World, failure, task
