@@ -10,10 +10,12 @@ import importlib.util
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from orchestrator.reach import reach
 
 SEMANTICS = 1
 """Raise by hand when ``perform``, seeding, autocast or a codec changes what any task computes."""
@@ -120,18 +122,13 @@ def _under(module: str, roots: Iterable[str]) -> bool:
 
 def _reach(start: list[str], roots: tuple[str, ...]) -> set[str]:
     """Modules under ``roots`` reachable from ``start``. Our package files hold tables, not behaviour: left out."""
-    seen: set[str] = set()
-    todo = list(start)
-    while todo:
-        name = todo.pop()
-        if name in seen or not _under(name, roots) or _origin(name) is None:
-            continue
-        seen.add(name)
-        todo += _imports(name)
-        if not _ours(name):
-            # Importing a.b.c runs a and a.b first; what stands in a stranger's package files is not known to be inert.
-            todo.append(name.rpartition(".")[0])
-    return {name for name in seen if not (_is_package(name) and _ours(name))}
+
+    def imported(name: str) -> Iterator[str]:
+        # Importing a.b.c runs a and a.b first; what stands in a stranger's package files is not known to be inert.
+        packages = () if _ours(name) else (name.rpartition(".")[0],)
+        return (n for n in (*_imports(name), *packages) if _under(n, roots) and _origin(n) is not None)
+
+    return {name for name in reach(start, imported) if not (_is_package(name) and _ours(name))}
 
 
 @cache

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from orchestrator.identity import digest
+from orchestrator.reach import reach
 from orchestrator.task import Kind, Task, TaskId
 
 
@@ -89,6 +90,15 @@ class Plan:
     def children(self, task_id: TaskId) -> list[TaskId]:
         """Tasks that wait for ``task_id``, in planning order."""
         return self._children.get(task_id, [])
+
+    def with_ancestors(self, ids: Iterable[TaskId]) -> list[Task]:
+        """Tasks with everything that they wait for, in planning order."""
+        wanted = reach(ids, lambda i: self.tasks[i].waits_for)
+        return [task for task in self if task.id in wanted]
+
+    def with_consumers(self, task_id: TaskId) -> set[TaskId]:
+        """A task and every task that consumes it, directly or not; not what merely comes after it."""
+        return reach([task_id], lambda i: (c for c in self.children(i) if i in self.tasks[c].parent_ids))
 
     def counts(self) -> dict[str, int]:
         """Number of tasks by kind, in pipeline order."""

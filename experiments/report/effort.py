@@ -85,21 +85,9 @@ def losses(plan: Plan, records: Mapping[TaskId, Record]) -> list[Loss]:
     for task in plan:
         record = records.get(task.id)
         if record is not None and record.state is State.FAILED:
-            lost = _descendants(plan, task.id)
+            lost = plan.with_consumers(task.id)
             out.append(Loss(task=task, record=record, rows=sum(cell.verify in lost for cell in plan.cells)))
     return out
-
-
-def _descendants(plan: Plan, start: TaskId) -> set[TaskId]:
-    """``start`` and every task that consumes it, directly or not."""
-    found, todo = {start}, [start]
-    while todo:
-        current = todo.pop()
-        for child in plan.children(current):
-            if child not in found and current in plan.tasks[child].parent_ids:
-                found.add(child)
-                todo.append(child)
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)

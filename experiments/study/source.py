@@ -35,7 +35,7 @@ _EPSILON = 1e-12
 
 
 class Trials:
-    """A study's trials. What ``orchestrator.loop.Source`` asks for.
+    """A study's trials. What ``orchestrator.growth.Source`` asks for.
 
     Args:
         study: the question.

@@ -77,7 +77,7 @@ class Trial:
         """Go on to the next stage: its tasks, parents first, and its cells."""
         self.stage = self.stages.popleft()
         needed = (i for c in self.stage.cells for i in (c.verify, c.clean, c.scratch) if i is not None)
-        tasks = with_ancestors(self.plan, needed)
+        tasks = self.plan.with_ancestors(needed)
         cells = list(self.stage.cells)
         self._await(cells, known)
         for cell in self.stage.cells:
@@ -170,15 +170,3 @@ def _by_rung(cells: Sequence[Cell], field_name: str | None) -> list[tuple[int | 
 def rungs(stages: Iterable[Stage]) -> tuple[int, ...]:
     """The strengths at which a pruner looks."""
     return tuple(stage.rung for stage in stages if stage.rung is not None)
-
-
-def with_ancestors(plan: Plan, ids: Iterable[TaskId]) -> list[Task]:
-    """Tasks with everything that they wait for, in planning order."""
-    wanted: set[TaskId] = set()
-    todo = list(ids)
-    while todo:
-        task_id = todo.pop()
-        if task_id not in wanted:
-            wanted.add(task_id)
-            todo += plan.tasks[task_id].waits_for
-    return [task for task in plan if task.id in wanted]

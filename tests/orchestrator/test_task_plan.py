@@ -47,6 +47,17 @@ def test_a_parent_must_be_planned_first() -> None:
     assert plan.children(root.id) == []
 
 
+def test_a_task_comes_with_what_it_waits_for_and_takes_along_what_consumes_it() -> None:
+    """Ancestors are all that a task waits for, in planning order; consumers are not those that merely come after."""
+    root, before = task("root"), task("before")
+    middle, later = task("middle", root, after=[before]), task("later", after=[root])
+    last = task("last", middle, root)
+    plan = Plan([root, before, middle, later, last])
+
+    assert plan.with_ancestors([last.id]) == [root, before, middle, last]
+    assert plan.with_consumers(root.id) == {root.id, middle.id, last.id}
+
+
 def test_a_plans_digest_is_of_the_set_of_tasks() -> None:
     """Order and labels do not change it, one more task does."""
     one, two = task("one"), task("two")
