@@ -10,7 +10,7 @@ from typing import Any
 from experiments.problems import Problem, SpecError
 from experiments.report.build import write_report
 from experiments.results import build_rows, calibrated, write_results
-from experiments.spec import ExperimentSpec, find
+from experiments.spec import SHIPPED, ExperimentSpec
 from orchestrator.evidence import Record
 from orchestrator.journal_reader import JournalReader
 from orchestrator.plan import Cell, Plan
@@ -141,7 +141,7 @@ def choose_run(journal: JournalReader, run_or_spec: str) -> RunInfo:
             return run
     named = [run for run in runs if run["experiment"] == run_or_spec]
     if not named and (Path(run_or_spec).is_file() or not runs):
-        name = ExperimentSpec.load(find(run_or_spec)).name
+        name = ExperimentSpec.load(SHIPPED.find(run_or_spec)).name
         named = [run for run in runs if run["experiment"] == name]
     if named:
         return named[0]

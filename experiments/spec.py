@@ -7,7 +7,6 @@ over: every grid expanded, every default filled in.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -32,6 +31,7 @@ from experiments.entries import AttackEntry, EntryReader
 from experiments.overrides import apply
 from experiments.problems import Path as Place
 from experiments.problems import Problem, SpecError, dotted, unknown
+from experiments.shipped import Shipped
 from experiments.translation import problems_of
 from experiments.workloads import WORKLOADS
 from experiments.yaml_lines import Document, read, text_of
@@ -43,7 +43,7 @@ from schemes.params import Configurable
 
 use_workloads(WORKLOADS)
 
-SHIPPED = Path(__file__).parent / "specs"
+SHIPPED = Shipped(Path(__file__).parent / "specs", "spec")
 
 
 def _raise(problems: Iterable[Problem], *, below: int = 1) -> None:
@@ -265,7 +265,7 @@ class ExperimentSpec(_Block):
         Raises:
             SpecError: no such spec, or everything that is wrong with it.
         """
-        path = find(spec)
+        path = SHIPPED.find(spec)
         return cls.parse(text_of(path), overrides=overrides, data_root=data_root, source=path)
 
     @classmethod
@@ -339,26 +339,3 @@ def _written(entry: AttackEntry) -> dict[str, Any]:
     if entry.search is not None:
         written["strength"] = dataclasses.asdict(entry.search)
     return written
-
-
-def shipped() -> list[str]:
-    """Names of the specs that come with the package."""
-    return sorted(p.stem for p in SHIPPED.glob("*.yaml"))
-
-
-def find(spec: str | Path) -> Path:
-    """The file behind a path or a shipped spec's name.
-
-    Raises:
-        SpecError: neither.
-    """
-    path = Path(spec)
-    if path.is_file():
-        return path
-    if str(spec) in shipped():
-        return SHIPPED / f"{spec}.yaml"
-    names = shipped()
-    near = get_close_matches(path.stem, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    message = f"expected a spec file or the name of a shipped spec, got {str(spec)!r}.{hint}"
-    raise SpecError([Problem(f"{message} Shipped: {', '.join(names)}")])

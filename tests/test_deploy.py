@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from experiments.cli import make_parser
-from experiments.spec import shipped
+from experiments.spec import SHIPPED
 
 TREE = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]
@@ -152,7 +152,7 @@ def test_the_job_runs_a_shipped_spec_and_ends() -> None:
     parsed = make_parser().parse_args(shlex.split(spec["entrypoint"])[1:])
 
     assert (parsed.command, parsed.address) == ("run", "auto")
-    assert parsed.spec in shipped()
+    assert parsed.spec in SHIPPED.names()
     assert parsed.store.startswith("/shared/")
     assert spec["shutdownAfterJobFinishes"]
     assert spec["backoffLimit"] > 0

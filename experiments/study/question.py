@@ -62,7 +62,7 @@ def question_of(
             inner.value.setdefault("name", document.value.get("name", "study"))
         elif isinstance(given, str):
             beside = folder / given
-            path = specs.find(beside if beside.is_file() else given)
+            path = specs.SHIPPED.find(beside if beside.is_file() else given)
             inner, folder = read(path.read_text(encoding="utf-8")), path.parent
         else:
             what = f"expected an experiment, or the file or shipped name of one, got {given!r}"

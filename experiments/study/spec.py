@@ -24,6 +24,7 @@ from pydantic import (
 from experiments import spec as specs
 from experiments.overrides import apply
 from experiments.problems import Problem, SpecError, unknown
+from experiments.shipped import Shipped
 from experiments.study.measures import MEASURES, Asked, Limit
 from experiments.study.question import Question, question_of
 from experiments.study.space import read_space, settled_space
@@ -33,7 +34,7 @@ from experiments.yaml_lines import Document, read, text_of
 from orchestrator.identity import digest
 from orchestrator.proposals import Direction, Method, PrunerName, SamplerName, Space
 
-SHIPPED = specs.SHIPPED / "studies"
+SHIPPED = Shipped(specs.SHIPPED.folder / "studies", "study")
 
 _ASKED = re.compile(r"\s*([a-z0-9_]+)\s*(?:\(\s*([^()]+?)\s*\))?\s*")
 _LIMIT = re.compile(rf"({_ASKED.pattern})(<=|>=)\s*(\S+)\s*")
@@ -156,7 +157,7 @@ class StudySpec(_Block):
         Raises:
             SpecError: no such study, or everything that is wrong with it.
         """
-        path = find(study)
+        path = SHIPPED.find(study)
         return cls.parse(text_of(path), overrides=overrides, data_root=data_root, source=path)
 
     @classmethod
@@ -273,23 +274,3 @@ def _label(attack: Any) -> str:
 def _line(place: str) -> int:
     found = re.match(r"line (\d+)", place)
     return int(found[1]) if found else 0
-
-
-def shipped() -> list[str]:
-    """Names of the studies that come with the package."""
-    return sorted(p.stem for p in SHIPPED.glob("*.yaml"))
-
-
-def find(study: str | Path) -> Path:
-    """The file behind a path or a shipped study's name.
-
-    Raises:
-        SpecError: neither.
-    """
-    path = Path(study)
-    if path.is_file():
-        return path
-    if str(study) in shipped():
-        return SHIPPED / f"{study}.yaml"
-    hint = unknown(path.stem, shipped(), "study")
-    raise SpecError([Problem(f"expected a study's file or the name of a shipped study, got {str(study)!r}: {hint}")])

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from experiments.cli import main
 from experiments.schema import json_schema
-from experiments.spec import ExperimentSpec, find, shipped
+from experiments.spec import SHIPPED, ExperimentSpec
 from orchestrator.plugins import names, plugin_class
 from tests.experiments.spec_texts import TINY, with_lines
 
@@ -27,10 +27,10 @@ def fits(validator: Draft202012Validator, text: str) -> bool:
     return bool(validator.is_valid(yaml.safe_load(text)))
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", SHIPPED.names())
 def test_shipped_specs_fit(validator: Draft202012Validator, name: str) -> None:
     """Editors find nothing to complain about in our own specs."""
-    assert fits(validator, find(name).read_text())
+    assert fits(validator, SHIPPED.find(name).read_text())
 
 
 @pytest.mark.parametrize(

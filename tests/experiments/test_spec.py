@@ -14,7 +14,7 @@ from attacks.overwrite import Overwrite
 from attacks.pruning import PruneWeights
 from experiments import ExperimentSpec, SpecError
 from experiments.entries import AttackEntry, EntryReader
-from experiments.spec import find, shipped
+from experiments.spec import SHIPPED
 from experiments.workloads.digits import DigitsMlp
 from schemes.params import Configurable, param
 from schemes.uchida import Uchida
@@ -180,13 +180,13 @@ def test_the_key_root_is_relative_to_the_spec(tmp_path: Path) -> None:
     assert tmp_path / "secret.bin" == spec.keys.root
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", SHIPPED.names())
 def test_shipped_specs_are_valid(name: str) -> None:
     """Every shipped spec loads by its bare name, which is its own name too."""
     assert name == ExperimentSpec.load(name).name
 
 
-PROFILES = [(name, profile) for name in shipped() for profile in ExperimentSpec.load(name).profiles]
+PROFILES = [(name, profile) for name in SHIPPED.names() for profile in ExperimentSpec.load(name).profiles]
 
 
 @pytest.mark.parametrize(("name", "profile"), PROFILES)
@@ -199,12 +199,12 @@ def test_every_spec_of_a_paper_has_the_papers_size() -> None:
     """The specs that reproduce tables, and the gauntlet, lift their caps with one word."""
     lifted = {name for name, profile in PROFILES if profile == "paper"}
 
-    assert lifted >= {n for n in shipped() if n.endswith(("_tables", "_curves"))} | {"gauntlet_lite"}
+    assert lifted >= {n for n in SHIPPED.names() if n.endswith(("_tables", "_curves"))} | {"gauntlet_lite"}
 
 
 def test_specs_of_every_size_are_shipped() -> None:
     """A demo, the whole of Fashion-MNIST, the papers' own setting."""
-    assert {"quickstart", "fashion_core", "cifar10_core"} <= set(shipped())
+    assert {"quickstart", "fashion_core", "cifar10_core"} <= set(SHIPPED.names())
 
 
 def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "quickstart").write_text(TINY)
     monkeypatch.chdir(tmp_path)
 
-    assert ExperimentSpec.load(find("quickstart")).name == "tiny"
+    assert ExperimentSpec.load(SHIPPED.find("quickstart")).name == "tiny"
 
 
 # What is wrong
@@ -341,7 +341,7 @@ def test_a_document_that_is_no_mapping_is_refused(text: str) -> None:
 
 def test_an_unknown_spec_names_the_shipped_ones() -> None:
     """A mistyped bare name gets the nearest."""
-    with pytest.raises(SpecError, match=r"got 'quikstart'\. Did you mean 'quickstart'\?"):
+    with pytest.raises(SpecError, match=r"got 'quikstart': unknown spec; did you mean 'quickstart'\?"):
         ExperimentSpec.load("quikstart")
 
 

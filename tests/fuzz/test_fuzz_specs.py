@@ -41,7 +41,7 @@ keys: {root: secret.bin, passphrase: words.txt}
 profiles: {paper: {workloads.digits_mlp.epochs: 3, seeds: [0, 1]}}
 seeds: [0, 1, 2]
 """
-TEXTS = [TINY, RICH, *(p.read_text() for p in sorted(SHIPPED.glob("*.yaml")))]
+TEXTS = [TINY, RICH, *(p.read_text() for p in sorted(SHIPPED.folder.glob("*.yaml")))]
 
 
 def parsed(text: str, folder: Path, *overrides: str) -> ExperimentSpec | None:

@@ -6,13 +6,13 @@ import pytest
 
 from experiments.problems import SpecError
 from experiments.study.measures import MEASURES
-from experiments.study.spec import StudySpec, find, shipped
+from experiments.study.spec import SHIPPED, StudySpec
 from experiments.study.words import meant
 from orchestrator.proposals import Range
 from tests.experiments.study.texts import TINY, problems, with_parts
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", SHIPPED.names())
 def test_shipped_studies_are_valid(name: str) -> None:
     """Each of them, with its experiment and its search, wherever its data are."""
     study = StudySpec.load(name)
@@ -77,7 +77,7 @@ def test_whole_ends_over_a_field_of_numbers_search_numbers() -> None:
         ({"objectives": "objectives: {margin: up}"}, "expected maximize or minimize for margin, got 'up'"),
         ({"storage": "storage: redis://x"}, "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE"),
         ({"storage": "storage: postgresql://me:secret@host/db"}, "PGPASSWORD"),
-        ({"experiment": "experiment: quickstrt"}, "Did you mean 'quickstart'?"),
+        ({"experiment": "experiment: quickstrt"}, "did you mean 'quickstart'?"),
         ({"experiment": "experiment: 3"}, "expected an experiment"),
     ],
 )
@@ -107,7 +107,7 @@ def test_an_experiment_may_be_a_file_beside_the_study(tmp_path: Path) -> None:
 def test_an_unknown_study_gets_the_nearest_name() -> None:
     """Like every other name."""
     with pytest.raises(SpecError, match="did you mean 'digits_lambda'"):
-        find("digit_lambda")
+        SHIPPED.find("digit_lambda")
 
 
 def test_choices_may_be_whole_attacks() -> None:
