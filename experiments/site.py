@@ -82,6 +82,7 @@ class Site:
         pool: the workers that were asked for.
         data_root: absolute, because workers have working folders of their own.
         store: opened by ``held``.
+        waiting: hears whom the run waits for, None if it does not.
         recording: None where MLflow is left out.
     """
 
@@ -97,7 +98,7 @@ class Site:
         self.data_root = root.absolute() if root is not None else None
         self.store = open_store(options.get("store", "wmarena-store"), options.get("keys"))
         self._address = journal_address(options.get("journal_url"))
-        self._waiting = options.get("waiting")
+        self.waiting = options.get("waiting")
         self._watch = options.get("watch", unwatched)
         recorded = Recording(self.store, self.run_id, options.get("tracking_uri"), self._address)
         self.recording = recorded if options.get("record", True) else None
@@ -112,7 +113,7 @@ class Site:
         """
         store = self.store.open()
         # Where the journal keeps drivers apart, they may share the store.
-        alone = store.joined() if self._address is not None else store.exclusive(self.run_id, self._waiting)
+        alone = store.joined(self.waiting) if self._address is not None else store.exclusive(self.run_id, self.waiting)
         with alone, open_journal(store, self._address) as journal, _writing(store):
             yield journal
 

@@ -7,7 +7,7 @@ driver writes tasks and runs, a recorder what it has mirrored; each through its 
 import contextlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -182,6 +182,18 @@ class Journal(JournalReader):
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
         """Do something that no other process does on this journal meanwhile, as far as the journal is shared."""
+        yield
+
+    @contextmanager
+    def holding(self, what: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Be the only driver of ``what`` on this journal; whoever holds the store is, where it is not shared.
+
+        Args:
+            waiting: wait for it, after having said so through this; None: do not.
+
+        Raises:
+            StoreBusy: another driver is.
+        """
         yield
 
     def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Cell] = ()) -> None:

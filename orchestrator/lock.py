@@ -15,6 +15,9 @@ from orchestrator.artifacts import StoreError
 
 _ASK_AGAIN_S = 0.5
 
+WAIT = "`wmarena run --wait` or `wmarena tune --wait` starts"
+"""What to do about somebody else's run."""
+
 
 class StoreBusy(StoreError):
     """Another run holds the store."""
@@ -34,22 +37,22 @@ def hold(path: Path, who: str, waiting: Callable[[str], None] | None = None) -> 
     """
     with _opened(path) as file:
         if not _locked(file):
-            holder = _holder(path)
             if waiting is None:
                 raise StoreBusy(
-                    f"expected to be the only run on {path.parent}, got a store that is held by {holder}; "
-                    "`wmarena run --wait` starts when it is free; or use another --store"
+                    f"expected to be the only run on {path.parent}, got a store that is held by {_holder(path)}; "
+                    f"{WAIT} when it is free; or use another --store"
                 )
-            waiting(f"waiting for {path.parent}, which is held by {holder}")
-            while not _locked(file):
-                time.sleep(_ASK_AGAIN_S)
+            _queue(file, fcntl.LOCK_EX, waiting)
         _sign(file, who)
         yield
 
 
 @contextmanager
-def join(path: Path) -> Iterator[None]:
+def join(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lock at ``path`` together with all who join it.
+
+    Args:
+        waiting: as of ``hold``.
 
     Raises:
         StoreBusy: another process holds it alone.
@@ -57,11 +60,25 @@ def join(path: Path) -> Iterator[None]:
     """
     with _opened(path) as file:
         if not _locked(file, fcntl.LOCK_SH):
-            raise StoreBusy(
-                f"expected {path.parent} free, or held by runs on the same PostgreSQL journal, got a store that is "
-                f"held by {_holder(path)}; wait for it, or give all runs the same --journal"
-            )
+            if waiting is None:
+                raise StoreBusy(
+                    f"expected {path.parent} free, or held by runs on the same PostgreSQL journal, got a store that is "
+                    f"held by {_holder(path)}; {WAIT} when it is free; or give all runs the same --journal"
+                )
+            _queue(file, fcntl.LOCK_SH, waiting)
         yield
+
+
+def ask_until(granted: Callable[[], bool]) -> None:
+    """Ask again and again for something that others hold."""
+    while not granted():
+        time.sleep(_ASK_AGAIN_S)
+
+
+def _queue(file: TextIO, how: int, waiting: Callable[[str], None]) -> None:
+    path = Path(file.name)
+    waiting(f"waiting for {path.parent}, which is held by {_holder(path)}")
+    ask_until(lambda: _locked(file, how))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 No Optuna here: a spec is read and a report is drawn where nothing is tuned.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,3 +94,19 @@ class Outcome:
     state: Literal["complete", "pruned", "failed"]
     values: tuple[float, ...] | None = None
     constraints: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """A trial as somebody else remembers it.
+
+    Attributes:
+        outcome: None for one that nobody works on any more.
+        told: (step, intermediate value), in order.
+    """
+
+    number: int
+    params: Params
+    outcome: Outcome | None
+    warm: bool = False
+    told: Sequence[tuple[int, float]] = ()

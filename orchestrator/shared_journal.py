@@ -4,12 +4,13 @@ A driver holds a lock for every task that it works on and for its run. The serve
 session ends, however it ends, so what a killed driver had begun is free at once.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from orchestrator.database import FORMAT, SCHEMA
 from orchestrator.evidence import Claim, Record
 from orchestrator.journal import Journal
+from orchestrator.lock import WAIT, StoreBusy, ask_until
 from orchestrator.postgres import PostgresConnection
 from orchestrator.task import Task, TaskId
 
@@ -79,6 +80,23 @@ class PostgresJournal(Journal):
             gone = self._db.try_lock([_run(run)])
             self._db.unlock(gone)
         return not gone
+
+    @contextmanager
+    def holding(self, what: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+        def granted() -> bool:
+            with self._asking():
+                return bool(self._db.try_lock([what]))
+
+        if not granted():
+            if waiting is None:
+                raise StoreBusy(f"expected {what} free, got another driver of this journal at it; {WAIT} when it is")
+            waiting(f"waiting for {what}, at which another driver of this journal is")
+            ask_until(granted)
+        try:
+            yield
+        finally:
+            with self._asking():
+                self._db.unlock([what])
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:

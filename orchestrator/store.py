@@ -179,14 +179,17 @@ class Store(Artifacts):
             yield
 
     @contextmanager
-    def joined(self) -> Iterator[None]:
+    def joined(self, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
         """Hold the store together with other runs: nobody holds it exclusively meanwhile.
+
+        Args:
+            waiting: as of ``exclusive``.
 
         Raises:
             StoreBusy: another process holds it exclusively.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with join(self.root / "run.lock"):
+        with join(self.root / "run.lock", waiting):
             yield
 
     # Housekeeping

@@ -8,7 +8,7 @@ are tried first. Everything is addressed by the trial's number.
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.lock import hold
-from orchestrator.proposals import Choices, Direction, Method, Outcome, Params, Proposal, Range, Space
+from orchestrator.proposals import Choices, Direction, Method, Outcome, Params, Past, Proposal, Range, Space, Value
 from orchestrator.store import StoreError
 
 _RETRY, _WARM = "wmarena.retry_of", "wmarena.warm_start"
@@ -53,24 +53,97 @@ class Tuner:
         self._method = method
         self._distributions = {name: _distribution(part) for name, part in space.items()}
         self._asked: dict[int, optuna.Trial] = {}
+        self._name, self._storage, self._directions = study, storage, list(directions)
+        self._open()
+
+    def _open(self) -> None:
+        study, directions = self._name, self._directions
         try:
             self._study = optuna.create_study(
-                study_name=study, storage=storage, directions=list(directions), load_if_exists=True
+                study_name=study, storage=self._storage, directions=directions, load_if_exists=True
             )
         except (SQLAlchemyError, ValueError, KeyError) as error:
             raise StoreError(_unreadable(study, error)) from None
         known = [d.name.lower() for d in self._study.directions]
-        if known != list(directions):
+        if known != directions:
             raise StoreError(
                 f"expected study {study!r} to have the objectives that it was begun with ({', '.join(known)}), got "
                 f"{', '.join(directions)}; give the changed study another name"
             )
         self.warm_left = sum(t.state is TrialState.WAITING and _WARM in t.user_attrs for t in self._trials())
         # Resuming must not repeat what the first part of the study drew.
-        self._study.sampler = _sampler(method, self._n_trials())
-        self._study.pruner = _pruner(method)
+        self._study.sampler = _sampler(self._method, self._n_trials())
+        self._study.pruner = _pruner(self._method)
 
     # Before the first question
+
+    def recall(self, past: Sequence[Past], *, anew: bool) -> None:
+        """Make the storage know what somebody else remembers: it may be another machine's, older, or new.
+
+        Args:
+            past: all trials, by growing number.
+            anew: a storage that contradicts them is written again from them.
+
+        Raises:
+            StoreError: it contradicts them and may not.
+        """
+        trials = self._trials()
+        if all(p.number < len(trials) and self._agrees(trials[p.number], p) for p in past):
+            return
+        if trials and not anew:
+            raise StoreError(
+                f"expected a storage with the {len(past)} trials of study {self._name!r} that the journal has, got one "
+                "with others; give `storage` that was used before, or the study another name"
+            )
+        optuna.delete_study(study_name=self._name, storage=self._storage)
+        self._open()
+        self._study.add_trials(self._remembered(past))
+        self._open()
+
+    def _agrees(self, trial: FrozenTrial, past: Past) -> bool:
+        if self._tried(trial.params) != past.params:
+            return False
+        ended = TrialState.FAIL if past.outcome is None else _STATES[past.outcome.state]
+        return trial.state in (TrialState.RUNNING, ended)  # one that was not told yet can be
+
+    def _remembered(self, past: Sequence[Past]) -> Iterator[FrozenTrial]:
+        """Each at its own number. What comes again after it was given up has been tried again."""
+        given_up: dict[str, int] = {}
+        number = 0
+        for each in past:
+            for _ in range(number, each.number):  # were queued and never asked for
+                yield optuna.trial.create_trial(state=TrialState.FAIL)
+            number = each.number + 1
+            text = _text(each.params)
+            attributes: dict[str, Any] = {_WARM: True} if each.warm else {}
+            if text in given_up:
+                attributes[_RETRY] = given_up.pop(text)
+            if each.outcome is None:
+                given_up[text] = each.number
+            yield self._frozen(each, attributes)
+
+    def _frozen(self, past: Past, attributes: dict[str, Any]) -> FrozenTrial:
+        outcome = past.outcome or Outcome(state="failed")
+        return optuna.trial.create_trial(
+            state=_STATES[outcome.state],
+            params={name: self._inside(name, value) for name, value in past.params.items()},
+            distributions={name: self._distributions[name] for name in past.params},
+            values=None if outcome.values is None else list(outcome.values),
+            intermediate_values=dict(past.told),
+            constraints=dict(outcome.constraints or {}),
+            user_attrs=attributes,
+        )
+
+    def _inside(self, name: str, value: Value) -> Any:
+        """What rounding has moved over an end of its range, or off its steps, is moved back."""
+        part = self._space[name]
+        if not isinstance(part, Range) or not isinstance(value, int | float):
+            return value
+        step = part.step or (1 if part.whole else None)
+        if step is not None and not part.log:
+            value = part.low + step * round((value - part.low) / step)
+        value = min(max(value, part.low), part.high)
+        return int(value) if part.whole else float(value)
 
     def unfinished(self) -> dict[int, Params]:
         """Trials that were asked for and never told, by whomever."""
@@ -198,19 +271,22 @@ def _text(params: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def open_storage(folder: Path, study: str, url: str | None) -> Iterator[BaseStorage]:
+def open_storage(
+    folder: Path, study: str, url: str | None, waiting: Callable[[str], None] | None = None
+) -> Iterator[BaseStorage]:
     """A study's storage while it is held by this process.
 
     Args:
         folder: home of journal files and locks.
         url: ``sqlite:///...`` or ``postgresql://...``; None for Optuna's journal file in ``folder``.
+        waiting: wait for another process that tunes it, after having said so through this; None: do not.
 
     Raises:
         StoreBusy: another process tunes this study.
         StoreError: it cannot be opened.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with hold(folder / f"{study}.lock", f"tuning of {study}"):
+    with hold(folder / f"{study}.lock", f"tuning of {study}", waiting):
         yield _storage(folder / f"{study}.log", study, url)
 
 

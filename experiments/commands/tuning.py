@@ -34,7 +34,10 @@ def tune(terminal: Terminal, args: Namespace) -> int:
     if args.export and summary.best:
         write_export(study, summary.best[0], Path(args.export))
     if terminal.json:
-        terminal.document(asdict(summary))
+        document = asdict(summary)
+        if summary.shared_report is None:
+            del document["shared_report"]
+        terminal.document(document)
     else:
         _show(terminal, study, summary)
         if args.export:

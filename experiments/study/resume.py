@@ -11,7 +11,7 @@ from experiments.study.pareto import directions_of, feasible, front
 from experiments.study.spec import StudySpec
 from experiments.study.words import GAMMA, written
 from orchestrator.journal import Journal
-from orchestrator.proposals import Choices, Params, Space
+from orchestrator.proposals import Choices, Params, Past, Space
 from orchestrator.resume import find
 from orchestrator.store import Store
 from orchestrator.tuner import Tuner
@@ -35,6 +35,7 @@ def take_up(study: StudySpec, tuner: Tuner, store: Store, journal: Journal, grou
                 )
             ]
         )
+    recall(study, tuner, journal)
     _reconcile(study, tuner, journal, known)
     if study.sampler.name == "grid":
         tuner.propose(tuner.grid())  # lists whatever earlier studies may know
@@ -44,19 +45,43 @@ def take_up(study: StudySpec, tuner: Tuner, store: Store, journal: Journal, grou
     tuner.propose([default] if default is not None else [])
 
 
+def recall(study: StudySpec, tuner: Tuner, journal: Journal) -> None:
+    """Let Optuna know all trials of the journal, which other machines may have run; their storage need not be here.
+
+    Raises:
+        StoreError: the storage that the study names has other trials.
+    """
+    known = journal.trials(study.name).values()
+    tuner.recall([_past(document) for document in known], anew=study.storage is None)
+
+
+def _past(document: Document) -> Past:
+    return Past(
+        number=document["number"],
+        params=document["params"],
+        outcome=outcome_of(document) if document["state"] in FINISHED else None,
+        warm=document["warm"],
+        told=[(step, value) for step, value in document.get("told", ())],
+    )
+
+
 def _reconcile(study: StudySpec, tuner: Tuner, journal: Journal, known: Mapping[int, Document]) -> None:
     """Our journal decides what has ended; what it does not know, in a storage that others use too, is theirs."""
-    lost = [number for number, document in known.items() if document["state"] == "lost"]
-    for number, params in tuner.unfinished().items():
-        document = known.get(number)
-        if document is not None and document["state"] in FINISHED:
-            tuner.tell(number, outcome_of(document))
-        elif document is not None or study.storage is None:
-            told = document or {"number": number, "params": params, "question": study.digest, "warm": False}
-            journal.record_trial(study.name, number, {**told, "state": "lost"})
+    unfinished = tuner.unfinished()
+    lost = {number: document for number, document in known.items() if document["state"] not in FINISHED}
+    if study.storage is None:
+        for number in unfinished.keys() - known.keys():
+            told = {"number": number, "params": unfinished[number], "question": study.digest, "warm": False}
+            lost[number] = {**told, "state": "running"}
+    for number, document in lost.items():
+        if document["state"] != "lost":
+            journal.record_trial(study.name, number, {**document, "state": "lost"})
+    for number in unfinished:
+        if number in lost:
             tuner.give_up(number)
-            lost.append(number)
-    tuner.retry(lost)
+        elif number in known:
+            tuner.tell(number, outcome_of(known[number]))
+    tuner.retry(sorted(lost))
 
 
 def _default(study: StudySpec) -> Params | None:

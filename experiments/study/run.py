@@ -23,7 +23,7 @@ from experiments.site import Options, Site, settle_keys
 from experiments.study.documents import CONFIRMED, FINISHED, Document
 from experiments.study.pareto import best_of, directions_of, front
 from experiments.study.publish import StudyPages, publish
-from experiments.study.resume import take_up
+from experiments.study.resume import recall, take_up
 from experiments.study.source import Told, Trials
 from experiments.study.spec import StudySpec
 from experiments.study.trial import rungs, stages_of
@@ -49,6 +49,7 @@ class StudySummary:
         failed_trials: of this run.
         busy: share of the workers' time that tasks took, None where nothing ran.
         overhead_s: median driver seconds of a trial: asking, planning, telling.
+        shared_report: where others find the report, None for a store that is a folder.
     """
 
     study: str
@@ -66,6 +67,7 @@ class StudySummary:
     report: str
     table: str
     results: str
+    shared_report: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -89,13 +91,17 @@ def tune(
 
     Raises:
         SpecError, MissingData, StoreError: bad input, or workers that cannot be had; nothing has run.
-        StoreBusy: another run holds the store.
+        StoreBusy: another run holds the store, or another driver tunes the study.
         NoWorkers, StoreLost: all workers, or the store, were lost on the way; the same call resumes.
         Interrupted: stopped; the same call resumes.
     """
     started, site, spec = time.monotonic(), Site(options), study.question.spec
     grounds = Grounds(site.data_root)
-    with site.held() as journal, _studied(site.store, study) as storage:
+    with (
+        site.held() as journal,
+        journal.holding(f"study {study.name!r}", site.waiting),
+        _studied(site.store, study, site.waiting) as storage,
+    ):
         found = _Found.of(study, site.store, journal, grounds)
         tuner = Tuner(study.name, storage, study.space, list(study.objectives.values()), study.method(found.rungs))
         take_up(study, tuner, site.store, journal, grounds)
@@ -116,6 +122,7 @@ def tune(
         save_plan(plan, folder)
         results = write_results(build_rows(plan, records, experiment=study.name, run_id=site.run_id), folder)
         pages = publish(folder, study, source.documents, _confirmed(journal, study), tuner, busy.share)
+        shared = site.store.share_report(folder)
     site.finish()
     ended, states = source.documents, states_of(records)
     return StudySummary(
@@ -134,12 +141,15 @@ def tune(
         report=str(pages.report),
         table=str(pages.table),
         results=str(results),
+        shared_report=shared,
     )
 
 
-def _studied(store: Store, study: StudySpec) -> AbstractContextManager[Any]:
+def _studied(
+    store: Store, study: StudySpec, waiting: Callable[[str], None] | None = None
+) -> AbstractContextManager[Any]:
     """The study's storage, held."""
-    return open_storage(store.root / "studies", safe_name(study.name), study.storage)
+    return open_storage(store.root / "studies", safe_name(study.name), study.storage, waiting)
 
 
 @dataclass(frozen=True)
@@ -217,8 +227,11 @@ def republish(store: Store, journal: Journal, run: Mapping[str, Any], out: Path 
     ended = [document for document in journal.trials(study.name).values() if document["state"] in FINISHED]
     with _studied(store, study) as storage:
         tuner = Tuner(study.name, storage, study.space, list(study.objectives.values()), study.method())
+        recall(study, tuner, journal)
         folder = out or store.report_dir(study.name, run["id"])
-        return publish(folder, study, ended, _confirmed(journal, study), tuner)
+        pages = publish(folder, study, ended, _confirmed(journal, study), tuner)
+        store.share_report(folder)
+        return pages
 
 
 def _request(study: StudySpec, site: Site) -> Request:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
+import pytest
 
 from orchestrator.store import Store
+from orchestrator.stores import open_store
 
 TREE = Path(__file__).resolve().parents[2]
 FULL = bool(os.environ.get("WMARENA_DRILL"))
@@ -65,9 +67,12 @@ class Arena:
 
     Attributes:
         folder: holds everything; removed by pytest.
-        options: of every ``wmarena run`` here.
+        options: of every command here.
         prefix: what the command runs under: ``ip netns exec NAME``.
         tracking_uri: MLflow's; "none" records nothing.
+        verb: the command: run, tune.
+        url: of the store; None for one in the folder. The driver's own part of it is in the folder in any case.
+        store: the folder of journal and reports.
     """
 
     folder: Path
@@ -76,18 +81,29 @@ class Arena:
     prefix: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     tracking_uri: str = "none"
+    verb: str = "run"
+    url: str | None = None
     store: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.store = self.folder / "store"
+        if self.url is not None:
+            self.environment = {"XDG_CACHE_HOME": str(self.folder / "cache"), **self.environment}
+        self.store = self.home().root
         (self.folder / "spec.yaml").write_text(self.text)
 
+    def home(self) -> Store:
+        """The store, as its driver sees it."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            return open_store(self.url or self.folder / "store")
+
     def command(self, *options: str) -> list[str]:
-        """``wmarena run`` of the spec."""
-        places = ["--store", str(self.store), "--tracking-uri", self.tracking_uri]
+        """``wmarena run`` of the spec, or another verb."""
+        places = ["--store", self.url or str(self.store), "--tracking-uri", self.tracking_uri]
         head = [*self.prefix, sys.executable, "-m", "experiments", *places, "--json"]
-        return [*head, "run", str(self.folder / "spec.yaml"), *self.options, *options]
+        return [*head, self.verb, str(self.folder / "spec.yaml"), *self.options, *options]
 
     def start(self, *options: str) -> "Driver":
         """Begin a run in a process of its own."""
@@ -145,8 +161,8 @@ class Arena:
         assert states == expected
         assert set(states.values()) == {"done"}
         assert twice == []
-        assert set(Store(self.store).task_ids()) == set(states)
-        assert Store(self.store).verify()["damaged"] == []
+        assert set(self.home().task_ids()) == set(states)
+        assert self.home().verify()["damaged"] == []
         assert self.table() == reference.table()
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.proposals import Choices, Method, Outcome, Range
+from orchestrator.proposals import Choices, Method, Outcome, Past, Range
 from orchestrator.store import StoreBusy, StoreError
 from orchestrator.tuner import Tuner, open_storage
 
@@ -77,6 +78,61 @@ def test_half_a_line_and_a_lock_without_owner_are_mended(tmp_path: Path) -> None
         assert study.ask().number == 4
     with tuner(tmp_path) as study:
         assert list(study.unfinished()) == [4]
+
+
+def ended(number: int, a: float) -> Past:
+    """A trial that was worth ``a``."""
+    outcome = Outcome(state="complete", values=(a,), constraints={"limit": -1.0})
+    return Past(number=number, params={"a": a, "b": 0.02}, outcome=outcome)
+
+
+def test_trials_of_another_machine_are_recalled(tmp_path: Path) -> None:
+    """An empty storage goes on at the next number, with what was found, however often it is told."""
+    past = [ended(number, a) for number, a in ((0, 0.05), (1, 0.1), (3, 0.15), (4, 0.2))]  # 2 was never asked for
+    for _ in range(2):
+        with tuner(tmp_path, startup=1) as study:
+            study.recall(past, anew=True)
+            assert study.importance(0)["a"] == 1.0
+            assert study.unfinished() == {}
+    with tuner(tmp_path) as study:
+        assert study.ask().number == 5
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_lost_trial_of_another_machine_is_tried_once_more(tmp_path: Path, again: bool) -> None:
+    """Unless somebody has done so already."""
+    lost = Past(number=1, params={"a": 0.05, "b": 0.1}, outcome=None)
+    later = [replace(lost, number=2, outcome=Outcome(state="pruned"))] if again else []
+    with tuner(tmp_path) as study:
+        study.recall([ended(0, 0.1), lost, *later], anew=True)
+        study.retry([1])
+    with tuner(tmp_path) as study:
+        assert (study.ask().params == lost.params) == (not again)
+
+
+def test_a_storage_that_others_went_past_is_written_again(tmp_path: Path) -> None:
+    """A machine whose trial was never known elsewhere takes over what the others have under the same number."""
+    with tuner(tmp_path) as study:
+        (first,) = answer(study, 1)
+        study.ask()
+    past = [Past(number=0, params=dict(first), outcome=Outcome(state="complete", values=(float(str(first["a"])),)))]
+    with tuner(tmp_path) as study:
+        study.recall(past, anew=False)
+        assert list(study.unfinished()) == [1]
+        with pytest.raises(StoreError, match="give `storage` that was used before"):
+            study.recall([*past, ended(1, 0.1)], anew=False)
+        study.recall([*past, ended(1, 0.1)], anew=True)
+        assert study.unfinished() == {}
+        assert study.ask().number == 2
+
+
+def test_numbers_at_the_ends_of_a_range_are_recalled(tmp_path: Path) -> None:
+    """What rounding to six digits has moved out of its range, or off its steps, is no reason to refuse a trial."""
+    space = {"a": Range(low=0.12345678, high=0.98765432), "b": Range(low=0.0, high=1.0, step=1 / 3)}
+    past = [Past(number=0, params={"a": 0.123457 - 1e-6, "b": 0.333333}, outcome=None)]
+    with tuner(tmp_path, space=space) as study:
+        study.recall(past, anew=True)
+        assert study.ask().number == 1
 
 
 def test_one_process_tunes_a_study(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from experiments.problems import SpecError
 from experiments.spec import ExperimentSpec
 from experiments.study.export import write_export
 from experiments.study.spec import StudySpec
-from orchestrator.store import StoreError
+from orchestrator.store import Store, StoreBusy, StoreError
 from tests.experiments.study.texts import TINY, journal, run, trials, with_parts
 
 GAMMA = """\
@@ -232,6 +233,43 @@ def test_a_killed_study_ends_with_the_same_trials(tmp_path: Path) -> None:
         else:
             assert after[number]["state"] == "lost"
             assert document["params"] in [d["params"] for d in ended]
+
+
+def test_a_study_whose_storage_is_lost_goes_on(tmp_path: Path) -> None:
+    """The journal tells Optuna what was tried: no trial is written over, the one under way is tried again."""
+    run(TINY, tmp_path, trials=2)
+    before = trials(tmp_path)
+    under_way = {**before[1], "number": 2, "state": "running", "params": {"schemes.uchida.lambda1": 0.25}}
+    with journal(tmp_path) as opened:
+        opened.record_trial("tiny-study", 2, under_way)
+    shutil.rmtree(tmp_path / "studies")
+    found = run(TINY, tmp_path, trials=4)
+    after = trials(tmp_path)
+
+    assert found.trials == 4
+    assert {number: after[number] for number in before} == before
+    assert [d["state"] for d in after.values()] == ["complete", "complete", "lost", "complete", "complete"]
+    assert after[3]["params"] == under_way["params"]
+    shutil.rmtree(tmp_path / "studies")
+    assert main(["--store", str(tmp_path), "--tracking-uri", "none", "report", "tiny-study"]) == 0
+    again = run(TINY, tmp_path, trials=4)
+    assert (again.executed, trials(tmp_path)) == (0, after)
+
+
+def test_a_study_waits_for_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused by exception; with someone to tell, it says whom it waits for and goes on when the store is free."""
+    holding, said = Store(tmp_path).exclusive("r-1"), list[str]()
+    holding.__enter__()
+    try:
+        with pytest.raises(StoreBusy, match=r"held by run r-1 .*`wmarena tune --wait`"):
+            run(TINY, tmp_path, trials=1)
+        monkeypatch.setattr("orchestrator.lock.time.sleep", lambda s: holding.__exit__(None, None, None))
+        found = run(TINY, tmp_path, trials=1, waiting=said.append)
+    finally:
+        holding.__exit__(None, None, None)
+
+    assert found.trials == 1
+    assert said[0].startswith(f"waiting for {tmp_path}, which is held by run r-1")
 
 
 def test_a_storage_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
