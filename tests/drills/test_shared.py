@@ -26,7 +26,7 @@ def sealed(folder: Path, url: str) -> Arena:
 def beside(folder: Path, url: str) -> Arena:
     """Keys are in a folder that all workers see."""
     options = ("--workers", "2", "--keys", str(folder / "keys"))
-    return Arena(folder, options=options, environment={PASSPHRASE: ""}, url=url)
+    return Arena(folder, options=options, url=url)
 
 
 def kill_a_worker(driver: Driver, rng: random.Random, n_tasks: int) -> None:

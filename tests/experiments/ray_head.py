@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ class Head:
 
 def environment(token: Path) -> dict[str, str]:
     """One in which ``python`` is this one, Ray wants the token, and nothing of the tester's own settings shows."""
-    kept = {n: v for n, v in os.environ.items() if not n.startswith(("RAY_", "WMARENA_", "MLFLOW_"))}
+    kept = {n: v for n, v in os.environ.items() if not n.startswith(("RAY_", "WMARENA_", "MLFLOW_", "AWS_"))}
     return kept | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "RAY_AUTH_MODE": "token",
@@ -59,8 +59,12 @@ def environment(token: Path) -> dict[str, str]:
 
 
 @contextmanager
-def ray_head(num_cpus: int = 2) -> Iterator[Head]:
-    """Start a head node and take it down again with all its processes."""
+def ray_head(num_cpus: int = 2, own: Mapping[str, str] | None = None) -> Iterator[Head]:
+    """Start a head node and take it down again with all its processes.
+
+    Args:
+        own: what its environment holds and its clients' does not.
+    """
     folder = Path(tempfile.mkdtemp(prefix="wm", dir="/tmp"))  # a short name: paths of sockets are limited
     token = folder / "token"
     token.touch(mode=0o600)
@@ -73,7 +77,7 @@ def ray_head(num_cpus: int = 2) -> Iterator[Head]:
         f"--ray-client-server-port={client}",
     ]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environment(token), cwd="/", stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environment(token) | dict(own or {}), cwd="/", stdout=log, stderr=log)
     try:
         _await_dashboard(port, process)
         yield Head(f"http://127.0.0.1:{port}", token, folder / "ray")

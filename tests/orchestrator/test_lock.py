@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestrator.lock import StoreBusy, hold
+from orchestrator.lock import StoreBusy, hold, join
 
 TREE = Path(__file__).resolve().parents[2]
 
@@ -57,8 +60,9 @@ def test_a_second_process_is_told_who_holds_it(tmp_path: Path) -> None:
         assert '"run r-8"' in path.read_text()
 
 
-def test_who_waits_says_so_and_begins_afterwards(tmp_path: Path) -> None:
-    """Once told whom it waits for, it gets the lock when that one lets go."""
+@pytest.mark.parametrize("take", [partial(hold, who="run r-8"), join])
+def test_who_waits_says_so_and_begins_afterwards(tmp_path: Path, take: Callable[..., Any]) -> None:
+    """Once told whom it waits for, it gets the lock, alone or with others, when that one lets go."""
     path, heard = tmp_path / "run.lock", []
     first = holder(path)
 
@@ -66,7 +70,7 @@ def test_who_waits_says_so_and_begins_afterwards(tmp_path: Path) -> None:
         heard.append(text)
         threading.Timer(0.1, end, [first]).start()
 
-    with hold(path, "run r-8", waiting):
+    with take(path, waiting=waiting):
         assert first.poll() == -signal.SIGKILL
     assert len(heard) == 1
     assert f"held by run r-7 (process {first.pid}" in heard[0]

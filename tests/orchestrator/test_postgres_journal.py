@@ -18,7 +18,7 @@ from orchestrator.journal import Journal
 from orchestrator.journals import journal_address, open_journal
 from orchestrator.plan import Plan
 from orchestrator.session import Request, execute
-from orchestrator.store import Store, StoreError
+from orchestrator.store import Store, StoreBusy, StoreError
 from orchestrator.task import Kind, State, Task, TaskId
 from orchestrator.workbench import Setup
 from tests.orchestrator.toys import done, echo, executions, named, task
@@ -133,6 +133,22 @@ def test_a_task_is_claimed_by_one_driver(store: Store, url: str) -> None:
     assert (claim.mine, claim.done.keys()) == (set(), {one.id})
     first.close()
     wait_until(lambda: second.claim([two.id]).mine == {two.id})
+    second.close()
+
+
+def test_a_study_is_tuned_by_one_driver(store: Store, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another is refused, or says so and waits until that one has let go; other studies are free."""
+    first, second = open_journal(store, url), open_journal(store, url)
+    holding, heard = first.holding("study 's'"), list[str]()
+    holding.__enter__()
+    with pytest.raises(StoreBusy, match=r"study 's' free, .*`wmarena tune --wait`"), second.holding("study 's'"):
+        pass
+    with second.holding("study 't'"):
+        pass
+    monkeypatch.setattr("orchestrator.lock.time.sleep", lambda s: holding.__exit__(None, None, None))
+    with second.holding("study 's'", heard.append):
+        assert heard == ["waiting for study 's', at which another driver of this journal is"]
+    first.close()
     second.close()
 
 

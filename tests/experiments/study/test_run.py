@@ -19,7 +19,7 @@ from experiments.problems import SpecError
 from experiments.spec import ExperimentSpec
 from experiments.study.export import write_export
 from experiments.study.spec import StudySpec
-from orchestrator.store import Store, StoreBusy, StoreError
+from orchestrator.store import Store, StoreError
 from tests.experiments.study.texts import TINY, journal, run, trials, with_parts
 
 GAMMA = """\
@@ -256,20 +256,27 @@ def test_a_study_whose_storage_is_lost_goes_on(tmp_path: Path) -> None:
     assert (again.executed, trials(tmp_path)) == (0, after)
 
 
-def test_a_study_waits_for_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused by exception; with someone to tell, it says whom it waits for and goes on when the store is free."""
-    holding, said = Store(tmp_path).exclusive("r-1"), list[str]()
+def test_a_study_waits_for_the_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused with exit 3 and who holds it; with --wait it says whom it waits for and goes on when it is free."""
+    store, spec = tmp_path / "store", tmp_path / "study.yaml"
+    spec.write_text(TINY)
+    command = ["--store", str(store), "--tracking-uri", "none", "tune", str(spec), "--executor", "inline"]
+    holding = Store(store).exclusive("r-1")
     holding.__enter__()
     try:
-        with pytest.raises(StoreBusy, match=r"held by run r-1 .*`wmarena tune --wait`"):
-            run(TINY, tmp_path, trials=1)
+        refused = main(command)
+        first = capsys.readouterr().err
         monkeypatch.setattr("orchestrator.lock.time.sleep", lambda s: holding.__exit__(None, None, None))
-        found = run(TINY, tmp_path, trials=1, waiting=said.append)
+        waited = main([*command, "--trials", "1", "--wait"])
     finally:
         holding.__exit__(None, None, None)
 
-    assert found.trials == 1
-    assert said[0].startswith(f"waiting for {tmp_path}, which is held by run r-1")
+    assert (refused, waited) == (3, 0)
+    assert "held by run r-1" in first
+    assert "`wmarena tune --wait` starts when it is free" in first
+    assert f"waiting for {store}, which is held by run r-1" in capsys.readouterr().err
 
 
 def test_a_storage_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
