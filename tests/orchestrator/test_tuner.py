@@ -128,7 +128,7 @@ def test_a_storage_that_others_went_past_is_written_again(tmp_path: Path) -> Non
 
 def test_numbers_at_the_ends_of_a_range_are_recalled(tmp_path: Path) -> None:
     """What rounding to six digits has moved out of its range, or off its steps, is no reason to refuse a trial."""
-    space = {"a": Range(low=0.12345678, high=0.98765432), "b": Range(low=0.0, high=1.0, step=1 / 3)}
+    space = {"a": Range(low=0.12345678, high=0.98765432), "b": Range(low=0.0, high=2 / 3, step=1 / 3)}
     past = [Past(number=0, params={"a": 0.123457 - 1e-6, "b": 0.333333}, outcome=None)]
     with tuner(tmp_path, space=space) as study:
         study.recall(past, anew=True)
