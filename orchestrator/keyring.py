@@ -5,10 +5,10 @@ bytes, encrypted, bound to the key's scheme and commitment. ``SHA256SUMS`` says 
 replaced last, so that a key is whole at every moment of being sealed.
 """
 
-import contextlib
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -259,13 +259,17 @@ def _sums(contents: Mapping[str, bytes]) -> bytes:
 
 
 def write_private(path: Path, raw: bytes) -> None:
-    """Write a file for its owner's eyes (0600), whole or not at all; its folder is made (0700) if it is missing."""
+    """Write a file for its owner's eyes (0600), whole or not at all; its folder is made (0700) if it is missing.
+
+    Several processes may write the same file: each has a part of its own.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(path.name + ".part")
-    with contextlib.suppress(FileNotFoundError):
-        part.unlink()
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
-        f.write(raw)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
+            f.write(raw)
+            f.flush()
+            os.fsync(f.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

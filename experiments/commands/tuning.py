@@ -73,3 +73,5 @@ def _show(terminal: Terminal, study: StudySpec, summary: StudySummary) -> None:
     terminal.text(f"report   {summary.report}")
     terminal.text(f"trials   {summary.table}")
     terminal.text(f"table    {summary.results}")
+    if summary.shared_report is not None:
+        terminal.text(f"shared   {summary.shared_report}")

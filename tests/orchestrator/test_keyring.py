@@ -242,7 +242,7 @@ def test_sealing_may_be_interrupted_anywhere(tmp_path: Path) -> None:
         seal_key(folder, RIGHT)
         assert load_key(folder, RIGHT).commitment == some_key().commitment
         assert is_sealed(folder)
-        assert names(folder) - {"secret.sealed.part", "SHA256SUMS.part"} == SEALED_FILES
+        assert {name for name in names(folder) if not name.endswith(".part")} == SEALED_FILES
         assert hidden(folder, some_key())
         if finished:
             break

@@ -21,6 +21,7 @@ from orchestrator.manifest import CorruptArtifact
 from orchestrator.plan import Plan
 from orchestrator.sealing import Cost, Passphrase, SealError
 from orchestrator.session import Request, execute
+from orchestrator.shared_artifacts import together
 from orchestrator.shared_store import SharedStore
 from orchestrator.shelf import SealedShelf
 from orchestrator.store import Store
@@ -284,6 +285,16 @@ def test_sealed_keys_travel(shared: SharedStore, caches: Nodes, item: Task) -> N
     assert torch.arange(4.0).numpy().tobytes() not in stored
     with pytest.raises(SealError):
         load_key(other.key_dir(item.id), Passphrase(b"another one", Cost(log2_n=4)))
+
+
+def test_workers_of_a_node_receive_a_key_at_the_same_time(shared: SharedStore, caches: Nodes, item: Task) -> None:
+    """They share the folder: each finds the key whole, none trips over another's half-written file."""
+    committed_with_key(shared, item, WORDS)
+    other = elsewhere(shared, caches)
+    list(together(other.receive_keys, [[item.id]] * 64))
+
+    assert load_key(other.key_dir(item.id), WORDS).opens(key().commitment)
+    assert {p.name for p in other.key_dir(item.id).iterdir()} == {"key.json", "secret.sealed", "SHA256SUMS"}
 
 
 def test_plain_keys_never_go_to_the_bucket(shared: SharedStore, item: Task) -> None:
