@@ -33,7 +33,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: Sequence[str], port: int, environment: Mapping[str, str] | None = None) -> Iterator[None]:
+def serving(
+    command: Sequence[str],
+    port: int,
+    environment: Mapping[str, str] | None = None,
+    stop: signal.Signals = signal.SIGTERM,
+) -> Iterator[None]:
     """A server's process, from when it answers until the end of the block."""
     own, nothing = {**os.environ, **(environment or {})}, subprocess.DEVNULL
     with subprocess.Popen(command, env=own, stdout=nothing, stderr=nothing, start_new_session=True) as process:
@@ -41,7 +46,7 @@ def serving(command: Sequence[str], port: int, environment: Mapping[str, str] | 
             _wait(lambda: _answers(port), process)
             yield
         finally:
-            process.terminate()
+            process.send_signal(stop)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_PATIENCE_S)
             with suppress(ProcessLookupError):  # helpers that the server has left behind
@@ -109,7 +114,8 @@ def postgres_server(folder: Path) -> Iterator[Callable[[], str]]:
     make = [initdb, "-D", data, "-U", "owner", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}", "-N"]
     subprocess.run([*user, *map(str, make)], check=True, capture_output=True, cwd="/")
     options = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
-    with serving([*user, str(postgres), "-D", str(data), "-p", str(port), *options], port):
+    # Told to terminate, it would wait for whoever is still connected; interrupted, it sends them away.
+    with serving([*user, str(postgres), "-D", str(data), "-p", str(port), *options], port, stop=signal.SIGINT):
         environment = {**os.environ, "PGPASSWORD": "axolotl-secret"}
 
         def database() -> str:
