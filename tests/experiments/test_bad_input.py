@@ -75,7 +75,7 @@ def test_several_mistakes_are_told_at_once(tmp_path: Path, capsys: Capture) -> N
 
 def test_an_unknown_spec_is_refused(tmp_path: Path, capsys: Capture) -> None:
     """A mistyped bare name gets the nearest shipped one."""
-    assert "Did you mean 'quickstart'?" in refused(capsys, "--store", tmp_path / "store", "run", "quickstrat")
+    assert "did you mean 'quickstart'?" in refused(capsys, "--store", tmp_path / "store", "run", "quickstrat")
 
 
 def test_a_wrong_override_is_refused(tmp_path: Path, capsys: Capture, finished_once: Finished) -> None:
