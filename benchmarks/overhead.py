@@ -150,6 +150,7 @@ def measure(repeat: int, n_workers: int) -> dict[str, list[float]]:
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
+        Store(root).open()  # workers look whether it is there
         pool = KeptRay(Setup(store=root), workers=n_workers, perform="benchmarks.overhead:noop")
         pool.start()
         actors = [ray.remote(RawActor).options(num_cpus=0).remote() for _ in range(n_workers)]

@@ -18,7 +18,7 @@ from orchestrator.sealing import PASSPHRASE
 from orchestrator.shared_journal import PostgresJournal
 from tests.drills.arena import FULL, Arena
 
-STUDY = (SHIPPED / "digits_lambda.yaml").read_text()
+STUDY = SHIPPED.find("digits_lambda").read_text()
 N_TRIALS = 12 if FULL else 3
 EXECUTOR = ("--workers", "2") if FULL else ("--executor", "inline")
 Made = Callable[[], str]
