@@ -5,6 +5,7 @@ bytes, encrypted, bound to the key's scheme and commitment. ``SHA256SUMS`` says 
 replaced last, so that a key is whole at every moment of being sealed.
 """
 
+import base64
 import hashlib
 import json
 import os
@@ -63,6 +64,40 @@ def is_sealed(folder: Path) -> bool:
         with (folder / SUMS).open("rb") as f:
             return any(line.endswith(f"  {SEALED}".encode()) for line in f.read(4096).splitlines())
     except OSError:
+        return False
+
+
+def packed(folder: Path) -> bytes:
+    """A sealed key as one piece, which comes whole or not at all.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    files = {name: base64.b64encode((folder / name).read_bytes()).decode() for name in (PUBLIC, SEALED, SUMS)}
+    return json.dumps(files).encode()
+
+
+def unpack(raw: bytes, folder: Path) -> None:
+    """Write what ``packed`` made; something else is nothing: the key is missing then.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        found = json.loads(raw)
+        files = {name: base64.b64decode(found[name], validate=True) for name in (PUBLIC, SEALED, SUMS)}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return
+    for name, content in files.items():
+        write_private(folder / name, content)
+
+
+def is_whole(folder: Path, commitment: str) -> bool:
+    """True if a sealed key is there with all its files as they were saved, and it is the one of ``commitment``."""
+    try:
+        public, sealed, sums = ((folder / name).read_bytes() for name in (PUBLIC, SEALED, SUMS))
+        return sums == _sums({PUBLIC: public, SEALED: sealed}) and json.loads(public)["commitment"] == commitment
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return False
 
 

@@ -4,7 +4,7 @@ In the shared folder::
 
     artifacts/<aa>/<task id>/manifest.json, <16 hex digits of SHA-256>-<file>
     checkpoints/<trajectory id>/   reports/<experiment>/<run id>/   set_aside/
-    keys/<task id>/<16 hex digits of its commitment>/ (sealed keys only)
+    keys/<task id>/<16 hex digits of its commitment>/sealed-key.json
 
 What only one driver needs (journal, MLflow's database, the report being written) is in a folder of the user's cache,
 and files that were read stay there too. Several drivers may work at the same time: they may do a task twice, and never
@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from orchestrator.artifacts import StoreError
 from orchestrator.file_cache import FileCache, user_cache
-from orchestrator.keyring import PUBLIC, SEALED, SUMS, is_sealed, write_private
+from orchestrator.keyring import PUBLIC, is_sealed, is_whole, packed, unpack
 from orchestrator.manifest import MANIFEST
 from orchestrator.remote import Remote, RemoteShelf, Stored
 from orchestrator.sealing import PASSPHRASE, Passphrase, SealError
@@ -90,9 +90,8 @@ class SharedStore(SharedArtifacts, Store):
         folder = self.key_dir(task_id)
         if not is_sealed(folder):
             raise StoreError(f"expected a sealed key for a shared store, got a plain one in {folder}; {KEYS_WAY_OUT}")
-        place = _key_place(task_id, json.loads((folder / PUBLIC).read_bytes())["commitment"])
-        for name in (PUBLIC, SEALED, SUMS):
-            self.remote.put(f"{place}/{name}", (folder / name).read_bytes())
+        # One object: of two drivers' seals of one key, which differ, never a part of each.
+        self.remote.put(_key_place(task_id, json.loads((folder / PUBLIC).read_bytes())["commitment"]), packed(folder))
 
     def receive_keys(self, task_ids: Iterable[TaskId]) -> None:
         """Download the keys that belong to the artifacts of ``task_ids``, as far as there are any."""
@@ -101,12 +100,12 @@ class SharedStore(SharedArtifacts, Store):
 
     def _receive_key(self, task_id: TaskId) -> None:
         commitment = ((self.intact_manifest(task_id) or {}).get("result") or {}).get("commitment")
-        if not isinstance(commitment, str):
+        folder = self.key_dir(task_id)
+        if not isinstance(commitment, str) or is_whole(folder, commitment):
             return
-        found = {name: self.remote.get(f"{_key_place(task_id, commitment)}/{name}") for name in (PUBLIC, SEALED, SUMS)}
-        for name, raw in found.items():
-            if raw is not None:
-                write_private(self.key_dir(task_id) / name, raw)
+        raw = self.remote.get(_key_place(task_id, commitment))
+        if raw is not None:
+            unpack(raw, folder)
 
     def agree(self, passphrase: Passphrase | None) -> None:
         if not self.keys_travel:
@@ -183,7 +182,7 @@ class SharedStore(SharedArtifacts, Store):
 
 
 def _key_place(task_id: TaskId, commitment: str) -> str:
-    return f"keys/{task_id}/{commitment[:16]}"
+    return f"keys/{task_id}/{commitment[:16]}/sealed-key.json"
 
 
 def _whole(found: Iterable[Stored]) -> bool:

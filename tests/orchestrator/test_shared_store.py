@@ -1,5 +1,7 @@
 """A store that several nodes share, on a real S3 server: whole artifacts only, whoever writes, dies or rots."""
 
+import base64
+import json
 import os
 import signal
 import subprocess
@@ -28,7 +30,7 @@ from orchestrator.store import Store
 from orchestrator.stores import open_store
 from orchestrator.task import Task, TaskId
 from orchestrator.workbench import Setup, Workbench
-from schemes.keys import Key
+from schemes.keys import Key, KeyFileError
 from tests.orchestrator.toys import diamond, echo, executions, named, put, task
 
 TREE = Path(__file__).resolve().parents[2]
@@ -278,11 +280,12 @@ def test_sealed_keys_travel(shared: SharedStore, caches: Nodes, item: Task) -> N
     committed_with_key(shared, item, WORDS)
     other = elsewhere(shared, caches)
     other.receive_keys([item.id])
-    stored = b"".join(shared.remote.get(s.name) or b"" for s in shared.remote.listing("keys"))
+    (stored,) = shared.remote.listing("keys")
+    files = json.loads(shared.remote.get(stored.name) or b"")
 
     assert load_key(other.key_dir(item.id), WORDS).opens(key().commitment)
     assert (other.key_dir(item.id) / "key.json").stat().st_mode & 0o777 == 0o600
-    assert torch.arange(4.0).numpy().tobytes() not in stored
+    assert not any(torch.arange(4.0).numpy().tobytes() in base64.b64decode(text) for text in files.values())
     with pytest.raises(SealError):
         load_key(other.key_dir(item.id), Passphrase(b"another one", Cost(log2_n=4)))
 
@@ -295,6 +298,46 @@ def test_workers_of_a_node_receive_a_key_at_the_same_time(shared: SharedStore, c
 
     assert load_key(other.key_dir(item.id), WORDS).opens(key().commitment)
     assert {p.name for p in other.key_dir(item.id).iterdir()} == {"key.json", "secret.sealed", "SHA256SUMS"}
+
+
+def test_a_key_that_two_drivers_sealed_is_whole(
+    shared: SharedStore, caches: Nodes, item: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same key has another seal each time; one driver overtakes the other, and what stands is one of the two."""
+    save_key(key(), shared.key_dir(item.id), WORDS)
+    second = elsewhere(shared, caches, "node-c")
+    save_key(key(), second.key_dir(item.id), WORDS)
+    upload = shared.remote.put
+
+    def overtaken(name: str, raw: bytes) -> None:
+        upload(name, raw)
+        second.share_key(item.id)
+
+    monkeypatch.setattr(shared.remote, "put", overtaken)
+    shared.share_key(item.id)
+    put(second, item, commitment=key().commitment)
+    other = elsewhere(shared, caches)
+    other.receive_keys([item.id])
+
+    seals = [(store.key_dir(item.id) / "secret.sealed").read_bytes() for store in (shared, second, other)]
+    assert seals[0] != seals[1] == seals[2]
+    assert load_key(other.key_dir(item.id), WORDS).opens(key().commitment)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"[]", b'{"key.json": 3}', b'{"key.json": "?", "secret.sealed": "", "SHA256SUMS": ""}']
+)
+def test_a_key_of_another_form_is_missing(shared: SharedStore, caches: Nodes, item: Task, raw: bytes) -> None:
+    """Nothing of it is written: its task runs again."""
+    committed_with_key(shared, item, WORDS)
+    (stored,) = shared.remote.listing("keys")
+    shared.remote.put(stored.name, raw)
+    other = elsewhere(shared, caches)
+    other.receive_keys([item.id])
+
+    assert not other.key_dir(item.id).exists()
+    with pytest.raises(KeyFileError):
+        load_key(other.key_dir(item.id), WORDS)
 
 
 def test_plain_keys_never_go_to_the_bucket(shared: SharedStore, item: Task) -> None:
