@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.workbench import MODEL
 from tests.drills.arena import FULL, Arena, needs
 
 MORE = ("--set", "attacks.prune_weights.sparsity=[0.3,0.5,0.9]")
@@ -105,7 +106,9 @@ def test_damaged_files_are_found_and_made_again(inline: Arena, more: Arena, seed
     rng = random.Random(seed)
     inline.run()
     files = sorted(p for p in inline.store.glob("artifacts/*/*/*") if p.is_file())
-    broken = rng.sample(files, len(files) // 3)
+    marked = rng.choice(inline.ask("SELECT id FROM task WHERE kind='embed' ORDER BY id"))[0]
+    read_again = next(p for p in files if p.parent.name == marked and p.name == MODEL)  # by the new attack
+    broken = [read_again, *rng.sample([p for p in files if p != read_again], len(files) // 3)]
     for path in broken:
         rng.choice([flipped, torn])(path, rng)
     verify = [sys.executable, "-m", "experiments", "--store", str(inline.store), "store", "verify"]
