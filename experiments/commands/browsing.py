@@ -17,6 +17,7 @@ from experiments.commands.terminal import NO_RECORDS, Terminal
 from experiments.problems import Problem, SpecError
 from orchestrator.recorders.addresses import has_credentials, is_remote, resolve, shown, sqlite_file
 from orchestrator.sealing import without_passphrase
+from orchestrator.stopping import terminate_as_interrupt
 from orchestrator.store import safe_name
 
 LOOPBACK = "127.0.0.1"
@@ -128,21 +129,22 @@ def _check_free(port: int) -> None:
 
 
 def serve(servers: Sequence[Server]) -> int:
-    """Run servers until one ends or Ctrl-C; none outlives this call.
+    """Run servers until one ends, Ctrl-C or SIGTERM; none outlives this call.
 
     Returns:
-        0 after Ctrl-C, else the status of the server that ended.
+        0 after a signal, else the status of the server that ended.
     """
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        for server in servers:
-            processes.append(start(server))
-        while True:
-            for process in processes:
-                status = process.poll()
-                if status is not None:
-                    return status
-            time.sleep(_TICK_S)
+        with terminate_as_interrupt():
+            for server in servers:
+                processes.append(start(server))
+            while True:
+                for process in processes:
+                    status = process.poll()
+                    if status is not None:
+                        return status
+                time.sleep(_TICK_S)
     except KeyboardInterrupt:
         return 0
     finally:

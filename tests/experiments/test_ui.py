@@ -101,6 +101,24 @@ def test_one_server_takes_the_other_with_it(tmp_path: Path) -> None:
         os.kill(int(alive.read_text()), 0)
 
 
+def test_sigterm_ends_the_servers(tmp_path: Path) -> None:
+    """As Ctrl-C does: where nobody sits before it, none is left behind."""
+    alive = tmp_path / "pid"
+    stays = f"import os, time; open({str(alive)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    program = (
+        "import sys; from experiments.commands.browsing import Server, serve; "
+        f"sys.exit(serve([Server([sys.executable, '-c', {stays!r}])]))"
+    )
+    serving = subprocess.Popen([sys.executable, "-c", program], cwd=TREE)
+    while not (alive.exists() and alive.read_text()) and serving.poll() is None:
+        time.sleep(0.05)
+    serving.terminate()
+
+    assert serving.wait(timeout=60) == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(alive.read_text()), 0)
+
+
 def test_servers_are_not_told_the_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server gets the environment without what keys are sealed with."""
     monkeypatch.setenv("WMARENA_PASSPHRASE", "not for browsers")
