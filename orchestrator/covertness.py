@@ -10,8 +10,7 @@ from torch import nn
 
 def mean_abs_deviation(reference: nn.Module, other: nn.Module) -> float:
     """Mean |w - w0| over all parameters that both have with equal shapes (covertness, MTLSign Sec. 4)."""
-    base = dict(reference.named_parameters())
-    pairs = [(base[n], p) for n, p in other.named_parameters() if n in base and base[n].shape == p.shape]
+    pairs = _pairs(reference, other)
     total = sum(float((a.detach() - b.detach()).abs().sum()) for a, b in pairs)
     return total / max(1, sum(a.numel() for a, _ in pairs))
 
@@ -21,8 +20,7 @@ def covertness(reference: nn.Module, other: nn.Module) -> dict[str, float]:
 
     Mean |w - w0|, the Kolmogorov-Smirnov distance of the two weight histograms, ||w - w0|| / ||w0||.
     """
-    base = dict(reference.named_parameters())
-    pairs = [(base[n], p) for n, p in other.named_parameters() if n in base and base[n].shape == p.shape]
+    pairs = _pairs(reference, other)
     before = torch.cat([a.detach().flatten() for a, _ in pairs]).double().cpu().numpy()
     after = torch.cat([b.detach().flatten() for _, b in pairs]).double().cpu().numpy()
     # Not np.linalg.norm: BLAS adds in an order that depends on the number of threads.
@@ -32,3 +30,9 @@ def covertness(reference: nn.Module, other: nn.Module) -> dict[str, float]:
         "covertness_ks": float(ks_2samp(before, after, method="asymp").statistic),
         "covertness_relative_l2": change / max(size, 1e-300),
     }
+
+
+def _pairs(reference: nn.Module, other: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    """The parameters that both have, with equal shapes."""
+    base = dict(reference.named_parameters())
+    return [(base[n], p) for n, p in other.named_parameters() if n in base and base[n].shape == p.shape]

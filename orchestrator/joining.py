@@ -39,13 +39,14 @@ class Joining:
 
     def extend(self, done: Iterable[Task]) -> None:
         """Ask ``grow`` about tasks that are done, and about those of its answers that were done before."""
-        todo = deque(done) if self.grow is not None and not self.settling.gave_up else deque()
-        while todo and self.grow is not None:
+        if self.grow is None or self.settling.gave_up:
+            return
+        todo = deque(done)
+        while todo:
             task = todo.popleft()
             growth = self.grow(task, self.settling.ledger.records[task.id].result or {})
-            if growth is None:
-                continue
-            todo.extend(self._join(growth))
+            if growth is not None:
+                todo.extend(self._join(growth))
 
     def pull(self, n_idle: Callable[[], int]) -> None:
         """Ask the source for work while workers would have nothing to do."""

@@ -73,8 +73,7 @@ def packed(folder: Path) -> bytes:
     Raises:
         OSError: a file cannot be read.
     """
-    files = {name: base64.b64encode((folder / name).read_bytes()).decode() for name in (PUBLIC, SEALED, SUMS)}
-    return json.dumps(files).encode()
+    return json.dumps({name: base64.b64encode(raw).decode() for name, raw in _sealed_files(folder).items()}).encode()
 
 
 def unpack(raw: bytes, folder: Path) -> None:
@@ -95,8 +94,8 @@ def unpack(raw: bytes, folder: Path) -> None:
 def is_whole(folder: Path, commitment: str) -> bool:
     """True if a sealed key is there with all its files as they were saved, and it is the one of ``commitment``."""
     try:
-        public, sealed, sums = ((folder / name).read_bytes() for name in (PUBLIC, SEALED, SUMS))
-        return sums == _sums({PUBLIC: public, SEALED: sealed}) and json.loads(public)["commitment"] == commitment
+        files = _sealed_files(folder)
+        return _match(files) and json.loads(files[PUBLIC])["commitment"] == commitment
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return False
 
@@ -224,22 +223,32 @@ def _seal(folder: Path, contents: Mapping[str, bytes], passphrase: Passphrase) -
 def _unsealed(folder: Path, passphrase: Passphrase) -> dict[str, bytes]:
     """The three files of the plain key that a sealed folder stands for."""
     try:
-        public, sealed, sums = ((folder / name).read_bytes() for name in (PUBLIC, SEALED, SUMS))
+        files = _sealed_files(folder)
     except OSError as error:
         raise KeyFileError(
             f"expected a sealed key with {PUBLIC}, {SEALED} and {SUMS}, got {folder} where one cannot be read "
             f"({error.strerror}); restore it from a backup, or re-embed with `wmarena run`"
         ) from None
-    if sums != _sums({PUBLIC: public, SEALED: sealed}):
+    if not _match(files):
         raise KeyFileError(
             f"expected the files of {folder} as they were saved, got content that does not match {SUMS}: the key was "
             "altered or damaged; restore it from a backup, or re-embed with `wmarena run`"
         )
     try:
-        secret = passphrase.open(sealed, _identity(public, folder))
+        public = files[PUBLIC]
+        secret = passphrase.open(files[SEALED], _identity(public, folder))
     except SealError as error:
         raise SealError(f"key {folder}: {error}") from None
     return {PUBLIC: public, SECRET: secret, SUMS: _sums({PUBLIC: public, SECRET: secret})}
+
+
+def _sealed_files(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in (PUBLIC, SEALED, SUMS)}
+
+
+def _match(files: Mapping[str, bytes]) -> bool:
+    """True if a sealed key's files are as its sums say."""
+    return files[SUMS] == _sums({PUBLIC: files[PUBLIC], SEALED: files[SEALED]})
 
 
 def _identity(public: bytes, folder: Path) -> bytes:

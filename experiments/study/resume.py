@@ -1,6 +1,6 @@
 """Before the first question: what a killed study left behind, what a grid lists, what earlier studies know."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.expand import expand
@@ -35,7 +35,7 @@ def take_up(study: StudySpec, tuner: Tuner, store: Store, journal: Journal, grou
                 )
             ]
         )
-    recall(study, tuner, journal)
+    recall(study, tuner, known.values())
     _reconcile(study, tuner, journal, known)
     if study.sampler.name == "grid":
         tuner.propose(tuner.grid())  # lists whatever earlier studies may know
@@ -45,13 +45,15 @@ def take_up(study: StudySpec, tuner: Tuner, store: Store, journal: Journal, grou
     tuner.propose([default] if default is not None else [])
 
 
-def recall(study: StudySpec, tuner: Tuner, journal: Journal) -> None:
+def recall(study: StudySpec, tuner: Tuner, known: Iterable[Document]) -> None:
     """Let Optuna know all trials of the journal, which other machines may have run; their storage need not be here.
+
+    Args:
+        known: those trials, by growing number.
 
     Raises:
         StoreError: the storage that the study names has other trials.
     """
-    known = journal.trials(study.name).values()
     tuner.recall([_past(document) for document in known], anew=study.storage is None)
 
 

@@ -224,10 +224,11 @@ def republish(store: Store, journal: Journal, run: Mapping[str, Any], out: Path 
         out: where it goes; None replaces the report in the store.
     """
     study = StudySpec.parse(run["spec"], source=Path(run["info"]["folder"]) / "study")
-    ended = [document for document in journal.trials(study.name).values() if document["state"] in FINISHED]
+    known = journal.trials(study.name).values()
+    ended = [document for document in known if document["state"] in FINISHED]
     with _studied(store, study) as storage:
         tuner = Tuner(study.name, storage, study.space, list(study.objectives.values()), study.method())
-        recall(study, tuner, journal)
+        recall(study, tuner, known)
         folder = out or store.report_dir(study.name, run["id"])
         pages = publish(folder, study, ended, _confirmed(journal, study), tuner)
         store.share_report(folder)

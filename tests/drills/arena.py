@@ -228,6 +228,18 @@ class Driver:
         return code
 
 
+def meet(first: Driver, start: Callable[..., Driver], queued: str) -> tuple[Driver, Driver]:
+    """While ``first`` is suspended, another driver is refused and one waits, saying ``queued``; then all end."""
+    first.send(signal.SIGSTOP)
+    refused, waiting = start(), start("--wait")
+    refused.end(status=3)
+    waiting.wait_for(lambda: queued in waiting.said, "the other one to wait")
+    first.send(signal.SIGCONT)
+    first.end()
+    waiting.end()
+    return refused, waiting
+
+
 def descendants(pid: int) -> list[int]:
     """All processes below one."""
     parents: dict[int, list[int]] = {}

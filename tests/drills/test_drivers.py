@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.arena import FULL, LONG, Arena, all_end, descendants
+from tests.drills.arena import FULL, LONG, Arena, all_end, descendants, meet
 
 SEEDS = range(10 if FULL else 1)
 
@@ -82,13 +82,7 @@ def test_two_drivers_on_one_store_do_nothing_twice(inline: Arena, undisturbed: A
     """The second is told who runs, or waits if asked to; then it finds everything done."""
     first = inline.start()
     first.wait_for_done(1)
-    first.send(signal.SIGSTOP)
-    refused, waiting = inline.start(), inline.start("--wait")
-    refused.end(status=3)
-    waiting.wait_for(lambda: "waiting for" in waiting.said, "the other one to wait")
-    first.send(signal.SIGCONT)
-    first.end()
-    waiting.end()
+    refused, waiting = meet(first, inline.start, "waiting for")
     inline.check(undisturbed)
 
     assert f"(process {first.process.pid} on " in refused.said

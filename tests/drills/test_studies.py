@@ -16,7 +16,7 @@ from experiments.study.spec import SHIPPED
 from orchestrator.journals import ADDRESS
 from orchestrator.sealing import PASSPHRASE
 from orchestrator.shared_journal import PostgresJournal
-from tests.drills.arena import FULL, Arena
+from tests.drills.arena import FULL, Arena, meet
 
 STUDY = SHIPPED.find("digits_lambda").read_text()
 N_TRIALS = 12 if FULL else 3
@@ -82,13 +82,7 @@ def test_one_machine_at_a_time_tunes_a_study(s3: Made, postgres: Made, tmp_path:
     one, other = machines(tmp_path, s3(), postgres())
     first = one.start()
     first.wait_for(lambda: "\ntrial " in first.said, "a trial")
-    first.send(signal.SIGSTOP)
-    refused, waiting = other.start(), other.start("--wait")
-    refused.end(status=3)
-    waiting.wait_for(lambda: "waiting for study 'digits_lambda'" in waiting.said, "the other one to wait")
-    first.send(signal.SIGCONT)
-    first.end()
-    waiting.end()
+    refused, waiting = meet(first, other.start, "waiting for study 'digits_lambda'")
 
     assert "expected study 'digits_lambda' free" in refused.said
     assert "`wmarena tune --wait`" in refused.said
