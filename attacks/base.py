@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Literal, NoReturn, final
 import torch
 from torch import nn
 
-from attacks.knowledge import Budget, Elsewhere, Knowledge, Meter, Metered, NotGranted, SealedModel, uncounted
-from schemes.base import Checkpoints, Log, Owner, Samples, Scheme, TaskInfo, Workload
-from schemes.keys import Key
-from schemes.params import Configurable, Json, Stage
-from schemes.prf import Prf, subseed
-from schemes.training_state import seeded
+from wmarena.attacks.knowledge import Budget, AuxiliaryData, Knowledge, Meter, Metered, NotGranted, SealedModel, uncounted
+from wmarena.schemes.base import Checkpoints, Log, Owner, Samples, Scheme, TaskInfo, Workload
+from wmarena.schemes.keys import Key
+from wmarena.schemes.params import Configurable, Json, Stage
+from wmarena.schemes.prf import Prf, subseed
+from wmarena.schemes.training_state import seeded
 
 Family = Literal[
     "none",
@@ -61,7 +61,7 @@ class Finding:
     details: dict[str, Json] = field(default_factory=dict)
 
 
-Outcome = nn.Module | Claim | Piracy | Finding
+AttackOutcome = nn.Module | Claim | Piracy | Finding
 
 
 class AttackView:
@@ -72,7 +72,7 @@ class AttackView:
         scheme: the algorithm with its public hyper-parameters, or None where ``knows`` lacks "algorithm".
         data: the adversary's training samples; ``val``: a tenth of the share, held out for model selection.
         budget: what was granted; its epochs count what training reads of ``data`` and ``val``.
-        elsewhere: name of a workload -> its (training, validation) samples, normalised in its own way, and its task,
+        auxiliary_data: name of a workload -> its (training, validation) samples, normalised in its own way, and its task,
             for the data sets that the attack names; else raises NotGranted.
         seed: fixes batch order; ``prf``: the adversary's own key seed, unrelated to the owner's.
     """
@@ -90,7 +90,7 @@ class AttackView:
         log: Log,
         checkpoints: Checkpoints,
         key: Key | None = None,
-        elsewhere: Elsewhere | None = None,
+        auxiliary_data: AuxiliaryData | None = None,
     ) -> None:
         self.task = task
         self._train, self._val = uncounted(data), uncounted(val)
@@ -104,7 +104,7 @@ class AttackView:
         self.checkpoints = checkpoints
         self._scheme = scheme
         self._key = key
-        self.elsewhere = Elsewhere({}) if elsewhere is None else elsewhere.counted(budget.max_epochs)
+        self.auxiliary_data = AuxiliaryData({}) if elsewhere is None else elsewhere.counted(budget.max_epochs)
 
     @property
     def device(self) -> torch.device:
@@ -152,7 +152,7 @@ class AttackView:
     def naming(self, data_sets: Iterable[str]) -> "AttackView":
         """This view without the other data sets that are not among ``data_sets``; the counts are shared."""
         narrowed = copy.copy(self)
-        narrowed.elsewhere = self.elsewhere.only(data_sets)
+        narrowed.auxiliary_data = self.auxiliary_data.only(data_sets)
         return narrowed
 
     def as_owner(self, purpose: str) -> Owner:
@@ -255,14 +255,14 @@ class Attack(Configurable, ABC):
         return config
 
     @abstractmethod
-    def run(self, model: nn.Module, view: AttackView) -> Outcome:
+    def run(self, model: nn.Module, view: AttackView) -> AttackOutcome:
         """Attack ``model``: a private copy on the device, in eval mode, all gradients enabled; free to be changed.
 
         An attack that does not declare "weights" gets a ``SealedModel``.
         """
 
     @final
-    def __call__(self, victim: nn.Module, view: AttackView) -> Outcome:
+    def __call__(self, victim: nn.Module, view: AttackView) -> AttackOutcome:
         """Attack a copy of ``victim``.
 
         Raises:

@@ -11,12 +11,12 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from attacks.base import Attack, AttackView, Claim, Family, Finding, Outcome, Piracy
-from attacks.knowledge import Knowledge
-from attacks.phases import PART_SPAN, Phase
-from schemes.base import Scheme, TaskInfo
-from schemes.params import Configurable, Json, param
-from schemes.prf import subseed
+from wmarena.attacks.base import Attack, AttackView, Claim, Family, Finding, AttackOutcome, Piracy
+from wmarena.attacks.knowledge import Knowledge
+from wmarena.attacks.phases import PART_SPAN, Phase
+from wmarena.schemes.base import Scheme, TaskInfo
+from wmarena.schemes.params import Configurable, Json, param
+from wmarena.schemes.prf import subseed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Chain(Attack):
     def plugins(self) -> list[Configurable]:
         return [plugin for attack in self.attacks for plugin in (attack, *attack.plugins())]
 
-    def run(self, model: nn.Module, view: AttackView) -> Outcome:
+    def run(self, model: nn.Module, view: AttackView) -> AttackOutcome:
         claim: Claim | None = None
         facts: dict[str, Json] = {}
         for index, attack in enumerate(self.attacks):
@@ -119,5 +119,5 @@ class Chain(Attack):
             log=view.log,
             checkpoints=Phase(view.checkpoints, index, PART_SPAN),
             key=view.key if "key" in needs else None,
-            elsewhere=view.elsewhere if self.attacks[index].data_sets() else None,
+            auxiliary_data=view.auxiliary_data if self.attacks[index].data_sets() else None,
         )

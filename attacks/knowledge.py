@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from schemes.base import Batch, Samples, TaskInfo
-from schemes.params import Configurable, param
+from wmarena.schemes.base import Batch, Samples, TaskInfo
+from wmarena.schemes.params import Configurable, param
 
 Knowledge = Literal["weights", "algorithm", "key", "queries"]
 
@@ -72,7 +72,7 @@ class Meter:
 
 
 class Metered:
-    """The adversary's samples (``schemes.base.Samples``) with a count of what training reads of them.
+    """The adversary's samples (``wmarena.schemes.base.Samples``) with a count of what training reads of them.
 
     Reading in order or raw without gradients (evaluation, activation statistics) is free; everything else counts, by
     the sample. Parts of the samples share the count of the whole.
@@ -126,17 +126,17 @@ def uncounted(samples: Samples) -> Samples:
     return samples._samples if isinstance(samples, Metered) else samples
 
 
-DataSet = tuple[Samples, Samples, TaskInfo]
+AuxiliaryDataSet = tuple[Samples, Samples, TaskInfo]
 """(training, validation) samples of another data set, normalised in its own way, and its task."""
 
 
-class Elsewhere:
+class AuxiliaryData:
     """Other data sets by the names of their workloads: those that an attack names, and no others."""
 
-    def __init__(self, data_sets: Mapping[str, DataSet]) -> None:
+    def __init__(self, data_sets: Mapping[str, AuxiliaryDataSet]) -> None:
         self._data_sets = dict(data_sets)
 
-    def __call__(self, workload: str) -> DataSet:
+    def __call__(self, workload: str) -> AuxiliaryDataSet:
         """The data set of ``workload``.
 
         Raises:
@@ -146,17 +146,17 @@ class Elsewhere:
             raise NotGranted(f"expected a data set that the attack names, got {workload!r}; add it to its `data_sets`")
         return self._data_sets[workload]
 
-    def only(self, workloads: Iterable[str]) -> "Elsewhere":
+    def only(self, workloads: Iterable[str]) -> "AuxiliaryData":
         """Those of ``workloads`` that are here."""
         named = frozenset(workloads)
-        return Elsewhere({name: found for name, found in self._data_sets.items() if name in named})
+        return AuxiliaryData({name: found for name, found in self._data_sets.items() if name in named})
 
-    def counted(self, epochs: int | None) -> "Elsewhere":
+    def counted(self, epochs: int | None) -> "AuxiliaryData":
         """The same with ``epochs`` passes over each training set, on counts of their own; None for any number."""
-        return Elsewhere({name: _counted(found, epochs) for name, found in self._data_sets.items()})
+        return AuxiliaryData({name: _counted(found, epochs) for name, found in self._data_sets.items()})
 
 
-def _counted(found: DataSet, epochs: int | None) -> DataSet:
+def _counted(found: AuxiliaryDataSet, epochs: int | None) -> AuxiliaryDataSet:
     train, val, info = (uncounted(found[0]), uncounted(found[1]), found[2])
     if epochs is None:
         return train, val, info

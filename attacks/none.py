@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from torch import nn
 
-from attacks.base import Attack, AttackView, Family
-from attacks.knowledge import Knowledge
+from wmarena.attacks.base import Attack, AttackView, Family
+from wmarena.attacks.knowledge import Knowledge
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nothing(Attack):
+class NoAttack(Attack):
     """The marked model as it was published."""
 
     name: ClassVar[str] = "none"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from schemes.base import Checkpoints
+from wmarena.schemes.base import Checkpoints
 
 LOOP_SPAN = 10**6
 """Steps that one training loop may count."""
@@ -22,7 +22,7 @@ PART_SPAN = 10**7
 
 
 class Phase:
-    """One loop's window on the checkpoints of the whole computation (a ``schemes.base.Checkpoints``)."""
+    """One loop's window on the checkpoints of the whole computation (a ``wmarena.schemes.base.Checkpoints``)."""
 
     def __init__(self, checkpoints: Checkpoints, index: int, span: int = LOOP_SPAN) -> None:
         self._checkpoints = checkpoints

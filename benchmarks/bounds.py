@@ -3,8 +3,8 @@
 python -m benchmarks.bounds
 """
 
-from schemes.bounds import best_exponent, log10_chernoff, log10_hoeffding
-from schemes.statistics import log10_binomial_tail
+from wmarena.schemes.bounds import best_exponent, log10_chernoff, log10_hoeffding
+from wmarena.schemes.statistics import log10_binomial_tail
 
 K, N = 420, 600
 """gamma N and N of the paper: 70 % of 600 labels."""

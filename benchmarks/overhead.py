@@ -22,21 +22,21 @@ from typing import Any
 
 import ray
 
-from orchestrator.executors.base import Completion, Executor
-from orchestrator.executors.inline import InlineExecutor
-from orchestrator.executors.ray import RayExecutor
-from orchestrator.journal import Journal
-from orchestrator.plan import Plan
-from orchestrator.session import Request, execute
-from orchestrator.store import Store
-from orchestrator.task import Kind, Task
-from orchestrator.workbench import Setup, Workbench
+from wmarena.orchestrator.executors.base import Completion, Executor
+from wmarena.orchestrator.executors.inline import InlineExecutor
+from wmarena.orchestrator.executors.ray import RayExecutor
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.running.runner import RunRequest, run_plan
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.plan.task import Kind, Task
+from wmarena.orchestrator.worker.context import Setup, WorkerContext
 
 PAYLOAD = "x" * 1000
 BASE = "raw Ray actors, hand-written queue"
 
 
-def noop(bench: Workbench | None, task: Task) -> Mapping[str, Any]:
+def noop(bench: WorkerContext | None, task: Task) -> Mapping[str, Any]:
     """A task that takes no time and returns 1 KB."""
     return {"payload": PAYLOAD}
 
@@ -130,7 +130,7 @@ def ours(plan: Plan, executor: Executor, folder: Path, run: str = "run") -> None
     """Our loop with its journal, on a fresh store, or resuming where one is."""
     store = Store(folder).open()
     with Journal(store.journal_path) as journal:
-        execute(plan, Request(run, "overhead", "", {}), store=store, journal=journal, executor=executor)
+        run_plan(plan, RunRequest(run, "overhead", "", {}), store=store, journal=journal, executor=executor)
 
 
 def timed(function: Callable[..., None], *arguments: Any) -> float:

@@ -20,13 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from experiments.expand import Expansion, expand
-from experiments.spec import ExperimentSpec
-from orchestrator.executors.virtual import VirtualExecutor
-from orchestrator.journal import Journal
-from orchestrator.plan import Plan
-from orchestrator.session import Request, execute
-from orchestrator.store import Store
+from wmarena.experiments.planning.expand import Expansion, expand
+from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.orchestrator.executors.virtual import VirtualExecutor
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.running.runner import RunRequest, run_plan
+from wmarena.orchestrator.store.local import Store
 
 SPEC = """
 name: scale
@@ -57,7 +57,7 @@ def drive(expansion: Expansion, folder: Path, n_workers: int, run: str) -> None:
     store = Store(folder).open()
     with Journal(store.journal_path) as journal:
         executor = VirtualExecutor(n_workers, lambda task: task.cost)
-        execute(expansion.plan, Request(run, "scale", ""), store=store, journal=journal, executor=executor)
+        run_plan(expansion.plan, RunRequest(run, "scale", ""), store=store, journal=journal, executor=executor)
 
 
 def resident() -> int:

@@ -11,7 +11,7 @@ embeds into it; every attack is followed by its verification. All on virtual wor
 
 Each is makespan / lower bound, the larger of total work / workers and the critical path. No schedule reaches that bound
 where few tasks can run while the first models are trained; "graph" is what the order of the graph leaves of it
-(``orchestrator.simulate``), and "ours/graph" what the policy adds. "given" is the mix whose models are there already.
+(``wmarena.orchestrator.running.simulate``), and "ours/graph" what the policy adds. "given" is the mix whose models are there already.
 
     python -m benchmarks.scheduling [--seeds 1 10] [--workers 1 2 4 ... 512] [--spread 0.3] [--json FILE]
 """
@@ -28,10 +28,10 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan import Plan
-from orchestrator.simulate import Schedule, simulate
-from orchestrator.store import Store
-from orchestrator.task import Kind, Task
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.running.simulate import Schedule, simulate
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.plan.task import Kind, Task
 
 TRAIN_H = 0.967
 ATTACK_H = {

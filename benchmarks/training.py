@@ -25,14 +25,14 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from experiments.workloads.base import ImageWorkload
-from experiments.workloads.cifar import Cifar10ResNet18
-from experiments.workloads.digits import DigitsCnn, DigitsMlp
-from experiments.workloads.mnist import FashionLeNet5, MnistLeNet5
-from experiments.workloads.mnist_resnet import FashionResNet18, MnistResNet18
-from experiments.workloads.pixels import Pixels
-from experiments.workloads.samples import ImageSamples
-from schemes.base import Batch, Recipe, Workload
+from wmarena.experiments.workloads.images.base import ImageWorkload
+from wmarena.experiments.workloads.images.cifar import Cifar10ResNet18
+from wmarena.experiments.workloads.images.digits import DigitsCnn, DigitsMlp
+from wmarena.experiments.workloads.images.mnist import FashionLeNet5, MnistLeNet5
+from wmarena.experiments.workloads.images.mnist_resnet import FashionResNet18, MnistResNet18
+from wmarena.experiments.workloads.images.pixels import Pixels
+from wmarena.experiments.workloads.images.samples import ImageSamples
+from wmarena.schemes.base import Batch, Recipe, Workload
 
 WORKLOADS: dict[str, type[ImageWorkload]] = {
     w.name: w

@@ -14,22 +14,22 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from experiments.ground import Grounds
-from experiments.study.documents import describe
-from experiments.study.source import Trials
-from experiments.study.spec import StudySpec
-from experiments.study.trial import Trial
-from experiments.workloads import WORKLOADS
-from orchestrator.executors.inline import InlineExecutor
-from orchestrator.journal import Journal
-from orchestrator.plan import Plan
-from orchestrator.proposals import Outcome
-from orchestrator.session import Request, execute
-from orchestrator.store import Store
-from orchestrator.task import Kind, Task
-from orchestrator.tuner import Tuner, open_storage
-from orchestrator.workbench import Setup, Workbench
-from schemes.base import Verdict
+from wmarena.experiments.planning.workload_planner import PlannerCache
+from wmarena.experiments.study.documents import describe
+from wmarena.experiments.study.source import Trials
+from wmarena.experiments.study.spec import StudySpec
+from wmarena.experiments.study.trial import Trial
+from wmarena.experiments.workloads import WORKLOADS
+from wmarena.orchestrator.executors.inline import InlineExecutor
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.proposals import TrialOutcome
+from wmarena.orchestrator.running.runner import RunRequest, run_plan
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.plan.task import Kind, Task
+from wmarena.orchestrator.tuner import Tuner, open_storage
+from wmarena.orchestrator.worker.context import Setup, WorkerContext
+from wmarena.schemes.base import Verdict
 
 STUDY = """\
 name: overhead
@@ -52,7 +52,7 @@ sampler: tpe
 """
 
 
-def made_up(bench: Workbench, task: Task) -> Mapping[str, Any]:
+def made_up(bench: WorkerContext, task: Task) -> Mapping[str, Any]:
     """A result of the right shape, a little different for every task."""
     noise = int(task.id[:6], 16) / 0xFFFFFF
     common = {"seconds": 0.0, "device": "none", "environment": {}, "consumed": {}}
@@ -67,7 +67,7 @@ def fill(tuner: Tuner, journal: Journal, study: StudySpec, finished: int) -> Non
     """Trials that ended before: in Optuna's storage and in our journal."""
     for _ in range(finished):
         proposal = tuner.ask()
-        outcome = Outcome(state="complete", values=(float(str(proposal.params["gamma"])),), constraints={"x": -1.0})
+        outcome = TrialOutcome(state="complete", values=(float(str(proposal.params["gamma"])),), constraints={"x": -1.0})
         tuner.tell(proposal.number, outcome)
         document = describe(Trial(proposal.number, proposal.params), study, outcome)
         journal.record_trial(study.name, proposal.number, document)
@@ -84,10 +84,10 @@ def measure(folder: Path, finished: int, trials: int) -> tuple[list[float], floa
         filler = Tuner(study.name, storage, study.space, ["maximize"], study.method())
         fill(filler, journal, study, finished)
         tuner = Tuner(study.name, storage, study.space, ["maximize"], study.method())
-        source = Trials(study, tuner, journal, budget=finished + trials, grounds=Grounds(None))
+        source = Trials(study, tuner, journal, budget=finished + trials, grounds=PlannerCache(None))
         executor = InlineExecutor(Setup(store=store.root, data_root=None, root_file=None, workloads=WORKLOADS), made_up)
-        request, began = Request("run", study.name, ""), time.process_time()
-        execute(Plan(), request, store=store, journal=journal, executor=executor, source=source)
+        request, began = RunRequest("run", study.name, ""), time.process_time()
+        run_plan(Plan(), request, store=store, journal=journal, executor=executor, source=source)
     return source.overheads, time.process_time() - began
 
 

@@ -7,22 +7,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiments.execution import RunSummary, run
-    from experiments.problems import SpecError
-    from experiments.spec import ExperimentSpec
-    from experiments.study.run import StudySummary, tune
-    from experiments.study.spec import StudySpec
+    from wmarena.experiments.running.execution import RunSummary, run
+    from wmarena.experiments.spec.problems import SpecError
+    from wmarena.experiments.spec.experiment import ExperimentSpec
+    from wmarena.experiments.study.run import StudySummary, tune
+    from wmarena.experiments.study.spec import StudySpec
 
 __all__ = ["ExperimentSpec", "RunSummary", "SpecError", "StudySpec", "StudySummary", "run", "tune"]
 
 _HOMES = {
-    "ExperimentSpec": "experiments.spec",
-    "RunSummary": "experiments.execution",
-    "SpecError": "experiments.problems",
-    "StudySpec": "experiments.study.spec",
-    "StudySummary": "experiments.study.run",
-    "run": "experiments.execution",
-    "tune": "experiments.study.run",
+    "ExperimentSpec": "wmarena.experiments.spec.experiment",
+    "RunSummary": "wmarena.experiments.running.execution",
+    "SpecError": "wmarena.experiments.spec.problems",
+    "StudySpec": "wmarena.experiments.study.spec",
+    "StudySummary": "wmarena.experiments.study.run",
+    "run": "wmarena.experiments.running.execution",
+    "tune": "wmarena.experiments.study.run",
 }
 
 

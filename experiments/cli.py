@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else 2
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s")
     logging.getLogger().setLevel(args.log_level.upper())
-    dispatch = importlib.import_module("experiments.commands.dispatch").dispatch
+    dispatch = importlib.import_module("wmarena.experiments.commands.dispatch").dispatch
     status: int = dispatch(args)
     return status
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
-from schemes.prf import Prf, derive
+from wmarena.schemes.prf import Prf, derive
 
 Role = Literal["owner", "stranger", "adversary"]
 

@@ -18,11 +18,11 @@ from typing import Any, cast
 import torch
 from safetensors.torch import save
 
-from orchestrator.artifacts import sync_folder
-from orchestrator.sealing import PASSPHRASE, Passphrase, SealError
-from orchestrator.store import Store
-from orchestrator.task import TaskId
-from schemes.keys import KEY_FORMAT, Key, KeyFileError
+from wmarena.orchestrator.store.artifacts import sync_folder
+from wmarena.orchestrator.sealing import PASSPHRASE, Passphrase, SealError
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.plan.task import TaskId
+from wmarena.schemes.keys import KEY_FORMAT, Key, KeyFileError
 
 PUBLIC, SECRET, SEALED, SUMS = "key.json", "secret.safetensors", "secret.sealed", "SHA256SUMS"
 _MOST_NAMED = 5

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from orchestrator.artifacts import StoreError
+from wmarena.orchestrator.store.artifacts import StoreError
 
 _ASK_AGAIN_S = 0.5
 

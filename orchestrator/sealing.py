@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from orchestrator.artifacts import StoreError
+from wmarena.orchestrator.store.artifacts import StoreError
 
 PASSPHRASE = "WMARENA_PASSPHRASE"
 """Name of the environment variable."""

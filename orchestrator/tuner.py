@@ -23,9 +23,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.lock import hold
-from orchestrator.proposals import Choices, Direction, Method, Outcome, Params, Past, Proposal, Range, Space, Value
-from orchestrator.store import StoreError
+from wmarena.orchestrator.lock import hold
+from wmarena.orchestrator.plan.proposals import Choices, Direction, Method, TrialOutcome, TrialParams, RecordedTrial, Proposal, Range, Space, Value
+from wmarena.orchestrator.store.local import StoreError
 
 _RETRY, _WARM = "wmarena.retry_of", "wmarena.warm_start"
 
@@ -77,7 +77,7 @@ class Tuner:
 
     # Before the first question
 
-    def recall(self, past: Sequence[Past], *, anew: bool) -> None:
+    def recall(self, past: Sequence[RecordedTrial], *, anew: bool) -> None:
         """Make the storage know what somebody else remembers: it may be another machine's, older, or new.
 
         Args:
@@ -100,13 +100,13 @@ class Tuner:
         self._study.add_trials(self._remembered(past))
         self._open()
 
-    def _agrees(self, trial: FrozenTrial, past: Past) -> bool:
+    def _agrees(self, trial: FrozenTrial, past: RecordedTrial) -> bool:
         if self._tried(trial.params) != past.params:
             return False
         ended = TrialState.FAIL if past.outcome is None else _STATES[past.outcome.state]
         return trial.state in (TrialState.RUNNING, ended)  # one that was not told yet can be
 
-    def _remembered(self, past: Sequence[Past]) -> Iterator[FrozenTrial]:
+    def _remembered(self, past: Sequence[RecordedTrial]) -> Iterator[FrozenTrial]:
         """Each at its own number. What comes again after it was given up has been tried again."""
         given_up: dict[str, int] = {}
         number = 0
@@ -122,8 +122,8 @@ class Tuner:
                 given_up[text] = each.number
             yield self._frozen(each, attributes)
 
-    def _frozen(self, past: Past, attributes: dict[str, Any]) -> FrozenTrial:
-        outcome = past.outcome or Outcome(state="failed")
+    def _frozen(self, past: RecordedTrial, attributes: dict[str, Any]) -> FrozenTrial:
+        outcome = past.outcome or TrialOutcome(state="failed")
         return optuna.trial.create_trial(
             state=_STATES[outcome.state],
             params={name: self._inside(name, value) for name, value in past.params.items()},
@@ -145,7 +145,7 @@ class Tuner:
         value = min(max(value, part.low), part.high)
         return int(value) if part.whole else float(value)
 
-    def unfinished(self) -> dict[int, Params]:
+    def unfinished(self) -> dict[int, TrialParams]:
         """Trials that were asked for and never told, by whomever."""
         return {t.number: self._tried(t.params) for t in self._trials() if t.state is TrialState.RUNNING}
 
@@ -161,7 +161,7 @@ class Tuner:
             if number not in again:
                 self._study.enqueue_trial(trials[number].params, user_attrs={_RETRY: number})
 
-    def propose(self, params: Sequence[Params], *, warm: bool = False) -> None:
+    def propose(self, params: Sequence[TrialParams], *, warm: bool = False) -> None:
         """Let parameters be tried before the sampler is asked, unless they were proposed before."""
         known = {_text(self._tried(t.params)) for t in self._trials()} | {
             _text(t.system_attrs.get("fixed_params", {})) for t in self._trials() if t.state is TrialState.WAITING
@@ -172,7 +172,7 @@ class Tuner:
                 self.warm_left += warm
                 self._study.enqueue_trial(dict(some), user_attrs={_WARM: True} if warm else None)
 
-    def grid(self) -> list[Params]:
+    def grid(self) -> list[TrialParams]:
         """Every point of a space that can be counted.
 
         Raises:
@@ -201,7 +201,7 @@ class Tuner:
         trial.report(value, step)
         return bool(trial.should_prune())
 
-    def tell(self, number: int, outcome: Outcome) -> None:
+    def tell(self, number: int, outcome: TrialOutcome) -> None:
         """How a trial ended."""
         trial = self._asked.pop(number, None) or optuna.Trial(self._study, self._trials()[number]._trial_id)
         for name, excess in (outcome.constraints or {}).items():
@@ -231,8 +231,8 @@ class Tuner:
     def _n_trials(self) -> int:
         return len(self._trials())
 
-    def _tried(self, params: Mapping[str, Any]) -> Params:
-        out: Params = {}
+    def _tried(self, params: Mapping[str, Any]) -> TrialParams:
+        out: TrialParams = {}
         for name, value in params.items():
             part = self._space.get(name)
             out[name] = part.rounded(value) if isinstance(part, Range) else value

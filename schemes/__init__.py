@@ -1,14 +1,14 @@
 """Watermarking schemes: what is defended. This file imports no plugin; names become classes when they are used."""
 
 SCHEMES: dict[str, str] = {
-    "mtlsign": "schemes.mtlsign:MTLSign",
-    "mtlsign_fixed": "schemes.mtlsign:MTLSignFixed",
-    "adi": "schemes.adi:Adi",
-    "tartaglione": "schemes.tartaglione:Tartaglione",
-    "dsn": "schemes.dsn:Dsn",
-    "zhang_content": "schemes.zhang:ZhangContent",
-    "zhang_noise": "schemes.zhang:ZhangNoise",
-    "zhang_unrelated": "schemes.zhang:ZhangUnrelated",
-    "uchida": "schemes.uchida:Uchida",
+    "mtlsign": "wmarena.schemes.mtlsign.scheme:MTLSign",
+    "mtlsign_fixed": "wmarena.schemes.mtlsign.scheme:MTLSignFixed",
+    "adi": "wmarena.schemes.adi.scheme:Adi",
+    "tartaglione": "wmarena.schemes.tartaglione.scheme:Tartaglione",
+    "dsn": "wmarena.schemes.dsn.scheme:Dsn",
+    "zhang_content": "wmarena.schemes.zhang.schemes:ZhangContent",
+    "zhang_noise": "wmarena.schemes.zhang.schemes:ZhangNoise",
+    "zhang_unrelated": "wmarena.schemes.zhang.schemes:ZhangUnrelated",
+    "uchida": "wmarena.schemes.uchida:Uchida",
 }
 """Name in a spec -> "module:Class". Third parties add theirs with the entry point group ``wmarena.schemes``."""

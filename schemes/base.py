@@ -14,18 +14,10 @@ from typing import Any, ClassVar, Literal, Protocol, final
 import torch
 from torch import Tensor, nn
 
-from schemes.keys import Key
-from schemes.params import Configurable, Json
-from schemes.prf import Prf
-from schemes.statistics import (
-    LEVEL,
-    binomial_threshold,
-    correlation_threshold,
-    log10_adjusted,
-    log10_binomial_tail,
-    log10_correlation_tail,
-    margin,
-)
+from wmarena.schemes.keys import Key
+from wmarena.schemes.params import Configurable, Json
+from wmarena.schemes.prf import Prf
+from wmarena.schemes.statistics import LEVEL, binomial_threshold, correlation_threshold, log10_adjusted, log10_binomial_tail, log10_correlation_tail, margin
 
 Access = Literal["black", "white"]
 SplitAt = Literal["dense", "head"]
@@ -487,11 +479,11 @@ class Scheme(Configurable, ABC):
         """
         return None
 
-    def overwriting(self) -> "Scheme":
+    def as_overwriter(self) -> "Scheme":
         """This scheme as somebody runs it on a stolen model: from that model, not from scratch."""
         return self
 
-    def licensed(self, task: Workload, key: Key) -> Workload | None:
+    def licensed_task(self, task: Workload, key: Key) -> Workload | None:
         """The task as those see it who may use the model (DSN: with the serial number in each input).
 
         None where everybody may. What the marked model is worth is then measured on this task.
@@ -523,7 +515,7 @@ class Scheme(Configurable, ABC):
         """A key that its holder did not embed, with the same public structure: the stranger's key."""
 
     @abstractmethod
-    def misfit(self, suspect: Suspect, key: Key) -> str | None:
+    def incompatible(self, suspect: Suspect, key: Key) -> str | None:
         """Why the suspect's structure does not fit the key, or None."""
 
     @abstractmethod
@@ -532,8 +524,8 @@ class Scheme(Configurable, ABC):
 
     @final
     def judge(self, suspect: Suspect, key: Key) -> Verdict:
-        """``verify`` without side effects: weights, flags and random state stay; a misfit is evidence, no error."""
-        why = self.misfit(suspect, key)
+        """``verify`` without side effects: weights, flags and random state stay; a incompatible is evidence, no error."""
+        why = self.incompatible(suspect, key)
         if why is not None:
             n, q = self.trials(key)
             return Verdict.structure(n, q, access=self.access, found=why, p_method=self.p_method)
@@ -555,7 +547,7 @@ class Scheme(Configurable, ABC):
         """The scalars that carry a weight-type mark."""
         return []
 
-    def completed(self, holder: Owner, key: Key) -> Key:
+    def with_holder_data(self, holder: Owner, key: Key) -> Key:
         """``key``, fresh from ``keygen``, with the data of its holder that evidence rests on; no model is read.
 
         What ``embed`` starts from, and what an adversary presents who embeds nothing. Keys that need no data, or whose

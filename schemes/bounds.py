@@ -4,7 +4,7 @@
     Chernoff       [(1 - q + q e^l) e^(-l a)]^n                       for any l > 0
     its optimum    exp(-n KL(a || q)) at l* = ln(a (1 - q) / (q (1 - a)))
 
-All results are log10. Nothing decides a verdict by them: ``schemes.statistics`` has the exact tail.
+All results are log10. Nothing decides a verdict by them: ``wmarena.schemes.statistics`` has the exact tail.
 """
 
 import math

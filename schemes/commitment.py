@@ -19,7 +19,7 @@ def commit(value: bytes, opening: bytes) -> str:
     return hashlib.sha256(len(value).to_bytes(8, "big") + value + opening).hexdigest()
 
 
-def opens(commitment: str, value: bytes, opening: bytes) -> bool:
+def verifies(commitment: str, value: bytes, opening: bytes) -> bool:
     """True if (value, opening) opens ``commitment``; compared in constant time."""
     return hmac.compare_digest(commitment, commit(value, opening))
 

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from schemes.commitment import commit, merkle_root, opens, tensor_digest
-from schemes.params import Json
-from schemes.prf import Prf
+from wmarena.schemes.commitment import commit, merkle_root, verifies, tensor_digest
+from wmarena.schemes.params import Json
+from wmarena.schemes.prf import Prf
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Key:
     secret: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     _kept: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def kept(self, name: Hashable, make: Callable[[], T]) -> T:
+    def cached(self, name: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` returns, made once per key object: expensive things drawn from the key live and die with it.
 
         Never in a cache of a module: an attack could reach that without having been given the key.
@@ -80,9 +80,9 @@ class Key:
         """Hex hash commitment to the whole key: publish it (with a time stamp) before the model."""
         return commit(self._content(), self.prf.stream("opening", 32))
 
-    def opens(self, commitment: str) -> bool:
+    def verifies(self, commitment: str) -> bool:
         """True if this key opens a published commitment."""
-        return opens(commitment, self._content(), self.prf.stream("opening", 32))
+        return verifies(commitment, self._content(), self.prf.stream("opening", 32))
 
     def save(self, directory: Path) -> None:
         """Write the key directory (0700, files 0600); an existing one is replaced file by file."""
@@ -135,7 +135,7 @@ class Key:
             seed = bytes(tensors.pop("seed").numpy().tobytes())
             secret = {name.removeprefix("tensor."): t for name, t in tensors.items()}
             key = cls(scheme=public["scheme"], seed=seed, public=public["public"], secret=secret)
-            if public["format"] != KEY_FORMAT or not key.opens(public["commitment"]):
+            if public["format"] != KEY_FORMAT or not key.verifies(public["commitment"]):
                 raise KeyFileError(
                     f"expected a key of format {KEY_FORMAT} that opens its own commitment, got {directory}: "
                     "the key was altered, or written by another version"

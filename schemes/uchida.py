@@ -33,10 +33,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from schemes.base import Access, Carrier, Owner, Recipe, Scheme, Suspect, Verdict, Workload, lists
-from schemes.keys import Key
-from schemes.params import Json, param
-from schemes.prf import Prf, as_tensor
+from wmarena.schemes.base import Access, Carrier, Owner, Recipe, Scheme, Suspect, Verdict, Workload, lists
+from wmarena.schemes.keys import Key
+from wmarena.schemes.params import Json, param
+from wmarena.schemes.prf import Prf, as_tensor
 
 MIN_STEPS = 200
 """Optimiser steps that 128 bits need on small training sets, where one pass is too short."""
@@ -120,7 +120,7 @@ class Uchida(Scheme):
     def randomise_key(self, key: Key, prf: Prf) -> Key:
         return replace(key, seed=prf.stream("seed", 32))
 
-    def misfit(self, suspect: Suspect, key: Key) -> str | None:
+    def incompatible(self, suspect: Suspect, key: Key) -> str | None:
         mark = _Mark.of(key)
         return suspect.mismatch({mark.layer: lists(mark.shape)})
 

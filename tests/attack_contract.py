@@ -11,27 +11,27 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.base import Attack, AttackView, Claim, Finding, Outcome, Piracy
-from attacks.knowledge import Budget, Elsewhere, Knowledge, NotGranted, SealedModel
-from orchestrator.arena import Arena
-from orchestrator.plugins import build_attack
-from schemes.base import Cancelled, Checkpoints, Scheme
-from schemes.commitment import model_digest
-from schemes.keys import Key
-from schemes.prf import Prf, subseed
-from schemes.uchida import Uchida
+from wmarena.attacks.base import Attack, AttackView, Claim, Finding, AttackOutcome, Piracy
+from wmarena.attacks.knowledge import Budget, AuxiliaryData, Knowledge, NotGranted, SealedModel
+from wmarena.orchestrator.worker.workload import BoundWorkload
+from wmarena.orchestrator.plan.plugins import build_attack
+from wmarena.schemes.base import Cancelled, Checkpoints, Scheme
+from wmarena.schemes.commitment import model_digest
+from wmarena.schemes.keys import Key
+from wmarena.schemes.prf import Prf, subseed
+from wmarena.schemes.uchida import Uchida
 from tests.victims import NewestOnly, Victim, arena, marked, no_log
 
 
 def make_view(
-    place: Arena,
+    place: BoundWorkload,
     *,
     seed: int = 0,
     scheme: Scheme | None = None,
     key: Key | None = None,
     checkpoints: Checkpoints | None = None,
     fraction: float = 0.1,
-    elsewhere: Elsewhere | None = None,
+    auxiliary_data: AuxiliaryData | None = None,
     **budget: int,
 ) -> AttackView:
     """A view as an adversary with ``fraction`` of the training data has it; nothing is granted but what is given."""
@@ -48,14 +48,14 @@ def make_view(
         log=no_log,
         checkpoints=checkpoints or NewestOnly(),
         key=key,
-        elsewhere=elsewhere,
+        auxiliary_data=elsewhere,
     )
 
 
-def named_data(attack: Attack) -> Elsewhere:
+def named_data(attack: Attack) -> AuxiliaryData:
     """The data sets that ``attack`` names, of the small workloads."""
     places = {name: arena(name) for name in attack.data_sets()}
-    return Elsewhere({name: (place.train, place.val, place.task.info) for name, place in places.items()})
+    return AuxiliaryData({name: (place.train, place.val, place.task.info) for name, place in places.items()})
 
 
 def granted_view(attack: Attack, victim: Victim, **changes: Any) -> AttackView:
@@ -69,7 +69,7 @@ def granted_view(attack: Attack, victim: Victim, **changes: Any) -> AttackView:
     )
 
 
-def digest(outcome: Outcome) -> tuple[str | None, str | None]:
+def digest(outcome: AttackOutcome) -> tuple[str | None, str | None]:
     """Content of an outcome's model, and of its claim's key or of what it found."""
     if isinstance(outcome, Claim):
         return None, outcome.key.commitment
@@ -80,7 +80,7 @@ def digest(outcome: Outcome) -> tuple[str | None, str | None]:
     return model_digest(outcome.state_dict()), None
 
 
-def suspect_of(outcome: Outcome, victim: Victim) -> nn.Module:
+def suspect_of(outcome: AttackOutcome, victim: Victim) -> nn.Module:
     """The model that is judged after an attack: a bare claim is one on the victim itself."""
     if isinstance(outcome, Claim):
         return victim.model
@@ -145,7 +145,7 @@ class AttackContract:
             victim.arena,
             scheme=victim.scheme if "algorithm" in granted else None,
             key=victim.key if "key" in granted else None,
-            elsewhere=named_data(attack),
+            auxiliary_data=named_data(attack),
             **({} if "queries" in granted else {"max_queries": 1}),
         )
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.workloads.networks.lenet import LeNet5
-from experiments.workloads.networks.resnet import ResNet18
-from experiments.workloads.networks.small import SmallCnn, SmallMlp
-from schemes.symmetry import channel_groups
+from wmarena.experiments.workloads.networks.lenet import LeNet5
+from wmarena.experiments.workloads.networks.resnet import ResNet18
+from wmarena.experiments.workloads.networks.small import SmallCnn, SmallMlp
+from wmarena.schemes.symmetry.groups import channel_groups
 
 
 class BottleneckNet(nn.Module):

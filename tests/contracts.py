@@ -17,13 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from experiments.workloads.task import ImageTask
-from schemes.base import Cancelled, Scheme, Suspect, untouched
-from schemes.commitment import model_digest, tensor_bytes
-from schemes.keys import Key
-from schemes.params import STAGE_ORDER
-from schemes.prf import Prf
-from schemes.statistics import binomial_threshold, clopper_pearson, discrete_ks, log10_binomial_tail
+from wmarena.experiments.workloads.images.task import ImageTask
+from wmarena.schemes.base import Cancelled, Scheme, Suspect, untouched
+from wmarena.schemes.commitment import model_digest, tensor_bytes
+from wmarena.schemes.keys import Key
+from wmarena.schemes.params import STAGE_ORDER
+from wmarena.schemes.prf import Prf
+from wmarena.schemes.statistics import binomial_threshold, clopper_pearson, discrete_ks, log10_binomial_tail
 from tests.marks import (
     OWNER_SECRET,
     Embedded,
@@ -115,8 +115,8 @@ class SchemeContract:
         """One flipped bit in seed, public part or any secret tensor, and the commitment does not open."""
         published = mark.key.commitment
 
-        assert mark.key.opens(published)
-        assert not any(key.opens(published) for key in altered_keys(mark.key))
+        assert mark.key.verifies(published)
+        assert not any(key.verifies(published) for key in altered_keys(mark.key))
 
     def test_stranger_has_the_same_structure(self, scheme: Scheme, mark: Embedded) -> None:
         """A randomised key is judged by the same test, and shares neither seed nor commitment with the owner's."""
@@ -152,7 +152,7 @@ class SchemeContract:
     def test_accuracy_survives(self, mark: Embedded) -> None:
         """The marked network is as good as the clean one, within a few points, for those who may use it."""
         task, test = mark.arena.task, mark.arena.test
-        licensed = mark.scheme.licensed(task, mark.key) or task
+        licensed = mark.scheme.licensed_task(task, mark.key) or task
 
         assert licensed.score(mark.model, test) >= task.score(clean_model(), test) - self.max_drop
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from experiments.workloads.digits import DigitsCnn, DigitsMlp
-from experiments.workloads.task import ImageTask
-from orchestrator.arena import Arena
-from schemes.base import Checkpoints, Owner, Scheme, Suspect, Verdict
-from schemes.keys import Key
-from schemes.prf import Prf
+from wmarena.experiments.workloads.images.digits import DigitsCnn, DigitsMlp
+from wmarena.experiments.workloads.images.task import ImageTask
+from wmarena.orchestrator.worker.workload import BoundWorkload
+from wmarena.schemes.base import Checkpoints, Owner, Scheme, Suspect, Verdict
+from wmarena.schemes.keys import Key
+from wmarena.schemes.prf import Prf
 from tests.victims import NewestOnly, no_log
 
 WORKLOADS = {"digits_cnn": DigitsCnn(), "digits_mlp": DigitsMlp()}
@@ -29,7 +29,7 @@ OWNER_SECRET = b"the owner's secret, for tests only"
 class Embedded:
     """A marked network with its owner's key. Cached: never change it."""
 
-    arena: Arena
+    arena: BoundWorkload
     scheme: Scheme
     key: Key
     model: nn.Module
@@ -58,7 +58,7 @@ class SmallBatches(ImageTask):
 
 
 @functools.cache
-def arena(workload: str = "digits_cnn") -> Arena:
+def arena(workload: str = "digits_cnn") -> BoundWorkload:
     """A small workload on the CPU."""
     return WORKLOADS[workload].bind(torch.device("cpu"), None)
 

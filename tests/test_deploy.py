@@ -11,8 +11,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from experiments.cli import make_parser
-from experiments.spec import SHIPPED
+from wmarena.experiments.cli import make_parser
+from wmarena.experiments.spec.experiment import SHIPPED
 
 TREE = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]

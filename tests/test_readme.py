@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from attacks import ATTACKS
-from experiments.cli import make_parser
-from experiments.spec import ExperimentSpec
-from experiments.study.spec import StudySpec
-from experiments.workloads import WORKLOADS
-from schemes import SCHEMES
+from wmarena.attacks import ATTACKS
+from wmarena.experiments.cli import make_parser
+from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.experiments.study.spec import StudySpec
+from wmarena.experiments.workloads import WORKLOADS
+from wmarena.schemes import SCHEMES
 from tests.documents.markdown import blocks, commands
 
 TREE = Path(__file__).resolve().parents[1]

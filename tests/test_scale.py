@@ -5,7 +5,7 @@ import tracemalloc
 from pathlib import Path
 
 from benchmarks.scale import drive, spec_of
-from experiments.expand import expand
+from wmarena.experiments.planning.expand import expand
 
 
 def held(n_seeds: int, folder: Path) -> tuple[int, int]:

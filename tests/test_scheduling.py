@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.scheduling import COLUMNS, compare, mix, spread
-from orchestrator.store import Store
+from wmarena.orchestrator.store.local import Store
 
 
 @pytest.mark.parametrize("n_workers", [8, 32, 256])

@@ -14,14 +14,14 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from experiments.commands.browsing import dashboard_server, mlflow_server
-from experiments.report.build import write_report
-from experiments.results import build_rows
-from orchestrator.keyring import save_key
-from orchestrator.sealing import Cost, Passphrase
-from orchestrator.store import Store, safe_name
-from orchestrator.task import TaskId
-from schemes.keys import Key
+from wmarena.experiments.commands.browsing import dashboard_server, mlflow_server
+from wmarena.experiments.report.writers.build import write_report
+from wmarena.experiments.results.table import build_rows
+from wmarena.orchestrator.keyring import save_key
+from wmarena.orchestrator.sealing import Cost, Passphrase
+from wmarena.orchestrator.store.local import Store, safe_name
+from wmarena.orchestrator.plan.task import TaskId
+from wmarena.schemes.keys import Key
 from tests.experiments.evidence_factory import Bench
 from tests.experiments.gallery import gallery
 
@@ -234,7 +234,7 @@ def test_the_hostile_names_were_there(tmp_path: Path) -> None:
 def test_every_server_binds_to_loopback() -> None:
     """MLflow, optuna-dashboard and a local Ray are all that we start; all name 127.0.0.1, no module all addresses.
 
-    That Ray heeds it is seen on its sockets, in ``tests/orchestrator/test_local_cluster.py``.
+    That Ray heeds it is seen on its sockets, in ``tests/orchestrator/executors/test_local_cluster.py``.
     """
     for server in (mlflow_server("sqlite:///x", 5000), dashboard_server("optuna-dashboard", "x.log", 5001)):
         assert server.command[server.command.index("--host") + 1] == "127.0.0.1"

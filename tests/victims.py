@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from experiments.workloads.digits import DigitsCnn, DigitsMlp
-from experiments.workloads.networks.base import Network
-from experiments.workloads.networks.dsn import DsnMnist
-from orchestrator.arena import Arena
-from schemes.base import Cancelled, Owner, Scheme, Suspect, Verdict
-from schemes.keys import Key
-from schemes.prf import Prf
+from wmarena.experiments.workloads.images.digits import DigitsCnn, DigitsMlp
+from wmarena.experiments.workloads.networks.base import Network
+from wmarena.experiments.workloads.networks.dsn import DsnMnist
+from wmarena.orchestrator.worker.workload import BoundWorkload
+from wmarena.schemes.base import Cancelled, Owner, Scheme, Suspect, Verdict
+from wmarena.schemes.keys import Key
+from wmarena.schemes.prf import Prf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class NewestOnly:
 class Victim:
     """A marked model with what is needed to attack and to judge it. Cached: never change it."""
 
-    arena: Arena
+    arena: BoundWorkload
     scheme: Scheme
     key: Key
     model: nn.Module
@@ -83,7 +83,7 @@ def no_log(step: int, **metrics: float) -> None:
 
 
 @functools.cache
-def arena(workload: str) -> Arena:
+def arena(workload: str) -> BoundWorkload:
     """A small workload on the CPU."""
     return WORKLOADS[workload].bind(torch.device("cpu"), None)
 

@@ -5,9 +5,9 @@ import inspect
 from typing import Any
 
 from docs._build.tables import table, value
-from experiments.commands.catalogue import describe
-from experiments.workloads import WORKLOADS
-from orchestrator.plugins import names, plugin_class, use_workloads
+from wmarena.experiments.commands.catalogue import describe
+from wmarena.experiments.workloads import WORKLOADS
+from wmarena.orchestrator.plan.plugins import names, plugin_class, use_workloads
 
 _INTRODUCTION = {
     "scheme": "What is defended with: `keygen`, `embed`, `verify`. A field acts at the stage beside it, and enters the "

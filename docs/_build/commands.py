@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 
 from docs._build.tables import table
-from experiments.cli import EPILOG, make_parser
+from wmarena.experiments.cli import EPILOG, make_parser
 
 _GLOBAL = "global options"
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from docs._build.tables import table, value
-from experiments.schema import json_schema
+from wmarena.experiments.spec.schema import json_schema
 
 _HEAD = """# Spec reference
 

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.commands.terminal import NO_RECORDS, Terminal
-from experiments.problems import Problem, SpecError
-from orchestrator.recorders.addresses import has_credentials, is_remote, resolve, shown, sqlite_file
-from orchestrator.sealing import without_passphrase
-from orchestrator.stopping import terminate_as_interrupt
-from orchestrator.store import safe_name
+from wmarena.experiments.commands.terminal import NO_RECORDS, Terminal
+from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.orchestrator.files.addresses import has_credentials, is_remote, resolve, shown, sqlite_file
+from wmarena.orchestrator.sealing import without_passphrase
+from wmarena.orchestrator.running.stopping import terminate_as_interrupt
+from wmarena.orchestrator.store.local import safe_name
 
 LOOPBACK = "127.0.0.1"
 STUDIES = "studies"

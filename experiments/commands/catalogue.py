@@ -9,11 +9,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from experiments.commands.terminal import Terminal
-from experiments.schema import json_schema
-from experiments.workloads import WORKLOADS
-from orchestrator.plugins import names, plugin_class, use_workloads
-from schemes.params import Configurable
+from wmarena.experiments.commands.terminal import Terminal
+from wmarena.experiments.spec.schema import json_schema
+from wmarena.experiments.workloads import WORKLOADS
+from wmarena.orchestrator.plan.plugins import names, plugin_class, use_workloads
+from wmarena.schemes.params import Configurable
 
 _FACTS = ("access", "p_method", "family", "knows", "threat_model", "paper")
 """Class attributes that are shown where a plugin has them."""

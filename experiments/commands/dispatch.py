@@ -3,18 +3,18 @@
 import importlib
 from argparse import Namespace
 
-from experiments.commands.terminal import Terminal
-from experiments.problems import SpecError
-from experiments.workloads.data import DamagedData
-from orchestrator.arena import MissingData
-from orchestrator.executors.base import NoWorkers
-from orchestrator.executors.jobs import LostCluster, NoCluster, UnknownJob
-from orchestrator.hiccup import StoreLost
-from orchestrator.loop import Interrupted
-from orchestrator.plugins import UnknownName
-from orchestrator.store import StoreBusy, StoreError
-from schemes.keys import KeyFileError
-from schemes.params import ConfigError
+from wmarena.experiments.commands.terminal import Terminal
+from wmarena.experiments.spec.problems import SpecError
+from wmarena.experiments.workloads.data import DamagedData
+from wmarena.orchestrator.worker.workload import MissingData
+from wmarena.orchestrator.executors.base import NoWorkers
+from wmarena.orchestrator.executors.jobs import LostCluster, NoCluster, UnknownJob
+from wmarena.orchestrator.running.store_outage import StoreLost
+from wmarena.orchestrator.running.loop import Interrupted
+from wmarena.orchestrator.plan.plugins import UnknownName
+from wmarena.orchestrator.store.local import StoreBusy, StoreError
+from wmarena.schemes.keys import KeyFileError
+from wmarena.schemes.params import ConfigError
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 3
 """Exit statuses."""
@@ -31,7 +31,7 @@ def dispatch(args: Namespace) -> int:
     module, _, function = str(args.target).partition(":")
     terminal = Terminal.of(args)
     try:
-        command = getattr(importlib.import_module(f"experiments.commands.{module}"), function)
+        command = getattr(importlib.import_module(f"wmarena.experiments.commands.{module}"), function)
         status: int = command(terminal, args)
     except (StoreBusy, StoreLost, NoWorkers, LostCluster) as error:
         terminal.note(f"wmarena: {error}")

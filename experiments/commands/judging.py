@@ -13,18 +13,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from experiments.commands.memory import bounded_memory
-from experiments.commands.stored import key_folder, model_file
-from experiments.commands.terminal import Terminal
-from experiments.problems import Problem, SpecError
-from experiments.workloads import WORKLOADS
-from orchestrator.arena import WorkloadConfig
-from orchestrator.keyring import load_key
-from orchestrator.plugins import build, build_scheme, use_workloads
-from orchestrator.sealing import Passphrase
-from schemes.base import Scheme, Suspect, Verdict, Workload
-from schemes.commitment import model_digest
-from schemes.keys import Key, KeyFileError
+from wmarena.experiments.commands.memory import bounded_memory
+from wmarena.experiments.commands.stored import key_folder, model_file
+from wmarena.experiments.commands.terminal import Terminal
+from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.workloads import WORKLOADS
+from wmarena.orchestrator.worker.workload import WorkloadConfig
+from wmarena.orchestrator.keyring import load_key
+from wmarena.orchestrator.plan.plugins import build, build_scheme, use_workloads
+from wmarena.orchestrator.sealing import Passphrase
+from wmarena.schemes.base import Scheme, Suspect, Verdict, Workload
+from wmarena.schemes.commitment import model_digest
+from wmarena.schemes.keys import Key, KeyFileError
 
 logger = logging.getLogger(__name__)
 

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 
 from rich.table import Table
 
-from experiments.commands.simulating import show, simulation
-from experiments.commands.terminal import Terminal
-from experiments.expand import Expansion, expand
-from experiments.problems import Problem, SpecError
-from experiments.progress import duration
-from experiments.spec import ExperimentSpec
-from orchestrator.pace import expected_seconds
-from orchestrator.plan import Plan
-from orchestrator.recorders.plan_file import plan_document
-from orchestrator.resume import already_done
-from orchestrator.task import Kind, Task, TaskId
+from wmarena.experiments.commands.simulating import show, simulation
+from wmarena.experiments.commands.terminal import Terminal
+from wmarena.experiments.planning.expand import Expansion, expand
+from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.running.progress import duration
+from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.orchestrator.running.durations import expected_seconds
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.recorders.plan_file import plan_document
+from wmarena.orchestrator.running.resume import already_done
+from wmarena.orchestrator.plan.task import Kind, Task, TaskId
 
 _SHAPES = {Kind.TRAIN: ("[", "]"), Kind.EMBED: ("([", "])"), Kind.ATTACK: ("{{", "}}"), Kind.VERIFY: ("(", ")")}
 

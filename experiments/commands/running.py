@@ -7,23 +7,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.commands.terminal import NO_RECORDS, Terminal
-from experiments.execution import RunSummary
-from experiments.execution import run as run_spec
-from experiments.pool import Pool
-from experiments.problems import Problem, SpecError
-from experiments.progress import duration, lines, live
-from experiments.report.terminal import summary_lines, summary_table
-from experiments.reporting import Pages, choose_run, rebuild
-from experiments.results import read_results
-from experiments.site import Options
-from experiments.spec import ExperimentSpec
-from orchestrator.journal import Journal
-from orchestrator.recorders.addresses import resolve, shown
-from orchestrator.store import Store
+from wmarena.experiments.commands.terminal import NO_RECORDS, Terminal
+from wmarena.experiments.running.execution import RunSummary
+from wmarena.experiments.running.execution import run as run_spec
+from wmarena.experiments.running.pool import Pool
+from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.running.progress import duration, lines, live
+from wmarena.experiments.report.writers.terminal import summary_lines, summary_table
+from wmarena.experiments.running.reporting import Pages, choose_run, rebuild
+from wmarena.experiments.results.table import read_results
+from wmarena.experiments.running.context import RunOptions
+from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.files.addresses import resolve, shown
+from wmarena.orchestrator.store.local import Store
 
 
-def options_of(terminal: Terminal, args: Namespace) -> Options:
+def options_of(terminal: Terminal, args: Namespace) -> RunOptions:
     """What a command line says of place, workers and onlookers."""
     recorded = terminal.tracking_uri != NO_RECORDS
     return {
@@ -99,7 +99,7 @@ def report(terminal: Terminal, args: Namespace) -> int:
 
 def _study_pages(store: Store, journal: Journal, run: Mapping[str, Any], out: Path | None) -> Pages:
     # Imported here: Optuna takes a second to load.
-    from experiments.study.run import republish
+    from wmarena.experiments.study.run import republish
 
     found = republish(store, journal, run, out)
     return Pages(found.report, found.table)
@@ -133,7 +133,7 @@ def _sync_all(terminal: Terminal, store: Store, args: Namespace) -> int:
 def _sync(terminal: Terminal, store: Store, runs: Sequence[str]) -> str | None:
     """Send what MLflow is missing of ``runs``; returns why not everything could be sent."""
     # Imported here: MLflow takes seconds to load.
-    from orchestrator.recorders.mlflow import MlflowRecorder
+    from wmarena.orchestrator.recorders.mlflow import MlflowRecorder
 
     if terminal.tracking_uri == NO_RECORDS:
         return "expected a tracking URI for --sync, got none"

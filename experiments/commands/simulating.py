@@ -7,16 +7,16 @@ from typing import Any
 
 from rich.table import Table
 
-from experiments.commands.terminal import Terminal
-from experiments.expand import Expansion
-from experiments.progress import duration
-from orchestrator.events import Event
-from orchestrator.evidence import Record
-from orchestrator.pace import Sort, expected_seconds, sort_of
-from orchestrator.plan import Plan
-from orchestrator.resume import already_done
-from orchestrator.simulate import simulate
-from orchestrator.task import Task, TaskId
+from wmarena.experiments.commands.terminal import Terminal
+from wmarena.experiments.planning.expand import Expansion
+from wmarena.experiments.running.progress import duration
+from wmarena.orchestrator.plan.events import Event
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.running.durations import TaskClass, expected_seconds, task_class
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.running.resume import already_done
+from wmarena.orchestrator.running.simulate import simulate
+from wmarena.orchestrator.plan.task import Task, TaskId
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Durations:
     """
 
     own: Mapping[TaskId, float]
-    sorts: Mapping[Sort, float]
+    sorts: Mapping[TaskClass, float]
     done: Mapping[TaskId, Record]
 
     @classmethod
@@ -49,10 +49,10 @@ class Durations:
 
     def source(self, task: Task) -> str:
         """Where ``actual`` is from."""
-        return "recorded" if task.id in self.own else "median" if sort_of(task) in self.sorts else "guessed"
+        return "recorded" if task.id in self.own else "median" if task_class(task) in self.sorts else "guessed"
 
 
-class Begun:
+class StartedTasks:
     """Notes what ran."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ def simulation(terminal: Terminal, expansion: Expansion, asked: Mapping[str, str
     plan, store = expansion.plan, terminal.home()
     known = Durations.of(terminal, plan)
     finished = known.done if asked["tasks"] == "missing" else {}
-    begun = Begun()
+    begun = StartedTasks()
     found = simulate(
         plan,
         int(asked["workers"]),

@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
-from experiments.commands.terminal import Terminal
-from experiments.problems import Problem, SpecError
-from orchestrator.manifest import CorruptArtifact
-from orchestrator.store import Store
-from orchestrator.task import TaskId
-from orchestrator.workbench import MODEL
+from wmarena.experiments.commands.terminal import Terminal
+from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.orchestrator.store.manifest import CorruptArtifact
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.plan.task import TaskId
+from wmarena.orchestrator.worker.context import MODEL
 
 _TASK = re.compile(r"[0-9a-f]{12,64}")
 

@@ -6,15 +6,15 @@ from typing import Any
 
 from rich.table import Table
 
-from experiments.commands.terminal import Terminal
-from experiments.expand import expand
-from experiments.problems import Problem, SpecError
-from experiments.spec import ExperimentSpec
-from orchestrator.keyring import seal_store, sealed_keys
-from orchestrator.sealing import PASSPHRASE, Passphrase, SealError
-from orchestrator.store import Store
-from orchestrator.task import Task, TaskId
-from orchestrator.workbench import trajectory_id
+from wmarena.experiments.commands.terminal import Terminal
+from wmarena.experiments.planning.expand import expand
+from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.orchestrator.keyring import seal_store, sealed_keys
+from wmarena.orchestrator.sealing import PASSPHRASE, Passphrase, SealError
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.plan.task import Task, TaskId
+from wmarena.orchestrator.worker.context import trajectory_id
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
 

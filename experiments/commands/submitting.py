@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from experiments.commands.terminal import Terminal
-from experiments.parcel import SPEC, pack
-from experiments.problems import Problem, SpecError
-from experiments.spec import ExperimentSpec
-from orchestrator.executors.jobs import Job, Jobs
-from orchestrator.sealing import PASSPHRASE
+from wmarena.experiments.commands.terminal import Terminal
+from wmarena.experiments.running.upload import SPEC, pack
+from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.orchestrator.executors.jobs import ClusterJob, ClusterJobs
+from wmarena.orchestrator.sealing import PASSPHRASE
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _PROBE = "import json, os, sys; print(json.dumps([os.path.exists(p) for p in sys.argv[1:]]))"
@@ -33,7 +33,7 @@ def submit(terminal: Terminal, args: Namespace) -> int:
         terminal.note(
             f"{PASSPHRASE} stays here: give it to the cluster's nodes, or name a file there (keys.passphrase)"
         )
-    jobs = Jobs(args.address)
+    jobs = ClusterJobs(args.address)
     _check_seen(jobs, args, key_files)
     with tempfile.TemporaryDirectory(prefix="wmarena-submit-") as folder:
         pack(spec.text, Path(folder))
@@ -53,18 +53,18 @@ def submit(terminal: Terminal, args: Namespace) -> int:
 
 def status(terminal: Terminal, args: Namespace) -> int:
     """Print how a job stands; 0 whenever there is one."""
-    _show(terminal, Jobs(args.address).job(args.job))
+    _show(terminal, ClusterJobs(args.address).job(args.job))
     return 0
 
 
 def cancel(terminal: Terminal, args: Namespace) -> int:
     """Stop a job at its next checkpoint; the same spec, submitted again, goes on from there."""
-    job = Jobs(args.address).cancel(args.job)
+    job = ClusterJobs(args.address).cancel(args.job)
     _show(terminal, job)
     return 0 if job.ended else _LOST
 
 
-def _show(terminal: Terminal, job: Job) -> None:
+def _show(terminal: Terminal, job: ClusterJob) -> None:
     if terminal.json:
         terminal.document(asdict(job))
     else:
@@ -72,7 +72,7 @@ def _show(terminal: Terminal, job: Job) -> None:
         terminal.text(f"{job.job_id}: {job.status}{code}")
 
 
-def _exit_status(job: Job) -> int:
+def _exit_status(job: ClusterJob) -> int:
     """Of the run itself; a job that was stopped, or ended in another way, can be submitted again."""
     return job.exit_code if job.exit_code in (0, 1, 2) else _LOST
 
@@ -125,7 +125,7 @@ def _with_cluster_paths(spec: ExperimentSpec, args: Namespace) -> tuple[Experime
     return absolute, {f"keys.{name}": path for name, path in files.items()}
 
 
-def _check_seen(jobs: Jobs, args: Namespace, key_files: dict[str, str]) -> None:
+def _check_seen(jobs: ClusterJobs, args: Namespace, key_files: dict[str, str]) -> None:
     """Ask the head node, before anything is sent, whether it has what the run will look for."""
     wanted = {field: (path, "secrets are never uploaded: put the file there") for field, path in key_files.items()}
     if args.data_root:

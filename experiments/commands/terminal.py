@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.journal import Journal
-from orchestrator.journals import has_journal, journal_address, open_journal
-from orchestrator.store import Store
-from orchestrator.stores import open_store
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.journal.opening import has_journal, journal_address, open_journal
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.store.opening import open_store
 
 NO_RECORDS = "none"
 """Tracking URI that leaves MLflow out."""

@@ -8,14 +8,14 @@ from typing import Any
 
 from rich.table import Table
 
-from experiments.commands.running import options_of
-from experiments.commands.terminal import Terminal
-from experiments.progress import duration
-from experiments.study.documents import shown
-from experiments.study.export import write_export
-from experiments.study.run import StudySummary
-from experiments.study.run import tune as tune_study
-from experiments.study.spec import StudySpec
+from wmarena.experiments.commands.running import options_of
+from wmarena.experiments.commands.terminal import Terminal
+from wmarena.experiments.running.progress import duration
+from wmarena.experiments.study.documents import shown
+from wmarena.experiments.study.export import write_export
+from wmarena.experiments.study.run import StudySummary
+from wmarena.experiments.study.run import tune as tune_study
+from wmarena.experiments.study.spec import StudySpec
 
 _MOST_SHOWN = 10
 

@@ -6,25 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.labels import differing
-from experiments.rows import (
-    Params,
-    attack_params,
-    budget,
-    flat,
-    has_original_head,
-    is_realigned,
-    victim_of,
-    workload_params,
-)
-from orchestrator.identity import canonical
+from wmarena.experiments.spec.labels import differing
+from wmarena.experiments.results.rows import Params, attack_params, budget, flat, has_original_head, is_realigned, victim_of, workload_params
+from wmarena.orchestrator.plan.identity import canonical
 
 Groups = dict[tuple[str | None, ...], dict[str, Params]]
 """(plugin name, what its entries are compared within) -> configurations by their text."""
 
 
 @dataclass(frozen=True)
-class Name:
+class PluginLabel:
     """A plugin's name and what distinguishes this configuration of it from its siblings ('' if nothing does)."""
 
     name: str
@@ -39,7 +30,7 @@ class Victim:
     """A configured scheme on a workload: one line of every table, which says so where its controls fired."""
 
     workload: str
-    scheme: Name
+    scheme: PluginLabel
     params: str
     ambiguous: bool = False
 
@@ -48,7 +39,7 @@ class Victim:
 
 
 @dataclass(frozen=True)
-class Assault:
+class AttackLabel:
     """A configured attack without its strength: one line of the survival matrix.
 
     Attributes:
@@ -56,7 +47,7 @@ class Assault:
         realigned: True if it was taken after the owner undid a rearrangement of the weights.
     """
 
-    attack: Name
+    attack: PluginLabel
     strength_name: str | None
     original_head: bool
     realigned: bool = False
@@ -100,19 +91,19 @@ class Labels:
     def workload(self, row: Mapping[str, Any]) -> str:
         """The row's workload."""
         detail = _detail(workload_params(row), self._workloads[row["workload"]])
-        return str(Name(row["workload"], detail))
+        return str(PluginLabel(row["workload"], detail))
 
     def victim(self, row: Mapping[str, Any]) -> Victim:
         """The row's scheme on its workload."""
         detail = _detail(flat(json.loads(row["scheme_params"])), self._schemes[row["scheme"]])
         return Victim(
-            self.workload(row), Name(row["scheme"], detail), row["scheme_params"], "ambiguous" in row["caveats"]
+            self.workload(row), PluginLabel(row["scheme"], detail), row["scheme_params"], "ambiguous" in row["caveats"]
         )
 
-    def assault(self, row: Mapping[str, Any]) -> Assault:
+    def assault(self, row: Mapping[str, Any]) -> AttackLabel:
         """The row's attack without its strength."""
         detail = _detail(_granted(row), self._attacks[row["attack"]])
-        return Assault(Name(row["attack"], detail), row["strength_name"], has_original_head(row), is_realigned(row))
+        return AttackLabel(PluginLabel(row["attack"], detail), row["strength_name"], has_original_head(row), is_realigned(row))
 
 
 def _granted(row: Mapping[str, Any]) -> Params:

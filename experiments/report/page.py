@@ -7,31 +7,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.calibration import Calibration
-from experiments.caveats import EXPLANATIONS, raised
-from experiments.report.controls import Forgery, forgeries
-from experiments.report.curves import swept
-from experiments.report.effort import Loss, Skip, Step, losses, skips, steps
-from experiments.report.fidelity import Fidelity, TensorStore, paired_fidelity
-from experiments.report.labels import Assault, Labels, Victim
-from experiments.report.nulls import NullCheck, null_checks
-from experiments.report.overview import Summary, summaries, verdict_sentences
-from experiments.report.overwriting import Encounter, encounters
-from experiments.report.prices import FamilyPrice, family_prices
-from experiments.report.serials import StampMap, stamp_maps
-from experiments.report.spelled import Reading, readings
-from experiments.report.survival import Duel
-from experiments.report.tradeoff import TradeOff, trade_offs
-from experiments.report.valley import Valley, valleys
-from experiments.report.words import power_of_ten
-from experiments.rows import Row
-from orchestrator.evidence import Record
-from orchestrator.plan import Plan
-from orchestrator.task import State, TaskId
+from wmarena.experiments.results.calibration import Calibration
+from wmarena.experiments.results.caveats import EXPLANATIONS, raised
+from wmarena.experiments.report.sections.controls import Forgery, forgeries
+from wmarena.experiments.report.sections.curves import swept
+from wmarena.experiments.report.sections.runtime import FailedTask, SkippedRows, TaskDurations, losses, skips, steps
+from wmarena.experiments.report.sections.fidelity import Fidelity, TensorStore, paired_fidelity
+from wmarena.experiments.report.labels import AttackLabel, Labels, Victim
+from wmarena.experiments.report.sections.calibration import NullCheck, null_checks
+from wmarena.experiments.report.sections.overview import SchemeSummary, summaries, verdict_sentences
+from wmarena.experiments.report.sections.overwriting import OverwriteResult, encounters
+from wmarena.experiments.report.sections.removal_cost import FamilyPrice, family_prices
+from wmarena.experiments.report.sections.unlocking import StampMap, stamp_maps
+from wmarena.experiments.report.sections.decoded_images import DecodedImage, readings
+from wmarena.experiments.report.sections.survival import AttackComparison
+from wmarena.experiments.report.sections.tradeoff import TradeOff, trade_offs
+from wmarena.experiments.report.sections.valley import ValleyCurve, valleys
+from wmarena.experiments.report.number_format import power_of_ten
+from wmarena.experiments.results.rows import ResultRow
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import State, TaskId
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arena:
+class WorkloadSection:
     """One workload's part of the report.
 
     Attributes:
@@ -45,13 +45,13 @@ class Arena:
 
     workload: str
     metric: str
-    summaries: tuple[Summary, ...]
-    matrix: dict[Assault, tuple[Duel | None, ...]]
-    curves: tuple[Assault, ...]
+    summaries: tuple[SchemeSummary, ...]
+    matrix: dict[AttackLabel, tuple[AttackComparison | None, ...]]
+    curves: tuple[AttackLabel, ...]
     families: tuple[FamilyPrice, ...]
     trade_offs: tuple[TradeOff, ...]
-    encounters: Mapping[Victim, Mapping[str, Encounter]]
-    valleys: tuple[Valley, ...]
+    encounters: Mapping[Victim, Mapping[str, OverwriteResult]]
+    valleys: tuple[ValleyCurve, ...]
 
     @property
     def victims(self) -> list[Victim]:
@@ -59,30 +59,30 @@ class Arena:
         return [s.victim for s in self.summaries]
 
     @property
-    def duels(self) -> list[Duel]:
+    def duels(self) -> list[AttackComparison]:
         """All duels, ``none`` included."""
         return [duel for line in self.matrix.values() for duel in line if duel is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
+class ReportPage:
     """A report before it has a format."""
 
     experiment: str
     run_id: str
     description: str
     sentences: tuple[str, ...]
-    arenas: tuple[Arena, ...]
+    arenas: tuple[WorkloadSection, ...]
     fidelity: tuple[Fidelity, ...]
     null_checks: tuple[NullCheck, ...]
     stamps: tuple[StampMap, ...]
-    spelled: tuple[tuple[Reading, ...], ...]
+    spelled: tuple[tuple[DecodedImage, ...], ...]
     forgeries: tuple[Forgery, ...]
-    steps: tuple[Step, ...]
-    losses: tuple[Loss, ...]
-    skips: tuple[Skip, ...]
+    steps: tuple[TaskDurations, ...]
+    losses: tuple[FailedTask, ...]
+    skips: tuple[SkippedRows, ...]
     caveats: tuple[tuple[str, int, str], ...]
-    lines: tuple["Line", ...]
+    lines: tuple["LabelledRow", ...]
     counts: dict[str, int]
     seeds: tuple[int, ...]
     levels: str
@@ -90,30 +90,30 @@ class Page:
     spec_text: str
 
     @property
-    def summaries(self) -> list[Summary]:
+    def summaries(self) -> list[SchemeSummary]:
         """Every scheme on every workload."""
         return [s for arena in self.arenas for s in arena.summaries]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class LabelledRow:
     """A row of the results table with its short names."""
 
     victim: Victim
-    assault: Assault
+    assault: AttackLabel
     role: str
-    row: Row
+    row: ResultRow
 
 
 def make_page(
-    rows: Sequence[Row],
+    rows: Sequence[ResultRow],
     plan: Plan,
     records: Mapping[TaskId, Record],
     spec_text: str,
     run_info: Mapping[str, Any],
     store: TensorStore | None,
     calibrations: Sequence[Calibration] = (),
-) -> Page:
+) -> ReportPage:
     """Everything the report says, from stored evidence alone.
 
     A ``store`` that also gives files (``read``) adds what embeddings logged.
@@ -123,8 +123,8 @@ def make_page(
     fidelity = paired_fidelity(rows, store)
     found = summaries(rows, labels, fidelity)
     carved = valleys(rows, labels, store)
-    first: Row = rows[0] if rows else {}
-    return Page(
+    first: ResultRow = rows[0] if rows else {}
+    return ReportPage(
         experiment=str(first.get("experiment") or info.get("experiment") or "experiment"),
         run_id=str(first.get("run_id") or info.get("id") or ""),
         description=str(info.get("description") or ""),
@@ -150,7 +150,7 @@ def make_page(
     )
 
 
-def _arena(workload: str, found: Sequence[Summary], carved: Sequence[Valley]) -> Arena:
+def _arena(workload: str, found: Sequence[SchemeSummary], carved: Sequence[ValleyCurve]) -> WorkloadSection:
     part = [s for s in found if s.victim.workload == workload]
     everyone = [d for s in part for d in (*([s.unattacked] if s.unattacked else []), *s.duels)]
     by_pair = {(d.assault, d.victim): d for d in everyone}
@@ -158,7 +158,7 @@ def _arena(workload: str, found: Sequence[Summary], carved: Sequence[Valley]) ->
     assaults = sorted({d.assault for d in everyone}, key=lambda a: (rank[a.attack], a.judged))
     matrix = {assault: tuple(by_pair.get((assault, s.victim)) for s in part) for assault in assaults}
     metric = next((row["metric"] for s in part for row in s.rows if row["metric"]), "metric")
-    return Arena(
+    return WorkloadSection(
         workload=workload,
         metric=metric,
         summaries=tuple(part),
@@ -171,10 +171,10 @@ def _arena(workload: str, found: Sequence[Summary], carved: Sequence[Valley]) ->
     )
 
 
-def _line(row: Row, labels: Labels) -> Line:
+def _line(row: ResultRow, labels: Labels) -> LabelledRow:
     claim = '"claim":"adversary"' in row["attack_params"]
     role = (row["control"] or "").replace("_", " ") or ("adversary's claim" if claim else "")
-    return Line(victim=labels.victim(row), assault=labels.assault(row), role=role, row=row)
+    return LabelledRow(victim=labels.victim(row), assault=labels.assault(row), role=role, row=row)
 
 
 def _counts(plan: Plan, records: Mapping[TaskId, Record]) -> dict[str, int]:
@@ -191,7 +191,7 @@ def _counts(plan: Plan, records: Mapping[TaskId, Record]) -> dict[str, int]:
     return {"tasks": len(plan), **{name: found[name] for name in ("executed", "cached", "failed", "skipped")}}
 
 
-def _levels(rows: Sequence[Row]) -> str:
+def _levels(rows: Sequence[ResultRow]) -> str:
     """The significance at which verdicts were taken: "1e-6", and coarser ones where keys had to be randomised."""
     levels = sorted({row["level"] for row in rows if row["level"] is not None})
     return " or ".join(power_of_ten(math.log10(level)) for level in levels)

@@ -8,13 +8,13 @@ import json
 import time
 from typing import Any, Literal
 
-from experiments.rows import attack_params, budget_drop
-from experiments.study.measures import MEASURES, Asked, Evidence, best_response, mean, taken
-from experiments.study.spec import StudySpec
-from experiments.study.trial import Found, Trial
-from orchestrator.proposals import Outcome
+from wmarena.experiments.results.rows import attack_params, budget_drop
+from wmarena.experiments.study.measures import MEASURES, MeasureCall, TrialEvidence, best_response, mean, taken
+from wmarena.experiments.study.spec import StudySpec
+from wmarena.experiments.study.trial import TrialResults, Trial
+from wmarena.orchestrator.plan.proposals import TrialOutcome
 
-Document = dict[str, Any]
+TrialDocument = dict[str, Any]
 
 FINISHED = ("complete", "pruned", "failed")
 CONFIRMED = "{}#confirmed"
@@ -24,18 +24,18 @@ CONFIRMED = "{}#confirmed"
 def describe(
     trial: Trial,
     study: StudySpec,
-    outcome: Outcome | Literal["running", "lost"],
-    found: Found | None = None,
+    outcome: TrialOutcome | Literal["running", "lost"],
+    found: TrialResults | None = None,
     why: str = "",
-) -> Document:
+) -> TrialDocument:
     """A trial's document."""
-    ended = outcome if isinstance(outcome, Outcome) else None
+    ended = outcome if isinstance(outcome, TrialOutcome) else None
     excesses = dict(ended.constraints or {}) if ended else {}
     return {
         "number": trial.number,
         "label": trial.label,
         "question": study.digest,
-        "state": outcome.state if isinstance(outcome, Outcome) else outcome,
+        "state": outcome.state if isinstance(outcome, TrialOutcome) else outcome,
         "why": why,
         "params": dict(trial.params),
         "warm": trial.warm,
@@ -51,19 +51,19 @@ def describe(
     }
 
 
-def _values(study: StudySpec, outcome: Outcome | None) -> dict[str, float]:
+def _values(study: StudySpec, outcome: TrialOutcome | None) -> dict[str, float]:
     if outcome is None or outcome.values is None:
         return {}
     return {str(asked): value for asked, value in zip(study.objectives, outcome.values, strict=True)}
 
 
-def outcome_of(document: Document) -> Outcome:
+def outcome_of(document: TrialDocument) -> TrialOutcome:
     """What Optuna is told of a trial that has ended."""
     values = tuple(document["values"].values()) if document["state"] == "complete" else None
-    return Outcome(state=document["state"], values=values, constraints=document["constraints"])
+    return TrialOutcome(state=document["state"], values=values, constraints=document["constraints"])
 
 
-def _evidence(study: StudySpec, found: Found) -> Document:
+def _evidence(study: StudySpec, found: TrialResults) -> TrialDocument:
     """What the pictures need: every measure, the objectives seed by seed, statistics for all γ, the best response."""
     every = {asked: mean(asked, found.units) for asked in _asked(study)}
     return {
@@ -74,12 +74,12 @@ def _evidence(study: StudySpec, found: Found) -> Document:
     }
 
 
-def _asked(study: StudySpec) -> list[Asked]:
+def _asked(study: StudySpec) -> list[MeasureCall]:
     named = [*study.objectives, *(limit.asked for limit in study.constraints)]
-    return list(dict.fromkeys([*named, *(Asked(name) for name in MEASURES)]))
+    return list(dict.fromkeys([*named, *(MeasureCall(name) for name in MEASURES)]))
 
 
-def _response(unit: Evidence) -> Document | None:
+def _response(unit: TrialEvidence) -> TrialDocument | None:
     row = best_response(unit)
     if row is None or row["margin"] is None:
         return None

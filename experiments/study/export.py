@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.results import write_whole
-from experiments.spec import ExperimentSpec
-from experiments.study.spec import StudySpec
-from experiments.study.words import GAMMA
+from wmarena.experiments.results.table import write_whole
+from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.experiments.study.spec import StudySpec
+from wmarena.experiments.study.words import GAMMA
 
 
 def exported(study: StudySpec, best: Mapping[str, Any]) -> ExperimentSpec:

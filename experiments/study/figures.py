@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from scipy.interpolate import griddata
 from scipy.stats import norm
 
-from experiments.report.figures import COLOURS, INK, KEPT, LOST, SOFT, STYLE, save
-from experiments.study.documents import Document
-from experiments.study.gamma import Statistics
-from experiments.study.pareto import costs, feasible, front, hypervolumes
-from experiments.study.words import GAMMA
-from orchestrator.proposals import Choices, Direction, Range, Space
+from wmarena.experiments.report.charts.figures import COLOURS, INK, KEPT, LOST, SOFT, STYLE, save
+from wmarena.experiments.study.documents import TrialDocument
+from wmarena.experiments.study.gamma import Statistics
+from wmarena.experiments.study.pareto import costs, feasible, front, hypervolumes
+from wmarena.experiments.study.words import GAMMA
+from wmarena.orchestrator.plan.proposals import Choices, Direction, Range, Space
 
 _PAIR = 6.4
 _MOST_CONTOURS = 6
@@ -25,7 +25,7 @@ _MOST_CONTOURS = 6
 
 def study_figures(
     folder: Path,
-    documents: Sequence[Document],
+    documents: Sequence[TrialDocument],
     directions: Mapping[str, Direction],
     space: Space,
     importance: Mapping[str, Mapping[str, float]],
@@ -40,7 +40,7 @@ def study_figures(
 
 
 def _drawn(
-    documents: Sequence[Document],
+    documents: Sequence[TrialDocument],
     directions: Mapping[str, Direction],
     space: Space,
     importance: Mapping[str, Mapping[str, float]],
@@ -62,7 +62,7 @@ def _drawn(
         yield "gamma", gamma_figure(best)
 
 
-def history_figure(documents: Sequence[Document], directions: Mapping[str, Direction]) -> Figure:
+def history_figure(documents: Sequence[TrialDocument], directions: Mapping[str, Direction]) -> Figure:
     """Each objective by trial: feasible ones filled, others hollow; with one objective, the best so far as a line."""
     figure = Figure(figsize=(_PAIR, 2.3 * len(directions) + 0.3), layout="constrained")
     panels = figure.subplots(len(directions), 1, squeeze=False).flat
@@ -115,7 +115,7 @@ def importance_figure(importance: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def contour_figure(
-    found: Sequence[Document], directions: Mapping[str, Direction], space: Space, x: str, y: str
+    found: Sequence[TrialDocument], directions: Mapping[str, Direction], space: Space, x: str, y: str
 ) -> Figure:
     """Each objective over two parameters: trials as points, between them interpolated."""
     figure = Figure(figsize=(3.4 * len(directions), 2.9), layout="constrained")
@@ -157,7 +157,7 @@ def short(path: str) -> str:
     return path.rpartition(".")[2]
 
 
-def front_figure(documents: Sequence[Document], directions: Mapping[str, Direction]) -> Figure:
+def front_figure(documents: Sequence[TrialDocument], directions: Mapping[str, Direction]) -> Figure:
     """The Pareto front in its first two objectives, and the volume that it dominates as trials came in."""
     names = list(directions)[:2]
     found, best = feasible(documents), front(documents, directions)

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.rows import Row, budget_drop, has_original_head, is_claim, is_realigned, max_drop
-from orchestrator.evidence import Record
-from orchestrator.plan import Cell
-from orchestrator.task import State, TaskId
-from schemes.statistics import clopper_pearson, log10_binomial_tail
+from wmarena.experiments.results.rows import ResultRow, budget_drop, has_original_head, is_claim, is_realigned, max_drop
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.plan.plan import Cell
+from wmarena.orchestrator.plan.task import State, TaskId
+from wmarena.schemes.statistics import clopper_pearson, log10_binomial_tail
 
 CONFIDENCE = 0.95
 _EDGE = 1e-9
@@ -116,7 +116,7 @@ def _passing(values: Iterable[float], gamma: float) -> int:
     return sum(value >= gamma - _EDGE for value in values)
 
 
-def statistics_of(rows: Sequence[Row], cells: Iterable[Cell], records: Mapping[TaskId, Record]) -> Statistics:
+def statistics_of(rows: Sequence[ResultRow], cells: Iterable[Cell], records: Mapping[TaskId, Record]) -> Statistics:
     """The statistics in a table's rows, and those of keys that nobody embedded (``calibration``)."""
     done = [row for row in rows if row["status"] == "done" and row["statistic"] is not None]
     owned = [row for row in done if row["control"] is None and not is_claim(row)]

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from experiments.costs import AUMC_REACH
-from experiments.rows import Row, budget_drop, has_original_head, is_claim, is_realigned, is_unattacked, max_drop
-from experiments.study.gamma import Statistics
+from wmarena.experiments.results.costs import AUMC_REACH
+from wmarena.experiments.results.rows import ResultRow, budget_drop, has_original_head, is_claim, is_realigned, is_unattacked, max_drop
+from wmarena.experiments.study.gamma import Statistics
 
 
 @dataclass(frozen=True)
-class Asked:
+class MeasureCall:
     """A measure as a study names it: ``margin`` or ``margin(fine_prune)``."""
 
     name: str
@@ -26,10 +26,10 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Limit:
+class MeasureBound:
     """A bound on a measure."""
 
-    asked: Asked
+    asked: MeasureCall
     at_least: bool
     bound: float
 
@@ -42,7 +42,7 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class TrialEvidence:
     """What a measure sees.
 
     Attributes:
@@ -51,16 +51,16 @@ class Evidence:
         gamma: the trial's threshold, None where the study does not search it.
     """
 
-    rows: Sequence[Row]
+    rows: Sequence[ResultRow]
     statistics: Statistics
     gamma: float | None = None
 
     @property
-    def marked(self) -> Row | None:
+    def marked(self) -> ResultRow | None:
         """The marked model as it was published."""
         return next((row for row in self.rows if is_unattacked(row) and row["status"] == "done"), None)
 
-    def attacked(self, attack: str | None) -> list[Row]:
+    def attacked(self, attack: str | None) -> list[ResultRow]:
         """Finished rows of the owner's key on attacked models as they are deployed."""
         return [
             row
@@ -87,7 +87,7 @@ class Measure:
     """
 
     doc: str
-    take: Callable[[Evidence, str | None], float | None]
+    take: Callable[[TrialEvidence, str | None], float | None]
     attacks: bool = False
     needs_attack: bool = False
     pooled: bool = False
@@ -95,24 +95,24 @@ class Measure:
     best_low: float | None = None
 
 
-def _of_marked(column: str) -> Callable[[Evidence, str | None], float | None]:
-    def take(evidence: Evidence, attack: str | None) -> float | None:
+def _of_marked(column: str) -> Callable[[TrialEvidence, str | None], float | None]:
+    def take(evidence: TrialEvidence, attack: str | None) -> float | None:
         return None if evidence.marked is None else evidence.marked[column]
 
     return take
 
 
-def _fidelity_drop(evidence: Evidence, attack: str | None) -> float | None:
+def _fidelity_drop(evidence: TrialEvidence, attack: str | None) -> float | None:
     row = evidence.marked
     if row is None or row["metric_clean_val"] is None or row["metric_marked_val"] is None:
         return None
     return float(row["metric_clean_val"] - row["metric_marked_val"])
 
 
-def _least(column: str) -> Callable[[Evidence, str | None], float | None]:
+def _least(column: str) -> Callable[[TrialEvidence, str | None], float | None]:
     """Of the marked model, or the smallest among models that ``attack`` made."""
 
-    def take(evidence: Evidence, attack: str | None) -> float | None:
+    def take(evidence: TrialEvidence, attack: str | None) -> float | None:
         if attack is None:
             return None if evidence.marked is None else evidence.marked[column]
         return min((row[column] for row in evidence.attacked(attack)), default=None)
@@ -120,12 +120,12 @@ def _least(column: str) -> Callable[[Evidence, str | None], float | None]:
     return take
 
 
-def _mean_margin(evidence: Evidence, attack: str | None) -> float | None:
+def _mean_margin(evidence: TrialEvidence, attack: str | None) -> float | None:
     margins = [row["margin"] for row in evidence.attacked(attack)]
     return fmean(margins) if margins else None
 
 
-def best_response(evidence: Evidence, attack: str | None = None) -> Row | None:
+def best_response(evidence: TrialEvidence, attack: str | None = None) -> ResultRow | None:
     """The attacker's best answer: the smallest margin among suspects within the accuracy budget, then the cheapest.
 
     An attacker for whom nothing stays within the budget leaves the model alone.
@@ -135,7 +135,7 @@ def best_response(evidence: Evidence, attack: str | None = None) -> Row | None:
     return min(within, key=lambda found: found[:2])[2] if within else evidence.marked
 
 
-def _robustness(evidence: Evidence, attack: str | None) -> float | None:
+def _robustness(evidence: TrialEvidence, attack: str | None) -> float | None:
     row = best_response(evidence, attack)
     return None if row is None else row["margin"]
 
@@ -146,7 +146,7 @@ def relative_drop_val(row: Mapping[str, Any]) -> float | None:
     return (marked - suspect) / marked if marked and suspect is not None else None
 
 
-def _attackers_cost(evidence: Evidence, attack: str | None) -> float | None:
+def _attackers_cost(evidence: TrialEvidence, attack: str | None) -> float | None:
     """Smallest relative drop at which the verdict fell, at most ``AUMC_REACH``; that much also where it never fell."""
     rows = evidence.attacked(attack)
     if not rows or evidence.marked is None:
@@ -158,16 +158,16 @@ def _attackers_cost(evidence: Evidence, attack: str | None) -> float | None:
     return min(known, default=AUMC_REACH)
 
 
-def _attack_drop(evidence: Evidence, attack: str | None) -> float | None:
+def _attack_drop(evidence: TrialEvidence, attack: str | None) -> float | None:
     drops = [drop for row in evidence.attacked(attack) if (drop := budget_drop(row)) is not None]
     return fmean(drops) if drops else None
 
 
-def _attack_seconds(evidence: Evidence, attack: str | None) -> float | None:
+def _attack_seconds(evidence: TrialEvidence, attack: str | None) -> float | None:
     return _sum(row["seconds_attack"] for row in evidence.attacked(attack))
 
 
-def _seconds(evidence: Evidence, attack: str | None) -> float | None:
+def _seconds(evidence: TrialEvidence, attack: str | None) -> float | None:
     if evidence.marked is None:
         return None
     return _sum([evidence.marked["seconds_embed"], *(row["seconds_attack"] for row in evidence.attacked(attack))])
@@ -178,11 +178,11 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def _false_positive_rate(evidence: Evidence, attack: str | None) -> float | None:
+def _false_positive_rate(evidence: TrialEvidence, attack: str | None) -> float | None:
     return evidence.statistics.false_positive_bound(evidence.gamma)
 
 
-def _power(evidence: Evidence, attack: str | None) -> float | None:
+def _power(evidence: TrialEvidence, attack: str | None) -> float | None:
     return evidence.statistics.power(evidence.gamma, attack)
 
 
@@ -247,7 +247,7 @@ MEASURES: dict[str, Measure] = {
 """Everything that a study may name."""
 
 
-def taken(asked: Asked, evidence: Sequence[Evidence]) -> list[float] | None:
+def taken(asked: MeasureCall, evidence: Sequence[TrialEvidence]) -> list[float] | None:
     """A measure's value for each seed (one value where it is pooled), or None where evidence is missing."""
     measure = MEASURES[asked.name]
     units = evidence[:1] if measure.pooled else evidence
@@ -256,13 +256,13 @@ def taken(asked: Asked, evidence: Sequence[Evidence]) -> list[float] | None:
     return known if known and len(known) == len(values) else None
 
 
-def mean(asked: Asked, evidence: Sequence[Evidence]) -> float | None:
+def mean(asked: MeasureCall, evidence: Sequence[TrialEvidence]) -> float | None:
     """A measure's mean over seeds, or None where evidence is missing."""
     values = taken(asked, evidence)
     return None if values is None else fmean(values)
 
 
-def first_look(asked: Asked) -> bool:
+def first_look(asked: MeasureCall) -> bool:
     """True if a measure needs nothing but the marked model and its controls: the first verification decides."""
     measure = MEASURES[asked.name]
     return not measure.needs_attack and asked.attack is None and asked.name != "power"

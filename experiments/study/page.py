@@ -11,12 +11,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from experiments.report import html as report_html
-from experiments.study.documents import Document, shown
-from experiments.study.gamma import Statistics
-from experiments.study.measures import MEASURES, Asked
-from experiments.study.pareto import best_of, directions_of, flatness, front
-from experiments.study.spec import StudySpec
+from wmarena.experiments.report.writers import html as report_html
+from wmarena.experiments.study.documents import TrialDocument, shown
+from wmarena.experiments.study.gamma import Statistics
+from wmarena.experiments.study.measures import MEASURES, MeasureCall
+from wmarena.experiments.study.pareto import best_of, directions_of, flatness, front
+from wmarena.experiments.study.spec import StudySpec
 
 _FLAT = 0.05
 _MOST_LINES = 1000
@@ -95,8 +95,8 @@ def _markdown_table(table: Table) -> str:
 
 def make_page(
     study: StudySpec,
-    documents: Sequence[Document],
-    confirmed: Sequence[Document],
+    documents: Sequence[TrialDocument],
+    confirmed: Sequence[TrialDocument],
     importance: Mapping[str, Mapping[str, float]],
     figures: Sequence[Path],
     busy: float | None,
@@ -128,7 +128,7 @@ def _picture(path: Path) -> Picture:
 
 
 def _sentences(
-    study: StudySpec, documents: Sequence[Document], best: Document | None, confirmed: Sequence[Document]
+    study: StudySpec, documents: Sequence[TrialDocument], best: TrialDocument | None, confirmed: Sequence[TrialDocument]
 ) -> Iterator[str]:
     if best is None:
         yield "No trial keeps every limit."
@@ -153,7 +153,7 @@ def _sentences(
         yield f"On seeds that no trial used, best against default: {told}."
 
 
-def _counts(study: StudySpec, documents: Sequence[Document], busy: float | None) -> str:
+def _counts(study: StudySpec, documents: Sequence[TrialDocument], busy: float | None) -> str:
     states = Counter(d["state"] for d in documents)
     infeasible = sum(d["state"] == "complete" and not d["feasible"] for d in documents)
     parts = [f"{len(documents)} trials", *(f"{n} {state}" for state, n in states.items())]
@@ -163,7 +163,7 @@ def _counts(study: StudySpec, documents: Sequence[Document], busy: float | None)
     return f"{', '.join(parts)}; {sampler}. Objectives and limits read validation data only."
 
 
-def _best_section(study: StudySpec, documents: Sequence[Document]) -> Iterator[Section]:
+def _best_section(study: StudySpec, documents: Sequence[TrialDocument]) -> Iterator[Section]:
     found = front(documents, directions_of(study))
     if found:
         title = "Best trial" if len(study.objectives) == 1 else "Pareto front"
@@ -176,10 +176,10 @@ def _objective_words(study: StudySpec) -> str:
     return "; ".join(words) + (f". Limits: {limits}." if limits else ".")
 
 
-def _confirmed_section(study: StudySpec, confirmed: Sequence[Document]) -> Iterator[Section]:
+def _confirmed_section(study: StudySpec, confirmed: Sequence[TrialDocument]) -> Iterator[Section]:
     if not confirmed:
         return
-    asked = [*study.objectives, Asked("fidelity_drop")]
+    asked = [*study.objectives, MeasureCall("fidelity_drop")]
     lines = []
     for document in confirmed:
         cells = []
@@ -218,7 +218,7 @@ def _drawn_sections(pictures: Mapping[str, Picture], n_trials: int) -> Iterator[
             yield Section(stem, title, why, found)
 
 
-def _gamma_section(best: Document | None, pictures: Mapping[str, Picture]) -> Iterator[Section]:
+def _gamma_section(best: TrialDocument | None, pictures: Mapping[str, Picture]) -> Iterator[Section]:
     if best is None:
         return
     found = Statistics.of(best["statistics"])
@@ -245,7 +245,7 @@ def _gamma_line(label: str, gamma: float, found: Statistics) -> tuple[str, ...]:
     return label, f"{gamma:.4g}", "–" if bound is None else f"{bound:.2g}", shown_power, f"{low:.3f}…{high:.3f}"
 
 
-def _response_section(best: Document | None) -> Iterator[Section]:
+def _response_section(best: TrialDocument | None) -> Iterator[Section]:
     responses = best["best_responses"] if best is not None else []
     attacked = [r for r in responses if r["attack"] != "none"]
     if not attacked:
@@ -271,14 +271,14 @@ def _telling(response: Mapping[str, Any]) -> dict[str, Any]:
     return {**strength, **{k: v for k, v in response["params"].items() if v is not None and not isinstance(v, list)}}
 
 
-def _trials_section(study: StudySpec, documents: Sequence[Document]) -> Section:
+def _trials_section(study: StudySpec, documents: Sequence[TrialDocument]) -> Section:
     why = "Hopeless trials are given up: at the first verification, by the pruner, or when no seed could save them."
     if len(documents) > _MOST_LINES:
         why += f" The first {_MOST_LINES} of {len(documents)}; trials.csv holds all."
     return Section("trials", "Trials", why, table=_table(study, documents[:_MOST_LINES]))
 
 
-def _table(study: StudySpec, documents: Sequence[Document]) -> Table:
+def _table(study: StudySpec, documents: Sequence[TrialDocument]) -> Table:
     searched, asked = list(study.space), [str(a) for a in study.objectives]
     lines = tuple(
         (

@@ -7,11 +7,11 @@ from itertools import accumulate
 import numpy as np
 from scipy.stats import f_oneway
 
-from experiments.study.documents import Document
-from experiments.study.spec import StudySpec
-from orchestrator.proposals import Direction
+from wmarena.experiments.study.documents import TrialDocument
+from wmarena.experiments.study.spec import StudySpec
+from wmarena.orchestrator.plan.proposals import Direction
 
-Point = tuple[float, ...]
+ObjectivePoint = tuple[float, ...]
 """Values so that less is better."""
 
 
@@ -20,19 +20,19 @@ def directions_of(study: StudySpec) -> dict[str, Direction]:
     return {str(asked): direction for asked, direction in study.objectives.items()}
 
 
-def feasible(documents: Iterable[Document]) -> list[Document]:
+def feasible(documents: Iterable[TrialDocument]) -> list[TrialDocument]:
     """Trials with values that keep every limit."""
     return [document for document in documents if document["feasible"]]
 
 
-def costs(document: Document, directions: Mapping[str, Direction]) -> Point:
+def costs(document: TrialDocument, directions: Mapping[str, Direction]) -> ObjectivePoint:
     """A trial's values so that less is better."""
     return tuple(-document["values"][n] if d == "maximize" else document["values"][n] for n, d in directions.items())
 
 
-def front(documents: Iterable[Document], directions: Mapping[str, Direction]) -> list[Document]:
+def front(documents: Iterable[TrialDocument], directions: Mapping[str, Direction]) -> list[TrialDocument]:
     """Feasible trials that no other feasible one beats; of equal ones the first. With one objective: the best."""
-    out: dict[Point, Document] = {}
+    out: dict[ObjectivePoint, TrialDocument] = {}
     for document in feasible(documents):
         point = costs(document, directions)
         if point not in out and not any(_beats(other, point) for other in out):
@@ -40,11 +40,11 @@ def front(documents: Iterable[Document], directions: Mapping[str, Direction]) ->
     return list(out.values())
 
 
-def _beats(one: Point, other: Point) -> bool:
+def _beats(one: ObjectivePoint, other: ObjectivePoint) -> bool:
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
-def best_of(documents: Iterable[Document], study: StudySpec) -> Document | None:
+def best_of(documents: Iterable[TrialDocument], study: StudySpec) -> TrialDocument | None:
     """The best trial; of a Pareto front the one nearest to the ideal point, each objective scaled to the front."""
     directions = directions_of(study)
     found = front(documents, directions)
@@ -56,23 +56,23 @@ def best_of(documents: Iterable[Document], study: StudySpec) -> Document | None:
     return found[int(np.linalg.norm(scaled, axis=1).argmin())]
 
 
-def hypervolumes(documents: Sequence[Document], directions: Mapping[str, Direction]) -> list[float]:
+def hypervolumes(documents: Sequence[TrialDocument], directions: Mapping[str, Direction]) -> list[float]:
     """After each feasible trial, in order: the volume that the front so far dominates, up to the worst point seen."""
     points = [costs(document, directions) for document in feasible(documents)]
     if not points:
         return []
     worst = tuple(max(axis) for axis in zip(*points, strict=True))
-    fronts = accumulate(points, _with, initial=list[Point]())
+    fronts = accumulate(points, _with, initial=list[ObjectivePoint]())
     return [_volume(some, worst) for some in fronts][1:]
 
 
-def _with(some: list[Point], point: Point) -> list[Point]:
+def _with(some: list[ObjectivePoint], point: ObjectivePoint) -> list[ObjectivePoint]:
     if any(_beats(other, point) or other == point for other in some):
         return some
     return [other for other in some if not _beats(point, other)] + [point]
 
 
-def _volume(points: Sequence[Point], worst: Point) -> float:
+def _volume(points: Sequence[ObjectivePoint], worst: ObjectivePoint) -> float:
     """Exact volume of the union of boxes from each point to ``worst``, slice by slice along the first axis."""
     inside = sorted({p for p in points if all(a < b for a, b in zip(p, worst, strict=True))})
     if not inside:
@@ -87,7 +87,7 @@ def _volume(points: Sequence[Point], worst: Point) -> float:
     )
 
 
-def flatness(documents: Iterable[Document], objective: str) -> float | None:
+def flatness(documents: Iterable[TrialDocument], objective: str) -> float | None:
     """p-value of the hypothesis that all trials are equally good: seeds within trials against trials (one-way ANOVA).
 
     None where there are fewer than three trials of two seeds or more.

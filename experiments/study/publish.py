@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.results import table_csv, write_whole
-from experiments.study.documents import Document
-from experiments.study.gamma import Statistics
-from experiments.study.pareto import best_of, directions_of
-from experiments.study.spec import StudySpec
-from orchestrator.tuner import Tuner
+from wmarena.experiments.results.table import table_csv, write_whole
+from wmarena.experiments.study.documents import TrialDocument
+from wmarena.experiments.study.gamma import Statistics
+from wmarena.experiments.study.pareto import best_of, directions_of
+from wmarena.experiments.study.spec import StudySpec
+from wmarena.orchestrator.tuner import Tuner
 
 _FIXED = (
     *("number", "state", "feasible", "why", "warm", "started", "finished", "overhead_s"),
@@ -33,8 +33,8 @@ class StudyPages:
 def publish(
     folder: Path,
     study: StudySpec,
-    documents: Sequence[Document],
-    confirmed: Sequence[Document],
+    documents: Sequence[TrialDocument],
+    confirmed: Sequence[TrialDocument],
     tuner: Tuner,
     busy: float | None = None,
 ) -> StudyPages:
@@ -46,8 +46,8 @@ def publish(
         busy: share of the workers' time that tasks took in this run.
     """
     # Loading matplotlib takes longer than planning a trial: commands that draw nothing do not pay for it.
-    from experiments.study.figures import study_figures
-    from experiments.study.page import make_page
+    from wmarena.experiments.study.figures import study_figures
+    from wmarena.experiments.study.page import make_page
 
     folder.mkdir(parents=True, exist_ok=True)
     directions = directions_of(study)
@@ -63,7 +63,7 @@ def publish(
     return StudyPages(folder / "report.html", table)
 
 
-def write_trials(documents: Sequence[Document], study: StudySpec, folder: Path) -> Path:
+def write_trials(documents: Sequence[TrialDocument], study: StudySpec, folder: Path) -> Path:
     """One row per trial: parameters, values, limits, how it ended; returns the Parquet file."""
     rows = [_row(document, study) for document in documents]
     raw = pa.BufferOutputStream()
@@ -74,7 +74,7 @@ def write_trials(documents: Sequence[Document], study: StudySpec, folder: Path) 
     return folder / "trials.parquet"
 
 
-def _row(document: Document, study: StudySpec) -> dict[str, Any]:
+def _row(document: TrialDocument, study: StudySpec) -> dict[str, Any]:
     row = {name: document.get(name) for name in _FIXED}
     row["params"] = json.dumps(document["params"], sort_keys=True)
     row |= {f"param.{path}": _plain(document["params"].get(path)) for path in study.space}

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import spec as specs
-from experiments.overrides import assign
-from experiments.problems import Problem, SpecError
-from experiments.spec import ExperimentSpec
-from experiments.study.words import GAMMA, meant
-from experiments.yaml_lines import Document, read
+from wmarena.experiments.spec import experiment as specs
+from wmarena.experiments.spec.overrides import assign
+from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.experiments.study.words import GAMMA, meant
+from wmarena.experiments.spec.yaml_lines import YamlDocument, read
 
 
 @dataclass(frozen=True)
-class Question:
+class StudyExperiment:
     """A study's experiment: as it was read and as it is meant, with the study's seeds.
 
     Attributes:
@@ -24,7 +24,7 @@ class Question:
         folder: what its relative paths are relative to.
     """
 
-    document: Document
+    document: YamlDocument
     spec: ExperimentSpec
     folder: Path
     data_root: Path | None
@@ -37,7 +37,7 @@ class Question:
         Raises:
             SpecError: the values do not go together.
         """
-        copied = Document(copy.deepcopy(self.document.value), {})
+        copied = YamlDocument(copy.deepcopy(self.document.value), {})
         if seeds is not None:
             copied.value["seeds"] = list(seeds)
         if name is not None:
@@ -51,14 +51,14 @@ class Question:
 
 
 def question_of(
-    document: Document, seeds: Any, data_root: Path | None, folder: Path
-) -> tuple[Question | None, list[Problem]]:
+    document: YamlDocument, seeds: Any, data_root: Path | None, folder: Path
+) -> tuple[StudyExperiment | None, list[Problem]]:
     """The experiment, inline or by name; its problems stand at its own lines."""
     given = document.value.get("experiment")
     inline = isinstance(given, dict)
     try:
         if inline:
-            inner = Document(copy.deepcopy(given), _below(document, "experiment"))
+            inner = YamlDocument(copy.deepcopy(given), _below(document, "experiment"))
             inner.value.setdefault("name", document.value.get("name", "study"))
         elif isinstance(given, str):
             beside = folder / given
@@ -77,8 +77,8 @@ def question_of(
             Problem(p.message, ("experiment", *p.path), p.place if inline else f"{place} ({where}{p.place})", p.also)
             for p in error.problems
         ]
-    return Question(inner, spec, folder, data_root), []
+    return StudyExperiment(inner, spec, folder, data_root), []
 
 
-def _below(document: Document, part: str) -> dict[tuple[str | int, ...], str]:
+def _below(document: YamlDocument, part: str) -> dict[tuple[str | int, ...], str]:
     return {path[1:]: place for path, place in document.places.items() if path[:1] == (part,)}

@@ -3,24 +3,24 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.expand import expand
-from experiments.ground import Grounds
-from experiments.problems import Problem, SpecError, unknown
-from experiments.study.documents import FINISHED, Document, outcome_of
-from experiments.study.pareto import directions_of, feasible, front
-from experiments.study.spec import StudySpec
-from experiments.study.words import GAMMA, written
-from orchestrator.journal import Journal
-from orchestrator.proposals import Choices, Params, Past, Space
-from orchestrator.resume import find
-from orchestrator.store import Store
-from orchestrator.tuner import Tuner
+from wmarena.experiments.planning.expand import expand
+from wmarena.experiments.planning.workload_planner import PlannerCache
+from wmarena.experiments.spec.problems import Problem, SpecError, unknown
+from wmarena.experiments.study.documents import FINISHED, TrialDocument, outcome_of
+from wmarena.experiments.study.pareto import directions_of, feasible, front
+from wmarena.experiments.study.spec import StudySpec
+from wmarena.experiments.study.words import GAMMA, written
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.proposals import Choices, TrialParams, RecordedTrial, Space
+from wmarena.orchestrator.running.resume import find
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.tuner import Tuner
 
 STORE = "store"
 """The word of ``warm_start`` for whatever the store has embedded."""
 
 
-def take_up(study: StudySpec, tuner: Tuner, store: Store, journal: Journal, grounds: Grounds) -> None:
+def take_up(study: StudySpec, tuner: Tuner, store: Store, journal: Journal, grounds: PlannerCache) -> None:
     """Bring Optuna and the journal to one mind, then queue what is to be tried first.
 
     Raises:
@@ -45,7 +45,7 @@ def take_up(study: StudySpec, tuner: Tuner, store: Store, journal: Journal, grou
     tuner.propose([default] if default is not None else [])
 
 
-def recall(study: StudySpec, tuner: Tuner, known: Iterable[Document]) -> None:
+def recall(study: StudySpec, tuner: Tuner, known: Iterable[TrialDocument]) -> None:
     """Let Optuna know all trials of the journal, which other machines may have run; their storage need not be here.
 
     Args:
@@ -57,8 +57,8 @@ def recall(study: StudySpec, tuner: Tuner, known: Iterable[Document]) -> None:
     tuner.recall([_past(document) for document in known], anew=study.storage is None)
 
 
-def _past(document: Document) -> Past:
-    return Past(
+def _past(document: TrialDocument) -> RecordedTrial:
+    return RecordedTrial(
         number=document["number"],
         params=document["params"],
         outcome=outcome_of(document) if document["state"] in FINISHED else None,
@@ -67,7 +67,7 @@ def _past(document: Document) -> Past:
     )
 
 
-def _reconcile(study: StudySpec, tuner: Tuner, journal: Journal, known: Mapping[int, Document]) -> None:
+def _reconcile(study: StudySpec, tuner: Tuner, journal: Journal, known: Mapping[int, TrialDocument]) -> None:
     """Our journal decides what has ended; what it does not know, in a storage that others use too, is theirs."""
     unfinished = tuner.unfinished()
     lost = {number: document for number, document in known.items() if document["state"] not in FINISHED}
@@ -86,12 +86,12 @@ def _reconcile(study: StudySpec, tuner: Tuner, journal: Journal, known: Mapping[
     tuner.retry(sorted(lost))
 
 
-def _default(study: StudySpec) -> Params | None:
+def _default(study: StudySpec) -> TrialParams | None:
     """The experiment as it is written, as a trial; None where the search does not hold it.
 
     A scheme that has no γ of its own leaves it to the sampler.
     """
-    out: Params = {}
+    out: TrialParams = {}
     for path, part in study.space.items():
         values = _written_values(study, path)
         if path == GAMMA and not values:
@@ -119,7 +119,7 @@ def _holds(part: Any, value: Any) -> bool:
     return not isinstance(part, Choices) and isinstance(value, int | float) and part.low <= value <= part.high
 
 
-def _earlier(study: StudySpec, store: Store, journal: Journal, grounds: Grounds) -> Iterator[Params]:
+def _earlier(study: StudySpec, store: Store, journal: Journal, grounds: PlannerCache) -> Iterator[TrialParams]:
     """Parameters that other studies, or the store, have evidence of: those that cost nothing, and the best ones."""
     names = journal.studies()
     for name in study.warm_start:
@@ -133,18 +133,18 @@ def _earlier(study: StudySpec, store: Store, journal: Journal, grounds: Grounds)
         same = set(study.space) == set(documents[0]["params"]) if documents else False
         best = front(documents, directions_of(study)) if documents and _comparable(documents[0], study) else []
         for document in feasible(documents) if same else []:
-            params: Params = document["params"]
+            params: TrialParams = document["params"]
             if all(_holds(part, params[path]) for path, part in study.space.items()) and (
                 document in best or _is_there(study, params, store, journal, grounds)
             ):
                 yield params
 
 
-def _comparable(document: Document, study: StudySpec) -> bool:
+def _comparable(document: TrialDocument, study: StudySpec) -> bool:
     return set(document["values"]) == set(directions_of(study))
 
 
-def _is_there(study: StudySpec, params: Params, store: Store, journal: Journal, grounds: Grounds) -> bool:
+def _is_there(study: StudySpec, params: TrialParams, store: Store, journal: Journal, grounds: PlannerCache) -> bool:
     """True if the store can answer the whole trial."""
     try:
         plan = expand(study.question.with_params(params), grounds=grounds).plan
@@ -153,7 +153,7 @@ def _is_there(study: StudySpec, params: Params, store: Store, journal: Journal, 
     return len(find(plan.tasks, store, journal).records) == len(plan)
 
 
-def _embedded(study: StudySpec, journal: Journal) -> Iterator[Params]:
+def _embedded(study: StudySpec, journal: Journal) -> Iterator[TrialParams]:
     """Fields of what was embedded before with the study's scheme, where the search is over such fields alone."""
     scheme = study.question.spec.schemes[0].name
     prefix = f"schemes.{scheme}."

@@ -13,30 +13,30 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Unpack
 
-from experiments.execution import states_of
-from experiments.expand import expand
-from experiments.ground import Grounds
-from experiments.pool import limits_of
-from experiments.problems import Problem, SpecError
-from experiments.results import build_rows, write_results
-from experiments.site import Options, Site, settle_keys
-from experiments.study.documents import CONFIRMED, FINISHED, Document
-from experiments.study.pareto import best_of, directions_of, front
-from experiments.study.publish import StudyPages, publish
-from experiments.study.resume import recall, take_up
-from experiments.study.source import Told, Trials
-from experiments.study.spec import StudySpec
-from experiments.study.trial import rungs, stages_of
-from orchestrator.events import Event
-from orchestrator.journal import Journal
-from orchestrator.pace import expected_seconds
-from orchestrator.plan import Cell, Plan
-from orchestrator.recorders.plan_file import save_plan
-from orchestrator.resume import find
-from orchestrator.session import Request
-from orchestrator.store import Store, safe_name
-from orchestrator.task import Task, TaskId
-from orchestrator.tuner import Tuner, open_storage
+from wmarena.experiments.running.execution import states_of
+from wmarena.experiments.planning.expand import expand
+from wmarena.experiments.planning.workload_planner import PlannerCache
+from wmarena.experiments.running.pool import limits_of
+from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.results.table import build_rows, write_results
+from wmarena.experiments.running.context import RunOptions, RunContext, settle_keys
+from wmarena.experiments.study.documents import CONFIRMED, FINISHED, TrialDocument
+from wmarena.experiments.study.pareto import best_of, directions_of, front
+from wmarena.experiments.study.publish import StudyPages, publish
+from wmarena.experiments.study.resume import recall, take_up
+from wmarena.experiments.study.source import TrialListener, Trials
+from wmarena.experiments.study.spec import StudySpec
+from wmarena.experiments.study.trial import rungs, stages_of
+from wmarena.orchestrator.plan.events import Event
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.running.durations import expected_seconds
+from wmarena.orchestrator.plan.plan import Cell, Plan
+from wmarena.orchestrator.recorders.plan_file import save_plan
+from wmarena.orchestrator.running.resume import find
+from wmarena.orchestrator.running.runner import RunRequest
+from wmarena.orchestrator.store.local import Store, safe_name
+from wmarena.orchestrator.plan.task import Task, TaskId
+from wmarena.orchestrator.tuner import Tuner, open_storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,8 @@ def tune(
     study: StudySpec,
     *,
     trials: int | None = None,
-    hear: Told = lambda document: None,
-    **options: Unpack[Options],
+    hear: TrialListener = lambda document: None,
+    **options: Unpack[RunOptions],
 ) -> StudySummary:
     """Run what is missing of ``study``; a killed one goes on, with the trials that it had.
 
@@ -95,8 +95,8 @@ def tune(
         NoWorkers, StoreLost: all workers, or the store, were lost on the way; the same call resumes.
         Interrupted: stopped; the same call resumes.
     """
-    started, site, spec = time.monotonic(), Site(options), study.question.spec
-    grounds = Grounds(site.data_root)
+    started, site, spec = time.monotonic(), RunContext(options), study.question.spec
+    grounds = PlannerCache(site.data_root)
     with (
         site.held() as journal,
         journal.holding(f"study {study.name!r}", site.waiting),
@@ -107,7 +107,7 @@ def tune(
         take_up(study, tuner, site.store, journal, grounds)
         budget = trials or study.trials or len(tuner.grid())
         source = Trials(study, tuner, journal, budget=budget, grounds=grounds, only=found.only, hear=hear)
-        n_before, plan, busy = len(source.documents), Plan(), Busy()
+        n_before, plan, busy = len(source.documents), Plan(), Utilisation()
         records = site.execute(
             plan,
             _request(study, site),
@@ -167,7 +167,7 @@ class _Found:
     open_tasks: tuple[Task, ...] = ()
 
     @classmethod
-    def of(cls, study: StudySpec, store: Store, journal: Journal, grounds: Grounds) -> "_Found":
+    def of(cls, study: StudySpec, store: Store, journal: Journal, grounds: PlannerCache) -> "_Found":
         """Raises SpecError where a pruner has nothing to look at, or a study of γ alone no evidence."""
         spec = study.question.spec
         expansion = expand(spec, data_root=study.question.data_root, grounds=grounds)
@@ -190,7 +190,7 @@ class _Found:
 
 
 @dataclass
-class Busy:
+class Utilisation:
     """How much of the workers' time tasks took, heard from the loop."""
 
     seconds: float = 0.0
@@ -235,7 +235,7 @@ def republish(store: Store, journal: Journal, run: Mapping[str, Any], out: Path 
         return pages
 
 
-def _request(study: StudySpec, site: Site) -> Request:
+def _request(study: StudySpec, site: RunContext) -> RunRequest:
     spec = study.question.spec
     facts = {
         **site.facts(spec),
@@ -244,14 +244,14 @@ def _request(study: StudySpec, site: Site) -> Request:
         "folder": str(study.folder.absolute()),
         "spec_digest": study.digest,
     }
-    return Request(site.run_id, study.name, study.text, facts, limits_of(spec), policy="feedback")
+    return RunRequest(site.run_id, study.name, study.text, facts, limits_of(spec), policy="feedback")
 
 
-def _confirmed(journal: Journal, study: StudySpec) -> list[Document]:
+def _confirmed(journal: Journal, study: StudySpec) -> list[TrialDocument]:
     return list(journal.trials(CONFIRMED.format(study.name)).values())
 
 
-def _best(documents: list[Document], study: StudySpec) -> list[dict[str, Any]]:
+def _best(documents: list[TrialDocument], study: StudySpec) -> list[dict[str, Any]]:
     """The front, the chosen one first."""
     chosen = best_of(documents, study)
     found = sorted(front(documents, directions_of(study)), key=lambda document: document is not chosen)

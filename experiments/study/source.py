@@ -10,32 +10,32 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from experiments.expand import expand
-from experiments.ground import Grounds
-from experiments.problems import SpecError
-from experiments.spec import ExperimentSpec
-from experiments.study.documents import CONFIRMED, FINISHED, describe
-from experiments.study.gamma import Statistics
-from experiments.study.measures import MEASURES, Asked, first_look, mean, taken
-from experiments.study.pareto import best_of
-from experiments.study.spec import StudySpec
-from experiments.study.trial import Found, Stage, Trial, stages_of
-from orchestrator.evidence import Record
-from orchestrator.growth import Growth
-from orchestrator.journal import Journal
-from orchestrator.plan import Cell
-from orchestrator.proposals import Outcome
-from orchestrator.task import Task, TaskId
-from orchestrator.tuner import Tuner
+from wmarena.experiments.planning.expand import expand
+from wmarena.experiments.planning.workload_planner import PlannerCache
+from wmarena.experiments.spec.problems import SpecError
+from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.experiments.study.documents import CONFIRMED, FINISHED, describe
+from wmarena.experiments.study.gamma import Statistics
+from wmarena.experiments.study.measures import MEASURES, MeasureCall, first_look, mean, taken
+from wmarena.experiments.study.pareto import best_of
+from wmarena.experiments.study.spec import StudySpec
+from wmarena.experiments.study.trial import TrialResults, TrialStage, Trial, stages_of
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.plan.growth import Growth
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.plan import Cell
+from wmarena.orchestrator.plan.proposals import TrialOutcome
+from wmarena.orchestrator.plan.task import Task, TaskId
+from wmarena.orchestrator.tuner import Tuner
 
-Told = Callable[[Mapping[str, Any]], None]
+TrialListener = Callable[[Mapping[str, Any]], None]
 """Hears every trial's document as it ends."""
 
 _EPSILON = 1e-12
 
 
 class Trials:
-    """A study's trials. What ``orchestrator.growth.Source`` asks for.
+    """A study's trials. What ``wmarena.orchestrator.plan.growth.TaskSource`` asks for.
 
     Args:
         study: the question.
@@ -54,9 +54,9 @@ class Trials:
         journal: Journal,
         *,
         budget: int,
-        grounds: Grounds,
+        grounds: PlannerCache,
         only: Callable[[Cell], bool] | None = None,
-        hear: Told = lambda document: None,
+        hear: TrialListener = lambda document: None,
     ) -> None:
         self.study = study
         self.overheads: list[float] = []
@@ -126,12 +126,12 @@ class Trials:
             self._journal.record_trial(self.study.name, proposal.number, describe(trial, self.study, "running"))
             excluded = self._excluded(trial)
             if excluded:
-                self._end(trial, Outcome(state="pruned", constraints=excluded), why="infeasible: γ alone decides it")
+                self._end(trial, TrialOutcome(state="pruned", constraints=excluded), why="infeasible: γ alone decides it")
                 return
             try:
                 self._plan(trial, self.study.question.with_params(proposal.params, name=self.study.name))
             except SpecError as error:
-                self._end(trial, Outcome(state="failed"), why=str(error))
+                self._end(trial, TrialOutcome(state="failed"), why=str(error))
                 return
             self._live[proposal.number] = trial
             self._begin(trial)
@@ -167,15 +167,15 @@ class Trials:
         with _timed(trial):
             found = trial.evidence(self._known, self.study.name)
             if found.failure is not None:
-                self._end(trial, Outcome(state="failed"), found, why=found.failure)
+                self._end(trial, TrialOutcome(state="failed"), found, why=found.failure)
             elif trial.number is not None and (why := self._hopeless(trial, found)) is not None:
-                self._end(trial, Outcome(state="pruned", constraints=self._excesses(found)), found, why=why)
+                self._end(trial, TrialOutcome(state="pruned", constraints=self._excesses(found)), found, why=why)
             elif trial.stages:
                 self._begin(trial)
             else:
                 self._end(trial, self._outcome(found), found)
 
-    def _end(self, trial: Trial, outcome: Outcome, found: Found | None = None, why: str = "") -> None:
+    def _end(self, trial: Trial, outcome: TrialOutcome, found: TrialResults | None = None, why: str = "") -> None:
         if outcome.state == "failed" and not why:
             why = "no evidence for an objective"
         document = describe(trial, self.study, outcome, found, why)
@@ -191,7 +191,7 @@ class Trials:
 
     # What a trial is worth
 
-    def _hopeless(self, trial: Trial, found: Found) -> str | None:
+    def _hopeless(self, trial: Trial, found: TrialResults) -> str | None:
         """Why a trial is given up before its end, or None."""
         stage = trial.stage
         assert stage is not None
@@ -216,7 +216,7 @@ class Trials:
         keyed = {name for name, info in scheme.parameters().items() if info.stage == "key"}
         return any(path.startswith("schemes.") and path.rpartition(".")[2] in keyed for path in self.study.space)
 
-    def _infeasible(self, stage: Stage, found: Found) -> str | None:
+    def _infeasible(self, stage: TrialStage, found: TrialResults) -> str | None:
         """The first verification decides about limits that need no attack."""
         for limit in self.study.constraints if stage.first else ():
             value = mean(limit.asked, found.units) if first_look(limit.asked) else None
@@ -224,7 +224,7 @@ class Trials:
                 return f"infeasible: expected {limit}, got {value:.4g} at the first verification"
         return None
 
-    def _pruned(self, trial: Trial, stage: Stage, found: Found) -> str | None:
+    def _pruned(self, trial: Trial, stage: TrialStage, found: TrialResults) -> str | None:
         if stage.rung is None or trial.number is None:
             return None
         value = mean(self._objective, found.units)
@@ -235,7 +235,7 @@ class Trials:
         pruner = self.study.pruner
         return f"{pruner.name} pruner at {pruner.on}={stage.rung}: {value:.4g}" if hopeless and trial.stages else None
 
-    def _outdone(self, trial: Trial, stage: Stage, found: Found) -> str | None:
+    def _outdone(self, trial: Trial, stage: TrialStage, found: TrialResults) -> str | None:
         """Seeds that are left could be perfect, and the mean would still not reach the best trial's."""
         left = sum(stage.last for stage in trial.stages) * len(self.study.question.spec.workloads)
         if not stage.last or not left or len(self.study.objectives) > 1:
@@ -250,7 +250,7 @@ class Trials:
         return f"cannot reach the best trial's {best:.4g}: at most {reach:.4g} with perfect seeds" if worse else None
 
     @property
-    def _objective(self) -> Asked:
+    def _objective(self) -> MeasureCall:
         return next(iter(self.study.objectives))
 
     @property
@@ -258,16 +258,16 @@ class Trials:
         best = best_of(self.documents, self.study)
         return None if best is None else float(best["values"][str(self._objective)])
 
-    def _excesses(self, found: Found) -> dict[str, float]:
+    def _excesses(self, found: TrialResults) -> dict[str, float]:
         known = {str(limit): (limit, mean(limit.asked, found.units)) for limit in self.study.constraints}
         return {name: limit.excess(value) for name, (limit, value) in known.items() if value is not None}
 
-    def _outcome(self, found: Found) -> Outcome:
+    def _outcome(self, found: TrialResults) -> TrialOutcome:
         values = [mean(asked, found.units) for asked in self.study.objectives]
         excesses = self._excesses(found)
         if None in values or len(excesses) < len(self.study.constraints):
-            return Outcome(state="failed")
-        return Outcome(state="complete", values=tuple(v for v in values if v is not None), constraints=excesses)
+            return TrialOutcome(state="failed")
+        return TrialOutcome(state="complete", values=tuple(v for v in values if v is not None), constraints=excesses)
 
     # Once more, on seeds that no trial used
 

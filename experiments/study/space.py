@@ -7,11 +7,11 @@ its ends and its middle are put in, and what the experiment says of them is said
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from experiments.problems import Problem, SpecError, unknown
-from experiments.study.question import Question
-from experiments.study.words import GAMMA, meant, written
-from experiments.yaml_lines import Document
-from orchestrator.proposals import Choices, Range
+from wmarena.experiments.spec.problems import Problem, SpecError, unknown
+from wmarena.experiments.study.question import StudyExperiment
+from wmarena.experiments.study.words import GAMMA, meant, written
+from wmarena.experiments.spec.yaml_lines import YamlDocument
+from wmarena.orchestrator.plan.proposals import Choices, Range
 
 _FIELDS = ("low", "high", "step", "log", "choices")
 _INSIDE = 0.371
@@ -62,7 +62,7 @@ def _number(value: Any) -> TypeGuard[float]:
 
 
 def settled_space(
-    search: Mapping[str, Range | Choices], question: Question, document: Document
+    search: Mapping[str, Range | Choices], question: StudyExperiment, document: YamlDocument
 ) -> tuple[dict[str, Range | Choices], list[Problem]]:
     """The search with every part's type settled, and what the experiment says against it."""
     space: dict[str, Range | Choices] = {}
@@ -83,7 +83,7 @@ def _gamma(part: Range | Choices) -> tuple[Range | Choices, str]:
     return part, ""
 
 
-def _tried(path: str, part: Range | Choices, question: Question) -> tuple[Range | Choices, str]:
+def _tried(path: str, part: Range | Choices, question: StudyExperiment) -> tuple[Range | Choices, str]:
     """The part with its type settled, and what is wrong with it, or ""."""
     if path.rpartition(".")[2] == GAMMA:
         return part, "expected `gamma` by itself, got it as a field; the threshold is searched on stored evidence"
@@ -99,7 +99,7 @@ def _tried(path: str, part: Range | Choices, question: Question) -> tuple[Range 
     return part, next(filter(None, wrong), "")
 
 
-def _refusal(path: str, value: Any, question: Question) -> str:
+def _refusal(path: str, value: Any, question: StudyExperiment) -> str:
     try:
         question.with_params({path: meant(value)})
     except SpecError as error:

@@ -21,18 +21,18 @@ from pydantic import (
     ValidationError,
 )
 
-from experiments import spec as specs
-from experiments.overrides import apply
-from experiments.problems import Problem, SpecError, unknown
-from experiments.shipped import Shipped
-from experiments.study.measures import MEASURES, Asked, Limit
-from experiments.study.question import Question, question_of
-from experiments.study.space import read_space, settled_space
-from experiments.study.words import GAMMA
-from experiments.translation import problems_of
-from experiments.yaml_lines import Document, read, text_of
-from orchestrator.identity import digest
-from orchestrator.proposals import Direction, Method, PrunerName, SamplerName, Space
+from wmarena.experiments.spec import experiment as specs
+from wmarena.experiments.spec.overrides import apply
+from wmarena.experiments.spec.problems import Problem, SpecError, unknown
+from wmarena.experiments.spec.shipped import Shipped
+from wmarena.experiments.study.measures import MEASURES, MeasureCall, MeasureBound
+from wmarena.experiments.study.question import StudyExperiment, question_of
+from wmarena.experiments.study.space import read_space, settled_space
+from wmarena.experiments.study.words import GAMMA
+from wmarena.experiments.spec.validation import problems_of
+from wmarena.experiments.spec.yaml_lines import YamlDocument, read, text_of
+from wmarena.orchestrator.plan.identity import digest
+from wmarena.orchestrator.plan.proposals import Direction, Method, PrunerName, SamplerName, Space
 
 SHIPPED = Shipped(specs.SHIPPED.folder / "studies", "study")
 
@@ -40,7 +40,7 @@ _ASKED = re.compile(r"\s*([a-z0-9_]+)\s*(?:\(\s*([^()]+?)\s*\))?\s*")
 _LIMIT = re.compile(rf"({_ASKED.pattern})(<=|>=)\s*(\S+)\s*")
 
 
-def _measure(text: str) -> Asked:
+def _measure(text: str) -> MeasureCall:
     found = _ASKED.fullmatch(text)
     if found is None:
         raise ValueError(f"expected a measure such as margin or margin(fine_prune), got {text!r}")
@@ -49,14 +49,14 @@ def _measure(text: str) -> Asked:
         raise ValueError(unknown(name, MEASURES, "measure"))
     if attack is not None and not MEASURES[name].attacks:
         raise ValueError(f"expected {name} without an attack, got {text!r}; it is about the marked model alone")
-    return Asked(name, attack)
+    return MeasureCall(name, attack)
 
 
-def _objectives(raw: Any) -> dict[Asked, Direction]:
+def _objectives(raw: Any) -> dict[MeasureCall, Direction]:
     """``{margin(fine_prune): maximize}``."""
     if not isinstance(raw, Mapping) or not raw:
         raise ValueError(f"expected measures with maximize or minimize, such as {{robustness: maximize}}, got {raw!r}")
-    out: dict[Asked, Direction] = {}
+    out: dict[MeasureCall, Direction] = {}
     for text, direction in raw.items():
         if direction not in ("maximize", "minimize"):
             raise ValueError(f"expected maximize or minimize for {text}, got {direction!r}")
@@ -64,7 +64,7 @@ def _objectives(raw: Any) -> dict[Asked, Direction]:
     return out
 
 
-def _limits(raw: Any) -> tuple[Limit, ...]:
+def _limits(raw: Any) -> tuple[MeasureBound, ...]:
     """``[fidelity_drop <= 0.01]``."""
     listed = [raw] if isinstance(raw, str) else raw
     if not isinstance(listed, list | tuple):
@@ -72,12 +72,12 @@ def _limits(raw: Any) -> tuple[Limit, ...]:
     return tuple(_limit(item) for item in listed)
 
 
-def _limit(text: Any) -> Limit:
+def _limit(text: Any) -> MeasureBound:
     found = _LIMIT.fullmatch(text) if isinstance(text, str) else None
     try:
         if found is None:
             raise ValueError
-        return Limit(_measure(found[1]), found[4] == ">=", float(found[5]))
+        return MeasureBound(_measure(found[1]), found[4] == ">=", float(found[5]))
     except ValueError as error:
         message = str(error) if found is not None and "measure" in str(error) else ""
         raise ValueError(message or f"expected `measure <= number` or `measure >= number`, got {text!r}") from None
@@ -134,8 +134,8 @@ class StudySpec(_Block):
     description: Annotated[str, Field(strict=True)] = ""
     experiment: Any
     search: Annotated[Mapping[str, Any], PlainValidator(read_space)]
-    objectives: Annotated[Mapping[Asked, Direction], PlainValidator(_objectives)]
-    constraints: Annotated[tuple[Limit, ...], PlainValidator(_limits)] = ()
+    objectives: Annotated[Mapping[MeasureCall, Direction], PlainValidator(_objectives)]
+    constraints: Annotated[tuple[MeasureBound, ...], PlainValidator(_limits)] = ()
     trials: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
     sampler: Annotated[SamplerSpec, BeforeValidator(_named)] = Field(default_factory=SamplerSpec)
     pruner: Annotated[PrunerSpec, BeforeValidator(_named)] = Field(default_factory=PrunerSpec)
@@ -146,7 +146,7 @@ class StudySpec(_Block):
     profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     _text: str = PrivateAttr("")
-    _question: Question = PrivateAttr()
+    _question: StudyExperiment = PrivateAttr()
     _folder: Path = PrivateAttr(default_factory=Path)
     _space: Space = PrivateAttr(default_factory=dict)
 
@@ -191,13 +191,13 @@ class StudySpec(_Block):
         return study
 
     @classmethod
-    def _read(cls, document: Document) -> tuple[Self | None, list[Problem]]:
+    def _read(cls, document: YamlDocument) -> tuple[Self | None, list[Problem]]:
         try:
             return cls.model_validate(document.value), []
         except ValidationError as error:
             return None, problems_of(error, document, cls)
 
-    def _contradictions(self, question: Question, document: Document) -> list[Problem]:
+    def _contradictions(self, question: StudyExperiment, document: YamlDocument) -> list[Problem]:
         """What only the whole can tell."""
         self._space, out = settled_space(self.search, question, document)
         if len(question.spec.schemes) != 1:
@@ -235,7 +235,7 @@ class StudySpec(_Block):
         return self._folder
 
     @property
-    def question(self) -> Question:
+    def question(self) -> StudyExperiment:
         """The experiment behind the study."""
         return self._question
 

@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from experiments.expand import Expansion
-from experiments.results import build_rows
-from experiments.rows import Row
-from experiments.search import Searches
-from experiments.study.gamma import Statistics, statistics_of
-from experiments.study.measures import Evidence
-from orchestrator.evidence import Record
-from orchestrator.plan import Cell, Plan
-from orchestrator.proposals import Params
-from orchestrator.task import State, Task, TaskId
+from wmarena.experiments.planning.expand import Expansion
+from wmarena.experiments.results.table import build_rows
+from wmarena.experiments.results.rows import ResultRow
+from wmarena.experiments.planning.search import Searches
+from wmarena.experiments.study.gamma import Statistics, statistics_of
+from wmarena.experiments.study.measures import TrialEvidence
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.plan.plan import Cell, Plan
+from wmarena.orchestrator.plan.proposals import TrialParams
+from wmarena.orchestrator.plan.task import State, Task, TaskId
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrialStage:
     """Cells that are run together.
 
     Attributes:
@@ -54,14 +54,14 @@ class Trial:
     """
 
     number: int | None
-    params: Params
+    params: TrialParams
     plan: Plan = field(default_factory=Plan)
     searches: Searches = field(default_factory=Searches)
-    stages: deque[Stage] = field(default_factory=deque)
+    stages: deque[TrialStage] = field(default_factory=deque)
     label: str = ""
     warm: bool = False
     started: float = 0.0
-    stage: Stage | None = None
+    stage: TrialStage | None = None
     cells: list[Cell] = field(default_factory=list)
     open: set[TaskId] = field(default_factory=set)
     told: list[tuple[int, float]] = field(default_factory=list)
@@ -102,21 +102,21 @@ class Trial:
         self.cells += cells
         self.open |= {cell.verify for cell in cells if cell.verify not in known}
 
-    def evidence(self, known: Mapping[TaskId, Record], experiment: str) -> "Found":
+    def evidence(self, known: Mapping[TaskId, Record], experiment: str) -> "TrialResults":
         """What is known so far."""
         rows = build_rows(self.cells, known, experiment=experiment, run_id="")
         statistics = statistics_of(rows, self.cells, known)
         rows.sort(key=_unit)
-        units = [Evidence(tuple(part), statistics, self.gamma) for _, part in groupby(rows, key=_unit)]
-        return Found(tuple(rows), tuple(units), statistics)
+        units = [TrialEvidence(tuple(part), statistics, self.gamma) for _, part in groupby(rows, key=_unit)]
+        return TrialResults(tuple(rows), tuple(units), statistics)
 
 
 @dataclass(frozen=True)
-class Found:
+class TrialResults:
     """A trial's evidence: all rows, the same by workload and seed, and its statistics for every γ."""
 
-    rows: tuple[Row, ...]
-    units: tuple[Evidence, ...]
+    rows: tuple[ResultRow, ...]
+    units: tuple[TrialEvidence, ...]
     statistics: Statistics
 
     @property
@@ -125,13 +125,13 @@ class Found:
         return next((str(row["error"]) for row in self.rows if row["status"] != "done"), None)
 
 
-def _unit(row: Row) -> tuple[Any, ...]:
+def _unit(row: ResultRow) -> tuple[Any, ...]:
     return row["workload"], row["seed"]
 
 
 def stages_of(
     expansion: Expansion, rungs_on: str | None = None, only: Callable[[Cell], bool] | None = None
-) -> deque[Stage]:
+) -> deque[TrialStage]:
     """A plan's cells in the order in which they are worth running.
 
     Args:
@@ -140,15 +140,15 @@ def stages_of(
     """
     wanted = [cell for cell in expansion.plan.cells if only is None or only(cell)]
     seeds = list(dict.fromkeys(cell.seed for cell in wanted))
-    out: deque[Stage] = deque()
+    out: deque[TrialStage] = deque()
     for seed in seeds:
         own = [cell for cell in wanted if cell.seed == seed]
         marked = [cell for cell in own if cell.attack == "none"]
         attacked = [cell for cell in own if cell.attack != "none"]
         parts = _by_rung(attacked, rungs_on if seed == seeds[0] else None)
-        out.append(Stage(tuple(marked), first=seed == seeds[0], last=not parts))
+        out.append(TrialStage(tuple(marked), first=seed == seeds[0], last=not parts))
         for number, (rung, cells) in enumerate(parts):
-            out.append(Stage(tuple(cells), rung, last=number == len(parts) - 1))
+            out.append(TrialStage(tuple(cells), rung, last=number == len(parts) - 1))
     return out
 
 
@@ -167,6 +167,6 @@ def _by_rung(cells: Sequence[Cell], field_name: str | None) -> list[tuple[int | 
     return list(found.items())
 
 
-def rungs(stages: Iterable[Stage]) -> tuple[int, ...]:
+def rungs(stages: Iterable[TrialStage]) -> tuple[int, ...]:
     """The strengths at which a pruner looks."""
     return tuple(stage.rung for stage in stages if stage.rung is not None)

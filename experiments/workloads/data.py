@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.arena import MissingData
+from wmarena.orchestrator.worker.workload import MissingData
 
 CACHE_ROOT = Path("~/.cache/wmarena")
 """Where downloads go if no data root is given, or none that exists."""
@@ -72,7 +72,7 @@ class Container(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DataSource:
     """All that is known about one data set's whereabouts.
 
     Attributes:
@@ -150,7 +150,7 @@ class Source:
         return dataset
 
 
-_LOADED: dict[tuple[Source, Path | None], Dataset] = {}
+_LOADED: dict[tuple[DataSource, Path | None], Dataset] = {}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemes.prf import Prf, derive
+from wmarena.schemes.prf import Prf, derive
 
 _ROOT = b"wmarena: the fixed splits of public data sets"
 

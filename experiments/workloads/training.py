@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from schemes.base import Batch, Checkpoints, Log, Recipe, Samples
-from schemes.prf import subseed
-from schemes.training_state import pack, seeded, unpack
+from wmarena.schemes.base import Batch, Checkpoints, Log, Recipe, Samples
+from wmarena.schemes.prf import subseed
+from wmarena.schemes.training_state import pack, seeded, unpack
 
 _WARM_UP = 0.3
 _START_DIVISOR = 25.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from orchestrator.task import Failure, Task, TaskId
+from wmarena.orchestrator.plan.task import Failure, Task, TaskId
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from orchestrator.executors.authentication import choose_mode, how_to_authenticate
-from orchestrator.executors.base import NoWorkers
-from orchestrator.executors.guard import guarded, read_again
-from orchestrator.executors.placement import Resources
-from orchestrator.executors.ray_errors import first_line
+from wmarena.orchestrator.executors.authentication import choose_mode, how_to_authenticate
+from wmarena.orchestrator.executors.base import NoWorkers
+from wmarena.orchestrator.executors.guard import guarded, read_again
+from wmarena.orchestrator.executors.placement import Resources
+from wmarena.orchestrator.executors.ray_errors import first_line
 
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 

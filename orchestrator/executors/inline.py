@@ -5,12 +5,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.attempt import attempt_task
-from orchestrator.executors.base import Completion, Executor
-from orchestrator.task import Failure, FailureKind, Task
-from orchestrator.workbench import Setup, Workbench
+from wmarena.orchestrator.worker.attempt import attempt_task
+from wmarena.orchestrator.executors.base import Completion, Executor
+from wmarena.orchestrator.plan.task import Failure, FailureKind, Task
+from wmarena.orchestrator.worker.context import Setup, WorkerContext
 
-Perform = Callable[[Workbench, Task], Mapping[str, Any] | Failure]
+Perform = Callable[[WorkerContext, Task], Mapping[str, Any] | Failure]
 
 
 class InlineExecutor(Executor):
@@ -26,7 +26,7 @@ class InlineExecutor(Executor):
     def __init__(self, setup: Setup, perform: Perform = attempt_task) -> None:
         self._setup = setup
         self._perform = perform
-        self._bench: Workbench | None = None
+        self._bench: WorkerContext | None = None
         self._ended: deque[Completion] = deque()
         self._stopping = False
 
@@ -35,7 +35,7 @@ class InlineExecutor(Executor):
         return ("inline",)
 
     def start(self) -> None:
-        self._bench = Workbench(self._setup, cancelled=lambda: self._stopping)
+        self._bench = WorkerContext(self._setup, cancelled=lambda: self._stopping)
 
     def idle(self) -> Sequence[str]:
         return () if self._ended else self.workers

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.executors.authentication import choose_mode, how_to_authenticate
+from wmarena.orchestrator.executors.authentication import choose_mode, how_to_authenticate
 
 _TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -41,7 +41,7 @@ class UnknownJob(LookupError):
 
 
 @dataclass(frozen=True)
-class Job:
+class ClusterJob:
     """A job as the cluster knows it.
 
     Attributes:
@@ -68,7 +68,7 @@ Sink = Callable[[str], object]
 """Takes pieces of a job's output."""
 
 
-class Jobs:
+class ClusterJobs:
     """The jobs of one cluster.
 
     Args:
@@ -115,7 +115,7 @@ class Jobs:
                     raise LostCluster(_explained(self._address, error)) from None
             time.sleep(_POLL_S)
 
-    def job(self, job_id: str) -> Job:
+    def job(self, job_id: str) -> ClusterJob:
         """How it stands.
 
         Raises:
@@ -127,7 +127,7 @@ class Jobs:
             if "404" in str(error):
                 raise UnknownJob(f"expected a job of the cluster at {self._address}, got {job_id!r}") from None
             raise LostCluster(_explained(self._address, error)) from None
-        return Job(
+        return ClusterJob(
             job_id=job_id,
             status=str(info.status.value),
             exit_code=info.driver_exit_code,
@@ -136,7 +136,7 @@ class Jobs:
             finished=_seconds(info.end_time),
         )
 
-    def follow(self, job_id: str, sink: Sink) -> Job:
+    def follow(self, job_id: str, sink: Sink) -> ClusterJob:
         """Pass its output on until it has ended; a connection that breaks is no end of the job."""
         try:
             asyncio.run(self._tail(job_id, sink))
@@ -148,7 +148,7 @@ class Jobs:
         async for lines in self._client.tail_job_logs(job_id):
             sink(lines)
 
-    def wait(self, job_id: str, patience_s: float = float("inf")) -> Job:
+    def wait(self, job_id: str, patience_s: float = float("inf")) -> ClusterJob:
         """How it stands once it has ended, or after ``patience_s``."""
         deadline = time.monotonic() + patience_s
         while not (found := self.job(job_id)).ended and time.monotonic() < deadline:
@@ -159,7 +159,7 @@ class Jobs:
         """All that it has written so far."""
         return str(self._client.get_job_logs(job_id))
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str) -> ClusterJob:
         """Ask it to stop at its next checkpoint; returns how it stands then."""
         if not self.job(job_id).ended:
             self._client.stop_job(job_id)

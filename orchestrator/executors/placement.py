@@ -3,9 +3,9 @@
 import math
 from collections.abc import Collection, Iterable, Mapping
 
-from orchestrator.executors.base import NoWorkers
-from orchestrator.pace import Sort, sort_of
-from orchestrator.task import Task
+from wmarena.orchestrator.executors.base import NoWorkers
+from wmarena.orchestrator.running.durations import TaskClass, task_class
+from wmarena.orchestrator.plan.task import Task
 
 Resources = Mapping[str, float]
 """What one node has, as Ray names it: {"CPU": 8, "GPU": 2, ...}."""
@@ -67,13 +67,13 @@ def per_gpu(share: float) -> int:
     return math.floor(1 / share + 1e-9)
 
 
-def gpu_share(tasks: Iterable[Task], peaks: Mapping[Sort, tuple[int, int]]) -> float:
+def gpu_share(tasks: Iterable[Task], peaks: Mapping[TaskClass, tuple[int, int]]) -> float:
     """The largest share of a GPU that any of the tasks needs: 1, 1/2, ... 1/8; 1 if one's need is not known.
 
     Args:
         peaks: sort -> (most bytes that such a task has taken of its GPU, bytes that this GPU has).
     """
-    sorts = {sort_of(task) for task in tasks}
+    sorts = {task_class(task) for task in tasks}
     if not sorts <= peaks.keys():
         return 1.0
     fits = [total / (peak * MARGIN + CONTEXT_BYTES) for peak, total in map(peaks.__getitem__, sorts)]

@@ -16,19 +16,19 @@ from typing import Any, cast
 import ray
 from ray.exceptions import RayError
 
-from orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
-from orchestrator.executors.cluster import Cluster
-from orchestrator.executors.placement import found, per_gpu, place, room
-from orchestrator.executors.ray_errors import failure_of, last_line
-from orchestrator.executors.roster import Roster, Slot
-from orchestrator.executors.worker import Worker, is_lost
-from orchestrator.task import Task
-from orchestrator.watch import Pulses
-from orchestrator.workbench import Setup
+from wmarena.orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
+from wmarena.orchestrator.executors.cluster import Cluster
+from wmarena.orchestrator.executors.placement import found, per_gpu, place, room
+from wmarena.orchestrator.executors.ray_errors import failure_of, last_line
+from wmarena.orchestrator.executors.roster import Roster, WorkerSlot
+from wmarena.orchestrator.executors.worker import Worker, is_lost
+from wmarena.orchestrator.plan.task import Task
+from wmarena.orchestrator.running.supervisor import Heartbeats
+from wmarena.orchestrator.worker.context import Setup
 
 logger = logging.getLogger(__name__)
 
-PERFORM = "orchestrator.attempt:attempt_task"
+PERFORM = "wmarena.orchestrator.worker.attempt:attempt_task"
 _FEW = 4
 _PULSE = "pulse"
 _PULSE_S = 5.0
@@ -96,7 +96,7 @@ class RayExecutor(Executor):
         self._look_s = look_s
         self._roster = Roster(patience_s)
         self._next_look = 0.0
-        self._pulses = Pulses(pulse_s, self._ask, _answers, time.monotonic)
+        self._pulses = Heartbeats(pulse_s, self._ask, _answers, time.monotonic)
         self._made = 0
 
     @property
@@ -133,7 +133,7 @@ class RayExecutor(Executor):
         options = {"num_cpus": threads, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
         worker = ray.remote(**options, concurrency_groups={_PULSE: 1})(GpuWorker)
         actor = worker.remote(self._setup, self._perform, environment)
-        self._roster.add(name, Slot(actor, time.monotonic(), whole=whole), actor.hello.remote())
+        self._roster.add(name, WorkerSlot(actor, time.monotonic(), whole=whole), actor.hello.remote())
 
     def _await_first(self) -> None:
         """Block until one worker can work; others may follow later."""

@@ -9,7 +9,7 @@ from ray.exceptions import (
     TaskCancelledError,
 )
 
-from orchestrator.task import Failure, FailureKind
+from wmarena.orchestrator.plan.task import Failure, FailureKind
 
 
 def failure_of(error: RayError) -> tuple[Failure, bool]:

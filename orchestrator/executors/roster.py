@@ -5,11 +5,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.task import Task
+from wmarena.orchestrator.plan.task import Task
 
 
 @dataclass
-class Slot:
+class WorkerSlot:
     """One worker.
 
     Attributes:
@@ -55,7 +55,7 @@ class Roster:
     """
 
     patience_s: float
-    slots: dict[str, Slot] = field(default_factory=dict)
+    slots: dict[str, WorkerSlot] = field(default_factory=dict)
     calls: dict[Any, str] = field(default_factory=dict)
     hellos: dict[Any, str] = field(default_factory=dict)
     refusal: str = ""
@@ -63,7 +63,7 @@ class Roster:
     _nodes: frozenset[str] = frozenset()
     _not_before: float = 0.0
 
-    def add(self, name: str, slot: Slot, hello: Any) -> None:
+    def add(self, name: str, slot: WorkerSlot, hello: Any) -> None:
         """A worker was asked for."""
         self.slots[name] = slot
         self.hellos[hello] = name
@@ -77,7 +77,7 @@ class Roster:
         self.refusal = reason
         self._not_before = now + self.patience_s
 
-    def remove(self, name: str) -> Slot:
+    def remove(self, name: str) -> WorkerSlot:
         """Forget a worker; nothing is heard of its call any more."""
         slot = self.slots.pop(name)
         self.calls.pop(slot.call, None)

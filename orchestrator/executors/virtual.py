@@ -7,8 +7,8 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.executors.base import Completion, Executor
-from orchestrator.task import Task
+from wmarena.orchestrator.executors.base import Completion, Executor
+from wmarena.orchestrator.plan.task import Task
 
 NOTHING: Mapping[str, Any] = {}
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.executors.inline import Perform
-from orchestrator.store import Store, StoreError
-from orchestrator.stores import open_store
-from orchestrator.task import Failure, FailureKind, Task
-from orchestrator.workbench import Setup, Workbench
+from wmarena.orchestrator.executors.inline import Perform
+from wmarena.orchestrator.store.local import Store, StoreError
+from wmarena.orchestrator.store.opening import open_store
+from wmarena.orchestrator.plan.task import Failure, FailureKind, Task
+from wmarena.orchestrator.worker.context import Setup, WorkerContext
 
 
 class Worker:
@@ -32,7 +32,7 @@ class Worker:
         module, _, function = perform.partition(":")
         self._perform: Perform = getattr(importlib.import_module(module), function)
         self._cancelled = cancelled
-        self._bench = Workbench(setup, cancelled=self._asked)
+        self._bench = WorkerContext(setup, cancelled=self._asked)
         self._progress = time.monotonic()
 
     def still_s(self) -> float:

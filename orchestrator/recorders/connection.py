@@ -7,10 +7,10 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.recorders import addresses
-from orchestrator.recorders.limits import REFUSALS
-from orchestrator.recorders.process import ENVIRONMENT
-from orchestrator.recorders.tracker import TrackerError
+from wmarena.orchestrator.files import addresses
+from wmarena.orchestrator.recorders.limits import REFUSALS
+from wmarena.orchestrator.recorders.process import ENVIRONMENT
+from wmarena.orchestrator.recorders.tracker import TrackerError
 
 # MLflow reads these while it is imported.
 for _name, _value in ENVIRONMENT.items():

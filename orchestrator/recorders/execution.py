@@ -4,18 +4,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from orchestrator.identity import digest_text
-from orchestrator.recorders.fields import PREFIX, DataSet, Row, cut, data_set
-from orchestrator.recorders.links import Link
-from orchestrator.recorders.summary import RunTask, count_states, execution_note
-from orchestrator.recorders.tracker import Closing, Ending, Execution
-from orchestrator.task import TaskId
+from wmarena.orchestrator.plan.identity import digest_text
+from wmarena.orchestrator.recorders.fields import PREFIX, DataSetInput, RunFields, cut, data_set
+from wmarena.orchestrator.recorders.links import ComparisonLink
+from wmarena.orchestrator.recorders.summary import RunTask, count_states, execution_note
+from wmarena.orchestrator.recorders.tracker import ParentRunResults, Ending, ParentRun
+from wmarena.orchestrator.plan.task import TaskId
 
 _MAX_LIST = 500
 _ENDINGS: dict[str, Ending] = {"done": "done", "failed": "failed"}
 
 
-def opening(run: Mapping[str, Any], tasks: Iterable[RunTask]) -> Execution:
+def opening(run: Mapping[str, Any], tasks: Iterable[RunTask]) -> ParentRun:
     """An execution that has begun.
 
     Args:
@@ -23,7 +23,7 @@ def opening(run: Mapping[str, Any], tasks: Iterable[RunTask]) -> Execution:
         tasks: ``Journal.run_tasks``.
     """
     info = run["info"]
-    return Execution(
+    return ParentRun(
         run_id=run["id"],
         started_ms=int(1000 * run["started"]),
         tags={
@@ -47,19 +47,19 @@ def asked(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def closing(
     run: Mapping[str, Any],
     tasks: Sequence[RunTask],
-    rows: Mapping[TaskId, Row],
-    links: Mapping[TaskId, Link],
+    rows: Mapping[TaskId, RunFields],
+    links: Mapping[TaskId, ComparisonLink],
     *,
     cells: Sequence[Mapping[str, Any]] = (),
     figures: Sequence[str] = (),
-) -> Closing:
+) -> ParentRunResults:
     """An execution that is over; one whose driver never said so was killed when it last settled a task."""
     counts = count_states(tasks)
     own = [rows[t]["finished"] for _, t, cached, _ in tasks if t in rows and not cached]
     finished = float(run["finished"] or max(own, default=run["started"]))
     elapsed = max(0.0, finished - run["started"])
     killed = run["status"] not in _ENDINGS
-    return Closing(
+    return ParentRunResults(
         ending=_ENDINGS.get(run["status"], "killed"),
         ended_ms=int(1000 * (run["started"] + elapsed)),
         tags={f"{PREFIX}reuses": str(counts["cached"]), f"{PREFIX}status": "interrupted" if killed else run["status"]},
@@ -71,7 +71,7 @@ def closing(
     )
 
 
-def _data_sets(run: Mapping[str, Any], rows: Mapping[TaskId, Row]) -> list[DataSet]:
+def _data_sets(run: Mapping[str, Any], rows: Mapping[TaskId, RunFields]) -> list[DataSetInput]:
     found = {data_set(row, run["info"].get("data_sets")) for row in rows.values()}
     return sorted(found, key=lambda data: (data.name, data.fingerprint))
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from orchestrator.evidence import COVERTNESS, suspect_metric
-from orchestrator.identity import canonical
-from orchestrator.recorders.links import Link
-from orchestrator.task import TaskId
+from wmarena.orchestrator.plan.evidence import COVERTNESS, suspect_metric
+from wmarena.orchestrator.plan.identity import canonical
+from wmarena.orchestrator.recorders.links import ComparisonLink
+from wmarena.orchestrator.plan.task import TaskId
 
-Row = Mapping[str, Any]
+RunFields = Mapping[str, Any]
 """One row of ``Journal.task_rows``."""
 
-Point = tuple[str, float, int]
+MetricPoint = tuple[str, float, int]
 """(curve, value, step)."""
 
 PREFIX = "wmarena."
@@ -32,7 +32,7 @@ _VERDICT_NUMBERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSet:
+class DataSetInput:
     """The data that a task computes on: its name and the fingerprint of its content."""
 
     name: str
@@ -40,7 +40,7 @@ class DataSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class TrackerEntry:
     """One line of the tracker, in its own words.
 
     Attributes:
@@ -59,7 +59,7 @@ class Entry:
     failed: bool
     started_ms: int
     ended_ms: int
-    data: DataSet
+    data: DataSetInput
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -70,41 +70,41 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relatives:
+class RelatedRows:
     """A row and the rows behind it, as far as the journal has them.
 
     Attributes:
         suspect: what made the judged model; ``claim``: the attack whose own key is judged, or None.
     """
 
-    own: Row
-    clean: Row | None = None
-    scratch: Row | None = None
-    embed: Row | None = None
-    attack: Row | None = None
-    suspect: Row | None = None
+    own: RunFields
+    clean: RunFields | None = None
+    scratch: RunFields | None = None
+    embed: RunFields | None = None
+    attack: RunFields | None = None
+    suspect: RunFields | None = None
 
 
-def parents(row: Row) -> dict[str, TaskId]:
+def parents(row: RunFields) -> dict[str, TaskId]:
     """Role -> id of what a task consumed."""
     return {role: TaskId(task_id) for role, task_id in row["identity"]["parents"]}
 
 
-def relatives(row: Row, rows: Mapping[TaskId, Row], link: Link | None = None) -> Relatives:
+def relatives(row: RunFields, rows: Mapping[TaskId, RunFields], link: ComparisonLink | None = None) -> RelatedRows:
     """Who stands behind ``row``; ``link`` names what only the plan knows."""
     found = {role: rows.get(task_id) for role, task_id in parents(row).items()}
     kind = row["kind"]
     if kind == "train":
-        return Relatives(own=row, clean=row)
+        return RelatedRows(own=row, clean=row)
     clean = None if link is None else rows.get(link.clean)
     if kind == "embed":
-        return Relatives(own=row, clean=clean, embed=row)
+        return RelatedRows(own=row, clean=clean, embed=row)
     if kind == "attack":
-        return Relatives(own=row, attack=row, embed=found.get("victim"))
+        return RelatedRows(own=row, attack=row, embed=found.get("victim"))
     attack = next((r for r in (found.get("suspect"), found.get("claim")) if r and r["kind"] == "attack"), None)
     victim = None if attack is None else rows.get(parents(attack)["victim"])
     embed = next((r for r in (found.get("owner"), victim, found.get("suspect")) if r and r["kind"] == "embed"), None)
-    return Relatives(
+    return RelatedRows(
         own=row,
         clean=clean,
         scratch=None if link is None or link.scratch is None else rows.get(link.scratch),
@@ -115,13 +115,13 @@ def relatives(row: Row, rows: Mapping[TaskId, Row], link: Link | None = None) ->
 
 
 def describe(
-    row: Row,
-    rows: Mapping[TaskId, Row],
+    row: RunFields,
+    rows: Mapping[TaskId, RunFields],
     *,
     run_id: str,
-    link: Link | None = None,
+    link: ComparisonLink | None = None,
     data_sets: Mapping[str, str] | None = None,
-) -> Entry:
+) -> TrackerEntry:
     """The entry of one settled row.
 
     Args:
@@ -136,7 +136,7 @@ def describe(
     ended = int(row["finished"] * 1000)
     makes = not failed and row["kind"] in ("embed", "verify")
     maker = family.attack if row["kind"] == "verify" else row
-    return Entry(
+    return TrackerEntry(
         mark=TaskId(f"{row['id']}@{run_id}") if failed else row["id"],
         task_id=row["id"],
         name=entry_name(row),
@@ -155,9 +155,9 @@ def describe(
     )
 
 
-def data_set(row: Row, names: Mapping[str, str] | None) -> DataSet:
+def data_set(row: RunFields, names: Mapping[str, str] | None) -> DataSetInput:
     """The data of a row's task; ``names``: workload -> name of its data set, the workload's own where it is missing."""
-    return DataSet(name=(names or {}).get(row["workload"], row["workload"]), fingerprint=row["identity"]["data"])
+    return DataSetInput(name=(names or {}).get(row["workload"], row["workload"]), fingerprint=row["identity"]["data"])
 
 
 def _head(config: Mapping[str, Any]) -> str | None:
@@ -166,7 +166,7 @@ def _head(config: Mapping[str, Any]) -> str | None:
     return None if head == "deployed" else head
 
 
-def _judged(family: Relatives) -> TaskId | None:
+def _judged(family: RelatedRows) -> TaskId | None:
     """The marked model that an attack or a verification starts from."""
     if family.own["kind"] not in ("attack", "verify") or family.embed is None:
         return None
@@ -174,12 +174,12 @@ def _judged(family: Relatives) -> TaskId | None:
     return family.embed["id"] if consumes else None
 
 
-def entry_name(row: Row) -> str:
+def entry_name(row: RunFields) -> str:
     """The task's label, ``kind/scheme/attack/...``."""
     return row["label"] or "/".join(filter(None, (row["kind"], row["scheme"], row["attack"], f"seed{row['seed']}")))
 
 
-def tags(family: Relatives) -> dict[str, str]:
+def tags(family: RelatedRows) -> dict[str, str]:
     """Tags of an entry, ``wmarena.`` included."""
     row, result = family.own, family.own["result"] or {}
     verdict = result.get("verdict", {})
@@ -214,7 +214,7 @@ def tags(family: Relatives) -> dict[str, str]:
     return {PREFIX + name: cut(str(value), _MAX_TAG) for name, value in found.items()}
 
 
-def merged_config(family: Relatives) -> dict[str, Any]:
+def merged_config(family: RelatedRows) -> dict[str, Any]:
     """Everything that acts in an entry: the mark's embedding, the attack, the verification."""
     out: dict[str, Any] = {}
     for row in (family.embed, family.attack, family.own):
@@ -247,7 +247,7 @@ def cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def metrics(family: Relatives, link: Link | None = None) -> dict[str, float]:
+def metrics(family: RelatedRows, link: ComparisonLink | None = None) -> dict[str, float]:
     """The numbers of an entry, under the names of the table's columns; truth values are 0 and 1."""
     made = {"clean": family.clean, "marked": family.embed, "suspect": family.suspect}
     found: dict[str, Any] = {f"metric_{part}": _result(row).get("metric_test") for part, row in made.items()}
@@ -282,16 +282,16 @@ def _calibrated(found: Mapping[str, Any] | None) -> dict[str, float]:
     return {"n_keys": len(values), "statistic_mean": fmean(values), "statistic_max": max(values), "passing": passing}
 
 
-def seconds(row: Row) -> float:
+def seconds(row: RunFields) -> float:
     """Seconds of the computation itself; the attempt's wall seconds where it left no result."""
     return float(_result(row).get("seconds", row["seconds"]))
 
 
-def _result(row: Row | None) -> Mapping[str, Any]:
+def _result(row: RunFields | None) -> Mapping[str, Any]:
     return {} if row is None or row["state"] != "done" else row["result"] or {}
 
 
-def points(history: list[dict[str, float]]) -> Iterator[Point]:
+def points(history: list[dict[str, float]]) -> Iterator[MetricPoint]:
     """The points of a ``history.json``, in order, curves gathered under ``training/``."""
     for record in history:
         for name, value in record.items():

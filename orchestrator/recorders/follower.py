@@ -8,9 +8,9 @@ import sys
 import threading
 from dataclasses import asdict
 
-from orchestrator.journals import open_journal
-from orchestrator.recorders.mlflow import MlflowRecorder
-from orchestrator.stores import open_store
+from wmarena.orchestrator.journal.opening import open_journal
+from wmarena.orchestrator.recorders.mlflow import MlflowRecorder
+from wmarena.orchestrator.store.opening import open_store
 
 
 def main() -> int:

@@ -6,13 +6,13 @@ That is the table cell's to say, and the journal keeps the cells of every execut
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from orchestrator.artifacts import StoreError
-from orchestrator.journal_reader import JournalReader
-from orchestrator.task import TaskId
+from wmarena.orchestrator.store.artifacts import StoreError
+from wmarena.orchestrator.journal.reader import JournalReader
+from wmarena.orchestrator.plan.task import TaskId
 
 
 @dataclass(frozen=True, kw_only=True)
-class Link:
+class ComparisonLink:
     """What a verify task (a row of the table) or an embed task is compared with.
 
     Attributes:
@@ -32,10 +32,10 @@ class Link:
         return [self.clean] if self.scratch is None else [self.clean, self.scratch]
 
 
-_NAMES = tuple(f.name for f in fields(Link))
+_NAMES = tuple(f.name for f in fields(ComparisonLink))
 
 
-class Links:
+class ComparisonLinks:
     """The links of one execution, read as its plan grows.
 
     Attributes:
@@ -43,12 +43,12 @@ class Links:
     """
 
     def __init__(self, journal: JournalReader, run: str) -> None:
-        self.known: dict[TaskId, Link] = {}
+        self.known: dict[TaskId, ComparisonLink] = {}
         self._journal = journal
         self._run = run
         self._last = -1
 
-    def refresh(self) -> Mapping[TaskId, Link]:
+    def refresh(self) -> Mapping[TaskId, ComparisonLink]:
         """``known``, after reading the cells that joined since the last time.
 
         Raises:
@@ -57,8 +57,8 @@ class Links:
         for position, cell in self._journal.run_cells(self._run, after=self._last):
             self._last = position
             try:
-                self.known[TaskId(cell["embed"])] = Link(clean=cell["clean"])
-                self.known[TaskId(cell["verify"])] = Link(**{name: cell[name] for name in _NAMES})
+                self.known[TaskId(cell["embed"])] = ComparisonLink(clean=cell["clean"])
+                self.known[TaskId(cell["verify"])] = ComparisonLink(**{name: cell[name] for name in _NAMES})
             except (LookupError, TypeError) as error:
                 raise StoreError(
                     f"expected table cells of {self._run} as runs write them, got one with {type(error).__name__}: "

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.evidence import Record
-from orchestrator.journal_reader import JournalReader
-from orchestrator.recorders.base import Recorder, SyncReport
-from orchestrator.task import State, TaskId
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.journal.reader import JournalReader
+from wmarena.orchestrator.recorders.base import Recorder, SyncReport
+from wmarena.orchestrator.plan.task import State, TaskId
 
 
 class MemoryRecorder(Recorder):

@@ -20,18 +20,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.journal import Journal
-from orchestrator.recorders.attachments import figures_of, report_of
-from orchestrator.recorders.base import Recorder, SyncReport
-from orchestrator.recorders.execution import closing, opening
-from orchestrator.recorders.fields import Entry, Point, describe, points, relatives
-from orchestrator.recorders.links import Links
-from orchestrator.recorders.passes import Pass, lineage
-from orchestrator.recorders.studies import StudyMirror
-from orchestrator.recorders.summary import RunTask, entry_note
-from orchestrator.recorders.tracker import Delivery, Sent, Tracker, TrackerError, Weights
-from orchestrator.store import CorruptArtifact, Store
-from orchestrator.task import TaskId
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.recorders.attachments import figures_of, report_of
+from wmarena.orchestrator.recorders.base import Recorder, SyncReport
+from wmarena.orchestrator.recorders.execution import closing, opening
+from wmarena.orchestrator.recorders.fields import TrackerEntry, MetricPoint, describe, points, relatives
+from wmarena.orchestrator.recorders.links import ComparisonLinks
+from wmarena.orchestrator.recorders.passes import Pass, lineage
+from wmarena.orchestrator.recorders.studies import StudyMirror
+from wmarena.orchestrator.recorders.summary import RunTask, entry_note
+from wmarena.orchestrator.recorders.tracker import Delivery, TrackedRun, Tracker, TrackerError, ModelFile
+from wmarena.orchestrator.store.local import CorruptArtifact, Store
+from wmarena.orchestrator.plan.task import TaskId
 
 _MODEL = "model.safetensors"
 _HISTORY = "history.json"
@@ -51,7 +51,7 @@ class Mirror(Recorder):
         self._tracker = tracker
         self._silent: set[TaskId] = set()
         self._runs: dict[str, Mapping[str, Any]] = {}
-        self._links: dict[str, Links] = {}
+        self._links: dict[str, ComparisonLinks] = {}
 
     def sync(self, run_id: str, *, abandoned: bool = False) -> SyncReport:
         over = abandoned or not self._journal.run_going(run_id)
@@ -113,7 +113,7 @@ class Mirror(Recorder):
             run=run,
             over=over,
             tasks=tasks,
-            links=self._links.setdefault(run["id"], Links(self._journal, run["id"])).refresh(),
+            links=self._links.setdefault(run["id"], ComparisonLinks(self._journal, run["id"])).refresh(),
             place=place,
             experiment=number,
             marks=self._journal.sent(place, experiment),
@@ -153,11 +153,11 @@ class Mirror(Recorder):
                     self._remember(current, delivery.entry.mark, sent.run)
                     current.sent += 1
 
-    def _entries(self, current: Pass) -> list[Entry]:
+    def _entries(self, current: Pass) -> list[TrackerEntry]:
         """What is to be sent and has an entry of its own; in planning order."""
         pending = {t: state for t, state in current.pending().items() if t not in self._silent}
         current.rows = lineage(self._journal, current.links, pending)
-        out: list[Entry] = []
+        out: list[TrackerEntry] = []
         for task_id, state in pending.items():
             row = current.rows.get(task_id)
             if row is None or row["state"] != state:
@@ -169,7 +169,7 @@ class Mirror(Recorder):
             out.append(describe(row, current.rows, run_id=current.run_id, link=link, data_sets=names))
         return out
 
-    def _delivery(self, current: Pass, entry: Entry) -> Delivery:
+    def _delivery(self, current: Pass, entry: TrackerEntry) -> Delivery:
         row, link = current.rows[entry.task_id], current.links.get(entry.task_id)
         return Delivery(
             entry=entry,
@@ -179,7 +179,7 @@ class Mirror(Recorder):
             model=current.marks.get(TaskId(f"model:{entry.made}")),
         )
 
-    def _deliver(self, delivery: Delivery) -> Sent:
+    def _deliver(self, delivery: Delivery) -> TrackedRun:
         """Send, unless an earlier pass had; curves are read here, so that few are in memory at once."""
         entry = delivery.entry
         found = self._tracker.find(entry, delivery.parent)
@@ -188,13 +188,13 @@ class Mirror(Recorder):
         weights = None if entry.made is None else self._weights(entry.made)
         return self._tracker.send(replace(delivery, points=self._curves(entry), weights=weights))
 
-    def _curves(self, entry: Entry) -> list[Point]:
+    def _curves(self, entry: TrackerEntry) -> list[MetricPoint]:
         path = None if entry.curves_of is None else self._file(entry.curves_of, _HISTORY)
         return [] if path is None else list(points(json.loads(path.read_text(encoding="utf-8"))))
 
-    def _weights(self, task_id: TaskId) -> Weights | None:
+    def _weights(self, task_id: TaskId) -> ModelFile | None:
         try:
-            return Weights(uri=self._store.uri(task_id, _MODEL), fetch=lambda: self._file(task_id, _MODEL))
+            return ModelFile(uri=self._store.uri(task_id, _MODEL), fetch=lambda: self._file(task_id, _MODEL))
         except CorruptArtifact:
             return None
 

@@ -14,15 +14,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from orchestrator.journal import Journal
-from orchestrator.recorders import addresses
-from orchestrator.recorders.connection import MlflowConnection
-from orchestrator.recorders.fields import PREFIX, DataSet, Entry, cut
-from orchestrator.recorders.limits import MAX_DIGEST, MAX_METRICS, MAX_NOTE, MAX_PARAMS, chunks, key
-from orchestrator.recorders.mirror import Mirror
-from orchestrator.recorders.tracker import Closing, Delivery, Ending, Execution, Page, Sent, TrackerError
-from orchestrator.recorders.views import KIND, experiment_tags, pictures
-from orchestrator.store import Store, safe_name
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.files import addresses
+from wmarena.orchestrator.recorders.connection import MlflowConnection
+from wmarena.orchestrator.recorders.fields import PREFIX, DataSetInput, TrackerEntry, cut
+from wmarena.orchestrator.recorders.limits import MAX_DIGEST, MAX_METRICS, MAX_NOTE, MAX_PARAMS, chunks, key
+from wmarena.orchestrator.recorders.mirror import Mirror
+from wmarena.orchestrator.recorders.tracker import ParentRunResults, Delivery, Ending, ParentRun, StudyEntry, TrackedRun, TrackerError
+from wmarena.orchestrator.recorders.views import KIND, experiment_tags, pictures
+from wmarena.orchestrator.store.local import Store, safe_name
 
 # MLflow comes after `connection`, which sets what MLflow reads while it is imported.
 # isort: split
@@ -59,7 +59,7 @@ class MlflowTracker:
         self._log_models = log_models
         self._opened: dict[str, tuple[str, str]] = {}
         self._experiment = ""
-        self._known_data: set[DataSet] = set()
+        self._known_data: set[DataSetInput] = set()
         self._introducing = threading.Lock()
 
     @property
@@ -106,7 +106,7 @@ class MlflowTracker:
         found = self._search({f"{PREFIX}run_id": run_id, f"{PREFIX}kind": "run"})
         return str(found[0].info.run_id) if found else None
 
-    def start_execution(self, execution: Execution) -> str:
+    def start_execution(self, execution: ParentRun) -> str:
         tags = {**execution.tags, "mlflow.note.content": execution.note, "mlflow.source.name": "wmarena"}
         with self._mlflow.speaking() as client:
             run = client.create_run(
@@ -114,7 +114,7 @@ class MlflowTracker:
             )
         return str(run.info.run_id)
 
-    def close_execution(self, parent: str, closing: Closing) -> None:
+    def close_execution(self, parent: str, closing: ParentRunResults) -> None:
         metrics = [Metric(name, value, closing.ended_ms, 0) for name, value in closing.metrics.items()]
         shown = pictures(closing.figures, parent)
         note = cut(closing.note, MAX_NOTE - len(shown)) + f"\n\n{shown}"
@@ -136,15 +136,15 @@ class MlflowTracker:
 
     # Entries
 
-    def find(self, entry: Entry, parent: str) -> Sent | None:
+    def find(self, entry: TrackerEntry, parent: str) -> TrackedRun | None:
         tags = {f"{PREFIX}task_id": entry.task_id, f"{PREFIX}status": entry.tags[f"{PREFIX}status"]}
-        whole: Sent | None = None
+        whole: TrackedRun | None = None
         for run in self._search(tags | ({"mlflow.parentRunId": parent} if entry.failed else {})):
             if run.info.status == "RUNNING":
                 self._remove(run.info.run_id)
             else:
                 outputs = run.outputs.model_outputs if run.outputs is not None else []
-                whole = Sent(run=run.info.run_id, model=outputs[0].model_id if outputs else None)
+                whole = TrackedRun(run=run.info.run_id, model=outputs[0].model_id if outputs else None)
         return whole
 
     def _search(self, tags: Mapping[str, str]) -> Sequence[Any]:
@@ -160,7 +160,7 @@ class MlflowTracker:
                 client.delete_logged_model(model.model_id)
             client.delete_run(run)
 
-    def send(self, delivery: Delivery) -> Sent:
+    def send(self, delivery: Delivery) -> TrackedRun:
         entry = delivery.entry
         tags = {**entry.tags, "mlflow.parentRunId": delivery.parent, "mlflow.note.content": delivery.note}
         with self._mlflow.speaking() as client:
@@ -184,9 +184,9 @@ class MlflowTracker:
             if self._log_models and delivery.weights is not None and (path := delivery.weights.fetch()) is not None:
                 client.log_artifact(run, str(path), "model")
             client.set_terminated(run, "FAILED" if entry.failed else "FINISHED", entry.ended_ms)
-        return Sent(run=run, model=model)
+        return TrackedRun(run=run, model=model)
 
-    def _log_inputs(self, client: Any, run: str, entry: Entry, models: Sequence[Any]) -> None:
+    def _log_inputs(self, client: Any, run: str, entry: TrackerEntry, models: Sequence[Any]) -> None:
         """One at a time where a data set is new: MLflow's server fails for all but one that bring it at once."""
         with self._introducing if entry.data not in self._known_data else contextlib.nullcontext():
             client.log_inputs(run, [_data_set(entry.data, _CONTEXT[entry.tags[f"{PREFIX}kind"]])], models)
@@ -194,7 +194,7 @@ class MlflowTracker:
 
     # Studies
 
-    def find_page(self, page: Page) -> str | None:
+    def find_page(self, page: StudyEntry) -> str | None:
         whole: str | None = None
         for run in self._search(page.tags):
             if run.info.status == "RUNNING":
@@ -203,7 +203,7 @@ class MlflowTracker:
                 whole = run.info.run_id
         return whole
 
-    def write_page(self, page: Page, parent: str | None) -> str:
+    def write_page(self, page: StudyEntry, parent: str | None) -> str:
         tags = {**page.tags, "mlflow.note.content": page.note, "mlflow.source.name": "wmarena"}
         tags |= {"mlflow.parentRunId": parent} if parent is not None else {}
         with self._mlflow.speaking() as client:
@@ -221,7 +221,7 @@ class MlflowTracker:
             for name, value in metrics.items():
                 client.log_metric(run, key(name), value)
 
-    def _introduce(self, entry: Entry, run: str, weights: str) -> str:
+    def _introduce(self, entry: TrackerEntry, run: str, weights: str) -> str:
         """A LoggedModel that points at the store's file."""
         kept = ("scheme", "attack", "workload", "seed")
         kind, _, rest = entry.name.partition("/")
@@ -252,7 +252,7 @@ class MlflowTracker:
                 client.log_batch(run, metrics=some_metrics, params=some_params)
 
 
-def _data_set(found: DataSet, context: str) -> Any:
+def _data_set(found: DataSetInput, context: str) -> Any:
     source = json.dumps({"data_set": found.name, "fingerprint": found.fingerprint})
     data = Dataset(found.name, found.fingerprint[:MAX_DIGEST], source_type="wmarena", source=source)
     return DatasetInput(data, [InputTag("mlflow.data.context", context)])

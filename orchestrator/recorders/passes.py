@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.journal_reader import JournalReader
-from orchestrator.recorders.base import SyncReport
-from orchestrator.recorders.fields import Entry, Row, parents
-from orchestrator.recorders.links import Link
-from orchestrator.recorders.summary import RunTask
-from orchestrator.task import TaskId
+from wmarena.orchestrator.journal.reader import JournalReader
+from wmarena.orchestrator.recorders.base import SyncReport
+from wmarena.orchestrator.recorders.fields import TrackerEntry, RunFields, parents
+from wmarena.orchestrator.recorders.links import ComparisonLink
+from wmarena.orchestrator.recorders.summary import RunTask
+from wmarena.orchestrator.plan.task import TaskId
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Pass:
     run: Mapping[str, Any]
     over: bool
     tasks: list[RunTask]
-    links: Mapping[TaskId, Link]
+    links: Mapping[TaskId, ComparisonLink]
     place: str
     experiment: str
     marks: dict[TaskId, str]
@@ -37,7 +37,7 @@ class Pass:
     sent: int = 0
     failed: int = 0
     warning: str | None = None
-    rows: dict[TaskId, Row] = field(default_factory=dict)
+    rows: dict[TaskId, RunFields] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -58,10 +58,10 @@ class Pass:
             and (self.over or _comparable(self.links.get(t), states))
         }
 
-    def waves(self, entries: Iterable[Entry]) -> list[list[Entry]]:
+    def waves(self, entries: Iterable[TrackerEntry]) -> list[list[TrackerEntry]]:
         """Entries in three groups, each needing models of those before: independent, makers of models, the rest."""
         known = {mark.partition(":")[2] for mark in self.marks if mark.startswith("model:")}
-        waves: list[list[Entry]] = [[], [], []]
+        waves: list[list[TrackerEntry]] = [[], [], []]
         for entry in entries:
             if entry.judged is None:
                 waves[0].append(entry)
@@ -86,9 +86,9 @@ class Pass:
         )
 
 
-def lineage(journal: JournalReader, links: Mapping[TaskId, Link], ids: Iterable[TaskId]) -> dict[TaskId, Row]:
+def lineage(journal: JournalReader, links: Mapping[TaskId, ComparisonLink], ids: Iterable[TaskId]) -> dict[TaskId, RunFields]:
     """Rows of ``ids``, of what they are compared with, and of everything that they consumed."""
-    found: dict[TaskId, Row] = {}
+    found: dict[TaskId, RunFields] = {}
     asked: set[TaskId] = set()
     todo = set(ids)
     todo |= {t for i in todo if i in links for t in links[i].tasks}
@@ -100,6 +100,6 @@ def lineage(journal: JournalReader, links: Mapping[TaskId, Link], ids: Iterable[
     return found
 
 
-def _comparable(link: Link | None, states: Mapping[TaskId, str | None]) -> bool:
+def _comparable(link: ComparisonLink | None, states: Mapping[TaskId, str | None]) -> bool:
     """True if nothing that the entry is compared with is still to come in this execution."""
     return link is None or all(states.get(t, "done") is not None for t in link.tasks)

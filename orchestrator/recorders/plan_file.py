@@ -7,8 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan import Plan
-from orchestrator.task import TaskId
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import TaskId
 
 PLAN_FILE = "plan.json"
 

@@ -9,10 +9,10 @@ import os
 import subprocess
 import sys
 
-from orchestrator.recorders.addresses import resolve
-from orchestrator.recorders.base import SyncReport
-from orchestrator.sealing import without_passphrase
-from orchestrator.store import Store
+from wmarena.orchestrator.files.addresses import resolve
+from wmarena.orchestrator.recorders.base import SyncReport
+from wmarena.orchestrator.sealing import without_passphrase
+from wmarena.orchestrator.store.local import Store
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -25,7 +25,7 @@ ENVIRONMENT = {
 """What MLflow is told where the user has not said otherwise: no telemetry, nothing on stdout, give up early on a server
 that is away."""
 
-_MODULE = "orchestrator.recorders.follower"
+_MODULE = "wmarena.orchestrator.recorders.follower"
 _LOG = "recorder.log"
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.journal import Journal
-from orchestrator.recorders.attachments import STUDY_FILES
-from orchestrator.recorders.fields import PREFIX
-from orchestrator.recorders.tracker import Ending, Page, Tracker
-from orchestrator.task import TaskId
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.recorders.attachments import STUDY_FILES
+from wmarena.orchestrator.recorders.fields import PREFIX
+from wmarena.orchestrator.recorders.tracker import Ending, StudyEntry, Tracker
+from wmarena.orchestrator.plan.task import TaskId
 
 _ENDINGS: dict[str, Ending] = {"complete": "done", "pruned": "done", "failed": "failed", "lost": "killed"}
 _MOST_LINKS = 60
@@ -68,18 +68,18 @@ class StudyMirror:
                     self._tracker.write_file(parent, path)
             self._remember(mark, files)
 
-    def _once(self, mark: TaskId, page: Page, parent: str | None) -> str:
+    def _once(self, mark: TaskId, page: StudyEntry, parent: str | None) -> str:
         known = self._marks.get(mark)
         if known is None:
             known = self._tracker.find_page(page) or self._tracker.write_page(page, parent)
             self._remember(mark, known)
         return known
 
-    def _trial_page(self, study: str, document: Mapping[str, Any]) -> Page:
+    def _trial_page(self, study: str, document: Mapping[str, Any]) -> StudyEntry:
         number, state = document["number"], document["state"]
         broken = {f"excess/{name}": value for name, value in document.get("constraints", {}).items()}
         objective = next(iter(document.get("values", {})), "value")
-        return Page(
+        return StudyEntry(
             name=f"{study}/trial {number}",
             tags={
                 **_tags(study, "trial"),
@@ -109,8 +109,8 @@ class StudyMirror:
             yield "Its tasks:\n" + "\n".join(links)
 
 
-def _study_page(study: str, description: str) -> Page:
-    return Page(name=study, tags=_tags(study, "study"), note=description, ending="done")
+def _study_page(study: str, description: str) -> StudyEntry:
+    return StudyEntry(name=study, tags=_tags(study, "study"), note=description, ending="done")
 
 
 def _tags(study: str, kind: str) -> dict[str, str]:

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from orchestrator.recorders.fields import Relatives, Row, cut, metrics, relatives
-from orchestrator.recorders.links import Link
-from orchestrator.task import Kind, TaskId
+from wmarena.orchestrator.recorders.fields import RelatedRows, RunFields, cut, metrics, relatives
+from wmarena.orchestrator.recorders.links import ComparisonLink
+from wmarena.orchestrator.plan.task import Kind, TaskId
 
 RunTask = tuple[int, TaskId, bool, str | None]
 """One of ``Journal.run_tasks``: (position, task, cached, state)."""
@@ -17,7 +17,7 @@ _MOST_ROWS = 60
 _MOST_FAILURES = 10
 
 
-def entry_note(family: Relatives, link: Link | None = None) -> str:
+def entry_note(family: RelatedRows, link: ComparisonLink | None = None) -> str:
     """One entry in a sentence or two."""
     row, found = family.own, metrics(family, link)
     if row["state"] == "failed":
@@ -53,8 +53,8 @@ def _verdict_note(found: Mapping[str, float]) -> str:
 def execution_note(
     run: Mapping[str, Any],
     tasks: Sequence[RunTask],
-    rows: Mapping[TaskId, Row],
-    links: Mapping[TaskId, Link],
+    rows: Mapping[TaskId, RunFields],
+    links: Mapping[TaskId, ComparisonLink],
 ) -> str:
     """The whole execution: how it went, its failures, its table in short, its counts; what matters most comes first.
 
@@ -77,7 +77,7 @@ def count_states(tasks: Iterable[RunTask]) -> dict[str, int]:
     return {name: found[name] for name in ("done", "cached", "failed", "skipped", "open")}
 
 
-def _counts(tasks: Sequence[RunTask], rows: Mapping[TaskId, Row]) -> str:
+def _counts(tasks: Sequence[RunTask], rows: Mapping[TaskId, RunFields]) -> str:
     """Kinds down, states across; tasks that were never settled have no kind in the journal."""
     of_kind: dict[str, list[RunTask]] = defaultdict(list)
     for task in tasks:
@@ -87,7 +87,7 @@ def _counts(tasks: Sequence[RunTask], rows: Mapping[TaskId, Row]) -> str:
     return _table(["", "done", "reused", "failed", "skipped", "open"], lines)
 
 
-def _verdicts(tasks: Sequence[RunTask], rows: Mapping[TaskId, Row], links: Mapping[TaskId, Link]) -> str:
+def _verdicts(tasks: Sequence[RunTask], rows: Mapping[TaskId, RunFields], links: Mapping[TaskId, ComparisonLink]) -> str:
     groups: dict[tuple[str, ...], list[dict[str, float]]] = defaultdict(list)
     for _, task_id, _, state in tasks:
         row = rows.get(task_id)
@@ -101,7 +101,7 @@ def _verdicts(tasks: Sequence[RunTask], rows: Mapping[TaskId, Row], links: Mappi
     return _table(["workload", "scheme", "attack", "found", "median log10 p", "mean drop"], lines)
 
 
-def _cell_name(row: Row, link: Link | None) -> tuple[str, str, str]:
+def _cell_name(row: RunFields, link: ComparisonLink | None) -> tuple[str, str, str]:
     config = row["identity"]["config"]
     attack = f"control: {config['control']}" if config.get("control") else row["attack"]
     if link is not None and link.strength is not None:
@@ -119,7 +119,7 @@ def _judged(found: Sequence[Mapping[str, float]]) -> Iterator[str]:
     yield f"{100 * fmean(drops):.1f} %" if drops else "–"
 
 
-def _failures(tasks: Sequence[RunTask], rows: Mapping[TaskId, Row]) -> str:
+def _failures(tasks: Sequence[RunTask], rows: Mapping[TaskId, RunFields]) -> str:
     failed = [rows[t] for _, t, _, state in tasks if state == "failed" and t in rows]
     lines = [f"- `{row['label']}`: {cut(row['error'] or '', 200)}" for row in failed[:_MOST_FAILURES]]
     more = [f"- … and {len(failed) - _MOST_FAILURES} more"] if len(failed) > _MOST_FAILURES else []

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from orchestrator.recorders.fields import DataSet, Entry, Point
+from wmarena.orchestrator.recorders.fields import DataSetInput, TrackerEntry, MetricPoint
 
 Ending = Literal["done", "failed", "killed"]
 
@@ -23,7 +23,7 @@ class TrackerError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sent:
+class TrackedRun:
     """An entry as the tracker knows it: the id of its run and of the model that it made or judged, if any."""
 
     run: str
@@ -31,7 +31,7 @@ class Sent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class ModelFile:
     """Where a model's file is; ``fetch`` brings it to this machine, None if it is damaged or gone."""
 
     uri: str
@@ -51,17 +51,17 @@ class Delivery:
         weights: the entry's own model, or None where it made none or it is gone.
     """
 
-    entry: Entry
+    entry: TrackerEntry
     parent: str
     note: str = ""
-    points: Sequence[Point] = ()
+    points: Sequence[MetricPoint] = ()
     consumes: str | None = None
     model: str | None = None
-    weights: Weights | None = None
+    weights: ModelFile | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execution:
+class ParentRun:
     """One run of a plan, as the parent of its entries; ``tags`` include the one that it is found by."""
 
     run_id: str
@@ -71,7 +71,7 @@ class Execution:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Closing:
+class ParentRunResults:
     """What is known of an execution once it is over.
 
     Attributes:
@@ -86,19 +86,19 @@ class Closing:
     metrics: Mapping[str, float]
     note: str
     params: Mapping[str, str] = field(default_factory=dict)
-    data: Sequence[DataSet] = ()
+    data: Sequence[DataSetInput] = ()
     figures: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
+class StudyEntry:
     """A run that stands for no task: a study, or a trial of one. It is found by all its tags together."""
 
     name: str
     tags: Mapping[str, str]
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
-    points: Sequence[Point] = ()
+    points: Sequence[MetricPoint] = ()
     note: str = ""
     ending: Ending
     started_ms: int | None = None
@@ -126,27 +126,27 @@ class Tracker(Protocol):
         """The id of an execution that was started before, or None."""
         ...
 
-    def start_execution(self, execution: Execution) -> str:
+    def start_execution(self, execution: ParentRun) -> str:
         """Begin an execution; returns its id."""
         ...
 
-    def close_execution(self, parent: str, closing: Closing) -> None:
+    def close_execution(self, parent: str, closing: ParentRunResults) -> None:
         """End an execution; may be repeated."""
         ...
 
-    def find(self, entry: Entry, parent: str) -> Sent | None:
+    def find(self, entry: TrackerEntry, parent: str) -> TrackedRun | None:
         """The entry if it was written whole before; what was left half-written is removed."""
         ...
 
-    def send(self, delivery: Delivery) -> Sent:
+    def send(self, delivery: Delivery) -> TrackedRun:
         """Write an entry whole."""
         ...
 
-    def find_page(self, page: Page) -> str | None:
+    def find_page(self, page: StudyEntry) -> str | None:
         """The id of a page that was written whole before; what was left half-written is removed."""
         ...
 
-    def write_page(self, page: Page, parent: str | None) -> str:
+    def write_page(self, page: StudyEntry, parent: str | None) -> str:
         """Write a page whole, below ``parent`` if there is one; returns its id."""
         ...
 

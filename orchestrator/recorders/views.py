@@ -7,7 +7,7 @@ its own choice of columns in the browser; a view is the way to hand one over.
 import json
 from collections.abc import Sequence
 
-from orchestrator.recorders.fields import PREFIX
+from wmarena.orchestrator.recorders.fields import PREFIX
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tags that a new experiment begins with: which of its faces MLflow shows."""

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from attacks.ambiguity import Ambiguity
-from attacks.base import Attack, Claim
-from schemes.base import Scheme
-from schemes.mtlsign import MTLSign
-from schemes.uchida import Uchida
-from schemes.zhang import ZhangContent, ZhangNoise
+from wmarena.attacks.forging.ambiguity import Ambiguity
+from wmarena.attacks.base import Attack, Claim
+from wmarena.schemes.base import Scheme
+from wmarena.schemes.mtlsign.scheme import MTLSign
+from wmarena.schemes.uchida import Uchida
+from wmarena.schemes.zhang.schemes import ZhangContent, ZhangNoise
 from tests.attack_contract import AttackContract, granted_view
 from tests.victims import Victim, arena, marked
 

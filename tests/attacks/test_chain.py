@@ -6,17 +6,17 @@ from typing import ClassVar
 import pytest
 from torch import nn
 
-from attacks.ambiguity import Ambiguity
-from attacks.base import Attack, AttackView, Family, Piracy
-from attacks.chain import Chain
-from attacks.finetune import FineTune
-from attacks.knowledge import Knowledge, NotGranted
-from attacks.none import Nothing
-from attacks.overwrite import Overwrite
-from attacks.pruning import PruneWeights, smallest
-from attacks.spoil import Spoil
-from schemes.params import ConfigError
-from schemes.uchida import Uchida
+from wmarena.attacks.forging.ambiguity import Ambiguity
+from wmarena.attacks.base import Attack, AttackView, Family, Piracy
+from wmarena.attacks.chain import Chain
+from wmarena.attacks.tuning.finetune import FineTune
+from wmarena.attacks.knowledge import Knowledge, NotGranted
+from wmarena.attacks.none import NoAttack
+from wmarena.attacks.overwriting.overwrite import Overwrite
+from wmarena.attacks.compression.pruning import PruneWeights, smallest
+from wmarena.attacks.known_key.spoil import Spoil
+from wmarena.schemes.params import ConfigError
+from wmarena.schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
 from tests.attacks.test_pruning import weights
 from tests.victims import Victim, arena, marked
@@ -101,7 +101,7 @@ def test_equal_parts_draw_differently() -> None:
     seeds: list[int] = []
 
     @dataclass(frozen=True, kw_only=True)
-    class Noting(Nothing):
+    class Noting(NoAttack):
         def run(self, model: nn.Module, view: AttackView) -> nn.Module:
             seeds.extend([view.seed, view.prf.seed("x")])
             return model
@@ -115,7 +115,7 @@ def test_equal_parts_draw_differently() -> None:
 
 def test_a_chain_speaks_for_its_parts() -> None:
     """Label, strength, head and plugins follow from the parts."""
-    chain = Chain(attacks=(PruneWeights(sparsity=0.5), FineTune(variant="rtal", epochs=7), Nothing()))
+    chain = Chain(attacks=(PruneWeights(sparsity=0.5), FineTune(variant="rtal", epochs=7), NoAttack()))
     pirate = Chain(attacks=(chain.attacks[0], Overwrite(scheme=Uchida())))
 
     assert chain.label == "prune_weights+finetune+none"
@@ -129,14 +129,14 @@ def test_a_chain_speaks_for_its_parts() -> None:
 
 def test_resolving_reaches_the_parts() -> None:
     """What depends on the victim is filled in everywhere."""
-    chain = Chain(attacks=(Nothing(), Overwrite())).resolved(Uchida(bits=40))
+    chain = Chain(attacks=(NoAttack(), Overwrite())).resolved(Uchida(bits=40))
 
     assert chain.plugins()[-1] == Uchida(bits=40)
 
 
 def test_a_part_that_means_nothing_stops_the_chain() -> None:
     """The reason names the part."""
-    chain = Chain(attacks=(Nothing(), Ambiguity(level=2)))
+    chain = Chain(attacks=(NoAttack(), Ambiguity(level=2)))
 
     assert str(chain.applicable(Uchida(), arena("digits_mlp").task.info)).startswith("ambiguity: uchida")
 
@@ -144,8 +144,8 @@ def test_a_part_that_means_nothing_stops_the_chain() -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ((Nothing(),), "expected two attacks or more"),
-        ((Chain(attacks=(Nothing(), Nothing())), Nothing()), "chain inside a chain"),
+        ((NoAttack(),), "expected two attacks or more"),
+        ((Chain(attacks=(NoAttack(), NoAttack())), NoAttack()), "chain inside a chain"),
         ((Ambiguity(), FineTune()), "expected ambiguity in the last place"),
     ],
 )

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from attacks.channels import Layer, mean_activity, prunable_layers
-from experiments.workloads.networks.base import Network
-from experiments.workloads.networks.lenet import LeNet5
-from experiments.workloads.networks.resnet import ResNet18
-from schemes.base import Batch
+from wmarena.attacks.compression.channels import PrunableLayer, mean_activity, prunable_layers
+from wmarena.experiments.workloads.networks.base import Network
+from wmarena.experiments.workloads.networks.lenet import LeNet5
+from wmarena.experiments.workloads.networks.resnet import ResNet18
+from wmarena.schemes.base import Batch
 from tests.victims import arena, clean_model
 
 TASK = arena("digits_cnn").task
@@ -98,7 +98,7 @@ def test_activity_is_what_the_next_layer_consumes() -> None:
 def test_activity_between_linear_layers(shape: tuple[int, ...]) -> None:
     """The features of linear layers are the last dimension, tokens or not."""
     model = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 10))
-    layer = Layer("0", model[0], (), (model[1],))
+    layer = PrunableLayer("0", model[0], (), (model[1],))
     seen = torch.arange(float(torch.tensor(shape).prod())).reshape(shape)
 
     class Fixed:

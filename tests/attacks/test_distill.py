@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, AttackView, Finding
-from attacks.chain import Chain
-from attacks.distill import Answered, Distill, ask, softened
-from attacks.finetune import FineTune
-from attacks.knowledge import Budget, NotGranted, SealedModel
-from schemes.adi import Adi
-from schemes.base import Scheme, TaskInfo
-from schemes.uchida import Uchida
+from wmarena.attacks.base import Attack, AttackView, Finding
+from wmarena.attacks.chain import Chain
+from wmarena.attacks.extraction.distill import QueriedAnswers, Distill, ask, softened
+from wmarena.attacks.tuning.finetune import FineTune
+from wmarena.attacks.knowledge import Budget, NotGranted, SealedModel
+from wmarena.schemes.adi.scheme import Adi
+from wmarena.schemes.base import Scheme, TaskInfo
+from wmarena.schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
 from tests.victims import Victim, arena, marked
 
@@ -136,7 +136,7 @@ def test_inputs_keep_their_answers_when_shuffled() -> None:
     place = arena("digits_mlp")
     raw, labels = place.val.raw()
     answers = torch.nn.functional.one_hot(labels, 10).float()
-    answered = Answered(place.task, raw, labels, answers)
+    answered = QueriedAnswers(place.task, raw, labels, answers)
 
     def epoch(seed: int) -> tuple[Tensor, Tensor, Tensor]:
         inputs, truth, found = zip(*answered.batches(40, seed), strict=True)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
-from attacks.finetune import FineTune
-from attacks.tuning import reinitialise
-from schemes.base import Scheme
-from schemes.mtlsign import MTLSign
+from wmarena.attacks.base import Attack
+from wmarena.attacks.tuning.finetune import FineTune
+from wmarena.attacks.fine_tuning import reinitialise
+from wmarena.schemes.base import Scheme
+from wmarena.schemes.mtlsign.scheme import MTLSign
 from tests.attack_contract import AttackContract, granted_view, make_view
 from tests.victims import Victim, arena, clean_model, marked
 

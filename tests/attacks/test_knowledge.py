@@ -14,20 +14,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import ATTACKS
-from attacks.base import Attack, AttackView, Family, Finding, Outcome
-from attacks.chain import Chain
-from attacks.finetune import FineTune
-from attacks.knowledge import Budget, Elsewhere, Knowledge, Metered, NotGranted, SealedModel
-from attacks.none import Nothing
-from attacks.spoil import Spoil
-from attacks.transfer import Transfer
-from attacks.tuning import sgd
-from experiments.workloads import WORKLOADS
-from orchestrator.granted import attack_view
-from orchestrator.plugins import build_attack, build_scheme, use_workloads
-from orchestrator.task import Failure
-from schemes.uchida import Uchida
+from wmarena.attacks import ATTACKS
+from wmarena.attacks.base import Attack, AttackView, Family, Finding, AttackOutcome
+from wmarena.attacks.chain import Chain
+from wmarena.attacks.tuning.finetune import FineTune
+from wmarena.attacks.knowledge import Budget, AuxiliaryData, Knowledge, Metered, NotGranted, SealedModel
+from wmarena.attacks.none import NoAttack
+from wmarena.attacks.known_key.spoil import Spoil
+from wmarena.attacks.tuning.transfer import Transfer
+from wmarena.attacks.fine_tuning import sgd
+from wmarena.experiments.workloads import WORKLOADS
+from wmarena.orchestrator.worker.roles import attack_view
+from wmarena.orchestrator.plan.plugins import build_attack, build_scheme, use_workloads
+from wmarena.orchestrator.plan.task import Failure
+from wmarena.schemes.uchida import Uchida
 from tests.attack_contract import make_view
 from tests.orchestrator.digits import Bench
 from tests.orchestrator.test_custody import leaked, marked, reachable, secrets  # noqa: F401 - a fixture among them
@@ -57,7 +57,7 @@ def cheat(deed: Deed, *knows: Knowledge, data_sets: tuple[str, ...] = ()) -> Att
         def data_sets(self) -> tuple[str, ...]:
             return data_sets
 
-        def run(self, model: nn.Module, view: AttackView) -> Outcome:
+        def run(self, model: nn.Module, view: AttackView) -> AttackOutcome:
             deed(model, view)
             return model
 
@@ -86,7 +86,7 @@ def undeclared(victim: Victim, **budget: int) -> AttackView:
         (lambda model, view: view.key, "declare 'key'"),
         (lambda model, view: view.scheme, "declare 'algorithm'"),
         (lambda model, view: view.as_owner("overwrite"), "declare 'algorithm'"),
-        (lambda model, view: view.elsewhere("mnist_lenet5"), "names, got 'mnist_lenet5'; add it to its `data_sets`"),
+        (lambda model, view: view.auxiliary_data("mnist_lenet5"), "names, got 'mnist_lenet5'; add it to its `data_sets`"),
     ],
     ids=["test", "train", "key", "scheme", "as_owner", "elsewhere"],
 )
@@ -107,18 +107,18 @@ def test_an_attack_gets_the_data_sets_that_it_names_and_no_others(victim: Victim
     """Whatever the view was filled with: the attack's own names decide, for a part of a chain too."""
     place = arena("digits_cnn")
     found = place.train, place.val, place.task.info
-    filled = Elsewhere({"digits_cnn": found, "another": found})
-    view = make_view(victim.arena, elsewhere=filled)
+    filled = AuxiliaryData({"digits_cnn": found, "another": found})
+    view = make_view(victim.arena, auxiliary_data=filled)
     reads_both = [
-        cheat(lambda m, v, n=n: v.elsewhere(n), "weights", data_sets=("digits_cnn",)) for n in filled._data_sets
+        cheat(lambda m, v, n=n: v.auxiliary_data(n), "weights", data_sets=("digits_cnn",)) for n in filled._data_sets
     ]
-    honest = cheat(lambda m, v: v.elsewhere("another"), "weights", data_sets=("another",))
+    honest = cheat(lambda m, v: v.auxiliary_data("another"), "weights", data_sets=("another",))
 
     reads_both[0](victim.model, view)
     for attack in (reads_both[1], Chain(attacks=(honest, reads_both[1]))):
         with pytest.raises(NotGranted, match="expected a data set that the attack names, got 'another'"):
-            attack(victim.model, make_view(victim.arena, elsewhere=filled))
-    Chain(attacks=(honest, reads_both[0]))(victim.model, make_view(victim.arena, elsewhere=filled))
+            attack(victim.model, make_view(victim.arena, auxiliary_data=filled))
+    Chain(attacks=(honest, reads_both[0]))(victim.model, make_view(victim.arena, auxiliary_data=filled))
 
 
 # Weights
@@ -248,7 +248,7 @@ def test_a_sealed_model_that_is_handed_back_is_the_victim(victim: Victim) -> Non
     assert isinstance(untouched, type(victim.model))
     assert torch.equal(untouched(INPUTS), victim.model(INPUTS))
 
-    class Found(Nothing):
+    class Found(NoAttack):
         def run(self, model: nn.Module, view: AttackView) -> Any:
             return Finding(model, {})
 
@@ -352,17 +352,17 @@ def test_passes_over_other_data_are_counted_too(victim: Victim) -> None:
     """Each data set that was named has a count of its own."""
 
     def train(model: nn.Module, view: AttackView) -> None:
-        samples, _, _ = view.elsewhere("digits_cnn")
+        samples, _, _ = view.auxiliary_data("digits_cnn")
         for epoch in range(2):
             assert shuffled(view.data, epoch) == len(view.data)
             assert shuffled(samples, epoch) == len(samples)
         shuffled(samples.share(0.1, domain="part", seed=0))
 
     place = arena("digits_cnn")
-    elsewhere = Elsewhere({"digits_cnn": (place.train, place.val, place.task.info)})
+    elsewhere = AuxiliaryData({"digits_cnn": (place.train, place.val, place.task.info)})
     attack = cheat(train, "weights", data_sets=("digits_cnn",))
     with pytest.raises(NotGranted, match="expected at most 2 passes"):
-        attack(victim.model, make_view(victim.arena, elsewhere=elsewhere, max_epochs=2))
+        attack(victim.model, make_view(victim.arena, auxiliary_data=elsewhere, max_epochs=2))
 
 
 def test_what_was_granted_can_be_used_to_the_last_sample(victim: Victim) -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from attacks.base import Attack
-from attacks.none import Nothing
-from schemes.commitment import model_digest
+from wmarena.attacks.base import Attack
+from wmarena.attacks.none import NoAttack
+from wmarena.schemes.commitment import model_digest
 from tests.attack_contract import AttackContract, granted_view
 from tests.victims import Victim
 
@@ -14,7 +14,7 @@ class TestNothing(AttackContract):
 
     @pytest.fixture
     def attack(self) -> Attack:
-        return Nothing()
+        return NoAttack()
 
     def test_returns_the_victims_weights(self, attack: Attack, victim: Victim) -> None:
         """The suspect equals the victim."""

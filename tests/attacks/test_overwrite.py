@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from attacks.base import Attack, Piracy
-from attacks.overwrite import Overwrite, held_to
-from schemes.adi import Adi
-from schemes.base import Scheme
-from schemes.dsn import Dsn
-from schemes.mtlsign import MTLSign
-from schemes.params import ConfigError
-from schemes.uchida import Uchida
+from wmarena.attacks.base import Attack, Piracy
+from wmarena.attacks.overwriting.overwrite import Overwrite, held_to
+from wmarena.schemes.adi.scheme import Adi
+from wmarena.schemes.base import Scheme
+from wmarena.schemes.dsn.scheme import Dsn
+from wmarena.schemes.mtlsign.scheme import MTLSign
+from wmarena.schemes.params import ConfigError
+from wmarena.schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
 from tests.victims import Victim, arena, marked
 

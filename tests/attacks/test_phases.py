@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.phases import LOOP_SPAN, PART_SPAN, Phase
+from wmarena.attacks.phases import LOOP_SPAN, PART_SPAN, Phase
 from tests.victims import NewestOnly
 
 

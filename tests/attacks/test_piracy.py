@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from attacks.base import Attack, Piracy
-from attacks.piracy import PlantTriggers
-from schemes.adi import Adi
-from schemes.base import Owner, Scheme
-from schemes.uchida import Uchida
+from wmarena.attacks.base import Attack, Piracy
+from wmarena.attacks.overwriting.piracy import PlantTriggers
+from wmarena.schemes.adi.scheme import Adi
+from wmarena.schemes.base import Owner, Scheme
+from wmarena.schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
 from tests.victims import NewestOnly, Victim, arena, marked
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.base import Attack
-from attacks.channels import WEIGHTED, prunable_layers
-from attacks.pruning import FinePrune, PruneNeurons, PruneWeights, share, smallest
-from experiments.workloads.networks.base import Network
-from schemes.params import ConfigError
+from wmarena.attacks.base import Attack
+from wmarena.attacks.compression.channels import WEIGHTED, prunable_layers
+from wmarena.attacks.compression.pruning import FinePrune, PruneNeurons, PruneWeights, share, smallest
+from wmarena.experiments.workloads.networks.base import Network
+from wmarena.schemes.params import ConfigError
 from tests.attack_contract import AttackContract, granted_view, make_view
 from tests.victims import Victim, arena, clean_model
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack
-from attacks.channels import WEIGHTED
-from attacks.quantize import Grid, Quantize
-from schemes.uchida import Uchida
+from wmarena.attacks.base import Attack
+from wmarena.attacks.compression.channels import WEIGHTED
+from wmarena.attacks.compression.quantize import Grid, Quantize
+from wmarena.schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
 from tests.victims import Victim, clean_model, marked
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.base import Attack, Finding
-from attacks.finetune import FineTune
-from attacks.knowledge import Elsewhere, NotGranted
-from attacks.refit import Elastic, Refit, Unlabelled, fisher
-from experiments.workloads.networks.base import Network
-from schemes.adi import Adi
-from schemes.base import Cancelled, TaskInfo
-from schemes.params import ConfigError
+from wmarena.attacks.base import Attack, Finding
+from wmarena.attacks.tuning.finetune import FineTune
+from wmarena.attacks.knowledge import AuxiliaryData, NotGranted
+from wmarena.attacks.tuning.refit import ElasticPenalty, Refit, UnlabelledImages, fisher
+from wmarena.experiments.workloads.networks.base import Network
+from wmarena.schemes.adi.scheme import Adi
+from wmarena.schemes.base import Cancelled, TaskInfo
+from wmarena.schemes.params import ConfigError
 from tests.attack_contract import AttackContract, granted_view, make_view
 from tests.victims import NewestOnly, Victim, arena, marked
 
@@ -158,7 +158,7 @@ def test_elastic_weights_stay(victim: Victim) -> None:
 def test_penalty_by_hand() -> None:
     """(lambda / 2) sum min(F, 1 / (rate lambda)) d^2, and its gradient never overshoots in one step."""
     p = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
-    elastic = Elastic(4.0, [(p, torch.tensor([0.0, 0.0, 3.0]), torch.tensor([0.1, 1.0, 1.0]))])
+    elastic = ElasticPenalty(4.0, [(p, torch.tensor([0.0, 0.0, 3.0]), torch.tensor([0.1, 1.0, 1.0]))])
     value = elastic.penalty(rate=0.5)
     value.backward()  # type: ignore[no-untyped-call]
 
@@ -251,9 +251,9 @@ def test_a_new_head_is_not_held_back(victim: Victim) -> None:
 # Unlabelled images.
 
 
-def pool(victim: Victim, size: int = 20) -> Unlabelled:
+def pool(victim: Victim, size: int = 20) -> UnlabelledImages:
     """What the attack adds to its batches."""
-    return Unlabelled(arena("digits_cnn").test, victim.model, victim.arena.task, size, seed=5)
+    return UnlabelledImages(arena("digits_cnn").test, victim.model, victim.arena.task, size, seed=5)
 
 
 def test_unlabelled_images_carry_the_victims_answers(victim: Victim) -> None:
@@ -296,7 +296,7 @@ def test_images_of_another_shape_are_refused(victim: Victim) -> None:
     """The message names both shapes; so is the victim's own workload, whose data the adversary was not granted."""
     place = arena("digits_cnn")
     info = TaskInfo(kind="classification", num_classes=10, input_shape=(3, 32, 32))
-    view = make_view(victim.arena, elsewhere=Elsewhere({"colour": (place.test, place.val, info)}))
+    view = make_view(victim.arena, auxiliary_data=AuxiliaryData({"colour": (place.test, place.val, info)}))
 
     with pytest.raises(ConfigError, match=r"shape \(1, 24, 24\).*got \(3, 32, 32\) from colour"):
         Refit(epochs=1, unlabelled="colour")(victim.model, view)
@@ -338,13 +338,13 @@ def test_passes_over_unlabelled_images_are_counted(victim: Victim) -> None:
     """Two passes over the other data set are granted; a third one, for larger batches, is not."""
     place = arena("digits_cnn")
     few = place.val.share(0.3, domain="few", seed=0)
-    others = Elsewhere({"digits_cnn": (few, place.val, place.task.info)})
+    others = AuxiliaryData({"digits_cnn": (few, place.val, place.task.info)})
     per_pass = len(few) // 2
     attacks = [
         Refit(epochs=2, batch_size=BATCH, unlabelled="digits_cnn", unlabelled_batch=size)
         for size in (per_pass // 2, per_pass + 1)
     ]
-    views = [make_view(victim.arena, max_epochs=2, elsewhere=others) for _ in attacks]
+    views = [make_view(victim.arena, max_epochs=2, auxiliary_data=others) for _ in attacks]
 
     attacks[0](victim.model, views[0])
     with pytest.raises(NotGranted, match="2 passes"):

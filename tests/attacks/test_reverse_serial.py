@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, Claim
-from attacks.knowledge import SealedModel
-from attacks.reverse_serial import _BLOCK, _SURVIVORS, ReverseSerial
-from schemes.base import Cancelled, Scheme
-from schemes.dsn import Dsn, number_of
-from schemes.prf import Prf
-from schemes.serial import MAX_SIDE
-from schemes.serial_search import Candidates, Oracle, all_positions, halving, interleaved, random_candidates
-from schemes.uchida import Uchida
+from wmarena.attacks.base import Attack, Claim
+from wmarena.attacks.knowledge import SealedModel
+from wmarena.attacks.extraction.reverse_serial import _BLOCK, _SURVIVORS, ReverseSerial
+from wmarena.schemes.base import Cancelled, Scheme
+from wmarena.schemes.dsn.scheme import Dsn, number_of
+from wmarena.schemes.prf import Prf
+from wmarena.schemes.serial.numbers import MAX_SIDE
+from wmarena.schemes.serial.search import Candidates, Oracle, all_positions, halving, interleaved, random_candidates
+from wmarena.schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
 from tests.victims import NewestOnly, Victim, arena, marked
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.base import Attack, Finding
-from attacks.rewriting import Permute, Rescale, partial_cycle
-from schemes.adi import Adi
-from schemes.base import Scheme
-from schemes.commitment import model_digest
-from schemes.mtlsign import MTLSign
-from schemes.realign import realign
-from schemes.symmetry import channel_groups
-from schemes.uchida import Uchida
+from wmarena.attacks.base import Attack, Finding
+from wmarena.attacks.equivalence.rewriting import Permute, Rescale, partial_cycle
+from wmarena.schemes.adi.scheme import Adi
+from wmarena.schemes.base import Scheme
+from wmarena.schemes.commitment import model_digest
+from wmarena.schemes.mtlsign.scheme import MTLSign
+from wmarena.schemes.symmetry.realign import realign
+from wmarena.schemes.symmetry.groups import channel_groups
+from wmarena.schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
 from tests.channel_networks import largest_change
 from tests.victims import Victim, clean_model, marked

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks.base import Attack
-from attacks.knowledge import NotGranted
-from attacks.spoil import Spoil, redraw_carriers
-from schemes.adi import Adi
-from schemes.base import Carrier, Scheme
-from schemes.mtlsign import MTLSign, MTLSignFixed
-from schemes.uchida import Uchida
+from wmarena.attacks.base import Attack
+from wmarena.attacks.knowledge import NotGranted
+from wmarena.attacks.known_key.spoil import Spoil, redraw_carriers
+from wmarena.schemes.adi.scheme import Adi
+from wmarena.schemes.base import Carrier, Scheme
+from wmarena.schemes.mtlsign.scheme import MTLSign, MTLSignFixed
+from wmarena.schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
 from tests.victims import NewestOnly, Victim, arena, marked
 

@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.base import Attack, AttackView, Finding
-from attacks.chain import Chain
-from attacks.finetune import FineTune
-from attacks.knowledge import Elsewhere, NotGranted
-from attacks.transfer import Transfer, plug, top_1
-from experiments.workloads.data import Container, Dataset, Images, Source
-from experiments.workloads.digits import DIGITS, DigitsMlp
-from experiments.workloads.networks.base import Network
-from experiments.workloads.networks.small import SmallMlp
-from orchestrator.arena import Arena
-from schemes.base import Samples, Scheme, TaskInfo
-from schemes.mtlsign import MTLSign
-from schemes.params import ConfigError
-from schemes.uchida import Uchida
+from wmarena.attacks.base import Attack, AttackView, Finding
+from wmarena.attacks.chain import Chain
+from wmarena.attacks.tuning.finetune import FineTune
+from wmarena.attacks.knowledge import AuxiliaryData, NotGranted
+from wmarena.attacks.tuning.transfer import Transfer, plug, top_1
+from wmarena.experiments.workloads.data import Container, Dataset, Images, DataSource
+from wmarena.experiments.workloads.images.digits import DIGITS, DigitsMlp
+from wmarena.experiments.workloads.networks.base import Network
+from wmarena.experiments.workloads.networks.small import SmallMlp
+from wmarena.orchestrator.worker.workload import BoundWorkload
+from wmarena.schemes.base import Samples, Scheme, TaskInfo
+from wmarena.schemes.mtlsign.scheme import MTLSign
+from wmarena.schemes.params import ConfigError
+from wmarena.schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
 from tests.attacks.test_finetune import changed_tensors
 from tests.victims import NewestOnly, Victim, arena, marked
@@ -50,20 +50,20 @@ class DigitPairs(DigitsMlp):
 
     name: ClassVar[str] = "digit_pairs"
     num_classes: ClassVar[int] = 5
-    source: ClassVar[Source] = replace(DIGITS, name="digit_pairs", in_system=(Pairs(),))
+    source: ClassVar[DataSource] = replace(DIGITS, name="digit_pairs", in_system=(Pairs(),))
 
     def build(self) -> Network:
         return SmallMlp(n_inputs=24 * 24, num_classes=5)
 
 
-def pairs() -> Arena:
+def pairs() -> BoundWorkload:
     """The task with five classes."""
     return DigitPairs().bind(torch.device("cpu"), None)
 
 
 def view_with(victim: Victim, name: str, train: Samples, val: Samples, info: TaskInfo, **changes: Any) -> AttackView:
     """A view that grants one other data set."""
-    return granted_view(FineTune(), victim, elsewhere=Elsewhere({name: (train, val, info)}), **changes)
+    return granted_view(FineTune(), victim, auxiliary_data=AuxiliaryData({name: (train, val, info)}), **changes)
 
 
 def view_of_pairs(victim: Victim, **changes: Any) -> AttackView:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from attacks.base import Attack
-from experiments.workloads.digits import DIGITS
-from schemes.base import Scheme
+from wmarena.attacks.base import Attack
+from wmarena.experiments.workloads.images.digits import DIGITS
+from wmarena.schemes.base import Scheme
 from tests.attack_contract import AttackContract
 from tests.contracts import SchemeContract
 
@@ -48,7 +48,7 @@ class TestClip(AttackContract):
     def attack(self, monkeypatch: pytest.MonkeyPatch) -> Attack:
         from wmarena_extras.clip import Clip
 
-        from orchestrator import plugins
+        from wmarena.orchestrator.plan import plugins
 
         # The contract rebuilds attacks from their names: as an entry point would, for this test alone.
         monkeypatch.setattr(plugins, "names", lambda kind: {"clip": "wmarena_extras.clip:Clip"})

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.store import Store
-from orchestrator.stores import open_store
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.store.opening import open_store
 
 TREE = Path(__file__).resolve().parents[2]
 FULL = bool(os.environ.get("WMARENA_DRILL"))

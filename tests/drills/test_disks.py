@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.workbench import MODEL
+from wmarena.orchestrator.worker.context import MODEL
 from tests.drills.arena import FULL, Arena, needs
 
 MORE = ("--set", "attacks.prune_weights.sparsity=[0.3,0.5,0.9]")

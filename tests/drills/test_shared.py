@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.remote import Remote
-from orchestrator.sealing import PASSPHRASE
+from wmarena.orchestrator.store.remote import Remote
+from wmarena.orchestrator.sealing import PASSPHRASE
 from tests.drills.arena import FULL, Arena, Driver, all_end, descendants, kill_one
 
 WORDS = "nineteen-dotterel-eggs"

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from experiments.study.documents import FINISHED
-from experiments.study.spec import SHIPPED
-from orchestrator.journals import ADDRESS
-from orchestrator.sealing import PASSPHRASE
-from orchestrator.shared_journal import PostgresJournal
+from wmarena.experiments.study.documents import FINISHED
+from wmarena.experiments.study.spec import SHIPPED
+from wmarena.orchestrator.journal.opening import ADDRESS
+from wmarena.orchestrator.sealing import PASSPHRASE
+from wmarena.orchestrator.journal.shared import PostgresJournal
 from tests.drills.arena import FULL, Arena, meet
 
 STUDY = SHIPPED.find("digits_lambda").read_text()

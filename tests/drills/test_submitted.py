@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.sealing import PASSPHRASE
+from wmarena.orchestrator.sealing import PASSPHRASE
 from tests.drills.arena import FULL, TREE, Arena
 from tests.experiments.ray_head import Head, ray_head
 from tests.real_servers import CREDENTIALS

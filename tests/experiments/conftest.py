@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli import main
-from experiments.execution import RunSummary, run
-from experiments.pool import Pool
-from experiments.spec import ExperimentSpec
+from wmarena.experiments.cli import main
+from wmarena.experiments.running.execution import RunSummary, run
+from wmarena.experiments.running.pool import Pool
+from wmarena.experiments.spec.experiment import ExperimentSpec
 from tests.experiments.evidence_factory import Bench
 from tests.experiments.spec_texts import TINY
 
@@ -31,7 +31,7 @@ class Finished:
 
     def only(self, kind: str, part: str = "") -> Path:
         """The artifact of the one task whose label begins with ``kind`` and contains ``part``."""
-        from orchestrator.journal import Journal
+        from wmarena.orchestrator.journal.journal import Journal
 
         with Journal(self.store / "journal.sqlite") as journal:
             ids = [task_id for _, task_id, _, _ in journal.run_tasks(self.summary.run_id)]

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.results import build_rows
-from experiments.rows import Row
-from orchestrator.evidence import Record
-from orchestrator.plan import Cell, Plan
-from orchestrator.task import Kind, State, Task, TaskId
-from schemes.base import Verdict
-from schemes.prf import Prf
+from wmarena.experiments.results.table import build_rows
+from wmarena.experiments.results.rows import ResultRow
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.plan.plan import Cell, Plan
+from wmarena.orchestrator.plan.task import Kind, State, Task, TaskId
+from wmarena.schemes.base import Verdict
+from wmarena.schemes.prf import Prf
 
 ENVIRONMENT = {"python": "3.11.9", "torch": "2.11.0", "numpy": "2.1.0", "device_kind": "cpu"}
 WORKLOAD = {"name": "digits_mlp", "epochs": 6}
@@ -249,7 +249,7 @@ class PredictionStore:
         return {"test": predicted, "test_labels": self._truth}
 
 
-def rows_of(bench: Bench) -> list[Row]:
+def rows_of(bench: Bench) -> list[ResultRow]:
     """The bench's table."""
     return build_rows(bench.plan, bench.records, experiment="trial", run_id="run-1")
 

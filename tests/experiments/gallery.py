@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from experiments.calibration import Calibration, Rate
-from experiments.results import build_rows
-from experiments.rows import Row
-from orchestrator.task import Task, TaskId
-from schemes.prf import Prf
-from schemes.statistics import clopper_pearson
+from wmarena.experiments.results.calibration import Calibration, Rate
+from wmarena.experiments.results.table import build_rows
+from wmarena.experiments.results.rows import ResultRow
+from wmarena.orchestrator.plan.task import Task, TaskId
+from wmarena.schemes.prf import Prf
+from wmarena.schemes.statistics import clopper_pearson
 from tests.experiments.evidence_factory import BUDGET, Bench, PredictionStore, showcase, verdict
 
 SHAPE = (14, 12, 3)
@@ -32,7 +32,7 @@ def gallery(seeds: tuple[int, ...] = (0, 1, 2)) -> Bench:
     return bench
 
 
-def rows_of(bench: Bench) -> list[Row]:
+def rows_of(bench: Bench) -> list[ResultRow]:
     """The bench's table."""
     return build_rows(bench.plan, bench.records, experiment="gallery", run_id="20261121-093000-abc123")
 
@@ -68,7 +68,7 @@ def calibrated() -> list[Calibration]:
     ]
 
 
-def calibration_of(row: Row, n: int, q: float, *, mismatch: bool, pairs: int = 300, **changes: Any) -> Calibration:
+def calibration_of(row: ResultRow, n: int, q: float, *, mismatch: bool, pairs: int = 300, **changes: Any) -> Calibration:
     """Statistics of ``pairs`` binomial draws, shifted by a tenth of their range in case of a mismatch."""
     luck = Prf(f"gallery-null-{row['scheme']}-0123456789ab".encode())
     shift = 0.08 if mismatch else 0.0

@@ -6,9 +6,9 @@ import textwrap
 
 import pytest
 
-from experiments.problems import SpecError
-from experiments.spec import ExperimentSpec
-from experiments.workloads.base import ImageWorkload
+from wmarena.experiments.spec.problems import SpecError
+from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.experiments.workloads.images.base import ImageWorkload
 
 TINY = """\
 name: tiny

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.cli import main
-from experiments.commands.dispatch import INPUT_ERRORS
-from orchestrator.custody import KeyRoot
-from orchestrator.keyring import encoded, is_sealed, load_key, save_key, seal_key
-from orchestrator.sealing import Cost, Passphrase, SealError
-from orchestrator.store import tensors_to_bytes
-from schemes.keys import Key, KeyFileError
-from schemes.params import Json
+from wmarena.experiments.cli import main
+from wmarena.experiments.commands.dispatch import INPUT_ERRORS
+from wmarena.orchestrator.custody import KeyRoot
+from wmarena.orchestrator.keyring import encoded, is_sealed, load_key, save_key, seal_key
+from wmarena.orchestrator.sealing import Cost, Passphrase, SealError
+from wmarena.orchestrator.store.local import tensors_to_bytes
+from wmarena.schemes.keys import Key, KeyFileError
+from wmarena.schemes.params import Json
 from tests.experiments.conftest import Finished
 from tests.fuzz.mutations import DEPTH, VALUES, altered_bytes, altered_value, fenced
 
@@ -51,7 +51,7 @@ def read(folder: Path) -> Key | None:
     except (KeyFileError, SealError) as error:
         assert str(folder) in str(error) or "sealed" in str(error) or "scrypt" in str(error)
         return None
-    assert key.opens(key.commitment)
+    assert key.verifies(key.commitment)
     return key
 
 

@@ -13,17 +13,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.cli import main
-from experiments.commands.judging import read_weights
-from experiments.problems import SpecError
-from orchestrator.checkpoints import Curves, StoredCheckpoints, _name
-from orchestrator.journal import Journal
-from orchestrator.manifest import MANIFEST, CorruptArtifact, _manifest_digest
-from orchestrator.plan import Plan
-from orchestrator.recorders.links import Links
-from orchestrator.shelf import FolderShelf
-from orchestrator.store import Store, StoreError, safe_name, tensors_to_bytes
-from orchestrator.task import TaskId
+from wmarena.experiments.cli import main
+from wmarena.experiments.commands.judging import read_weights
+from wmarena.experiments.spec.problems import SpecError
+from wmarena.orchestrator.store.checkpoints import Curves, StoredCheckpoints, _name
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.store.manifest import MANIFEST, CorruptArtifact, _manifest_digest
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.recorders.links import ComparisonLinks
+from wmarena.orchestrator.store.backends import FolderCheckpoints
+from wmarena.orchestrator.store.local import Store, StoreError, safe_name, tensors_to_bytes
+from wmarena.orchestrator.plan.task import TaskId
 from tests.experiments.conftest import Finished
 from tests.fuzz.mutations import VALUES, altered_bytes, altered_value, fenced
 
@@ -135,7 +135,7 @@ def test_forged_checkpoints(data: st.DataObject, tmp_path: Path) -> None:
     (tmp_path / _name(7, "keep", raw)).write_bytes(raw)
     kept = Curves()
     with fenced(tmp_path):
-        found = StoredCheckpoints(FolderShelf(tmp_path), every_s=1.0, cancelled=lambda: False, curves=kept).latest()
+        found = StoredCheckpoints(FolderCheckpoints(tmp_path), every_s=1.0, cancelled=lambda: False, curves=kept).latest()
 
     assert found is None or (found[0] == 7 and "wmarena.curves" not in found[1])
     assert found is not None or kept.points == []
@@ -150,7 +150,7 @@ def test_altered_cells(data: st.DataObject, tmp_path: Path) -> None:
     with fenced(tmp_path), Journal(path) as journal:
         journal.start_run("run", "e", "", {"cells": data.draw(altered_value([cell]))}, Plan(), set())
         try:
-            Links(journal, "run").refresh()
+            ComparisonLinks(journal, "run").refresh()
         except StoreError as error:
             assert "journal" in str(error)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Store
-from orchestrator.task import Task
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.plan.task import Task
 from tests.orchestrator.toys import task
 
 
@@ -24,7 +24,7 @@ def item() -> Task:
 @pytest.fixture(scope="session")
 def blank_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An initialised, empty MLflow database: making one takes seconds."""
-    from orchestrator.recorders.connection import MlflowClient
+    from wmarena.orchestrator.recorders.connection import MlflowClient
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()

@@ -4,23 +4,23 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from attacks.base import Attack
-from experiments.workloads import WORKLOADS
-from orchestrator.attempt import attempt_task
-from orchestrator.checkpoints import Curves
-from orchestrator.custody import KeyRoot
-from orchestrator.evidence import Record
-from orchestrator.executors.inline import InlineExecutor
-from orchestrator.granted import Job
-from orchestrator.journal import Journal
-from orchestrator.plan import Plan
-from orchestrator.plugins import build, build_attack, build_scheme, use_workloads
-from orchestrator.session import Request, execute
-from orchestrator.store import Store
-from orchestrator.task import Failure, Kind, Task, TaskId
-from orchestrator.workbench import Setup, Workbench
-from schemes.base import Scheme
-from schemes.keys import Key
+from wmarena.attacks.base import Attack
+from wmarena.experiments.workloads import WORKLOADS
+from wmarena.orchestrator.worker.attempt import attempt_task
+from wmarena.orchestrator.store.checkpoints import Curves
+from wmarena.orchestrator.custody import KeyRoot
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.executors.inline import InlineExecutor
+from wmarena.orchestrator.worker.roles import TaskContext
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.plugins import build, build_attack, build_scheme, use_workloads
+from wmarena.orchestrator.running.runner import RunRequest, run_plan
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.plan.task import Failure, Kind, Task, TaskId
+from wmarena.orchestrator.worker.context import Setup, WorkerContext
+from wmarena.schemes.base import Scheme
+from wmarena.schemes.keys import Key
 
 ADVERSARY = {"data_fraction": 0.2, "disjoint": False}
 QUICK: dict[str, dict[str, Any]] = {
@@ -52,7 +52,7 @@ class Bench:
             store=root, device="cpu", root_file=root_file, workloads=WORKLOADS, checkpoint_s=checkpoint_s
         )
         self.store = Store(root).open()
-        self.bench = Workbench(self.setup, cancelled)
+        self.bench = WorkerContext(self.setup, cancelled)
         self.root = KeyRoot.from_file(root_file)
         self.workload = build("workload", {"name": workload, "epochs": 2}).config()
         self.train = self.task(Kind.TRAIN, {"recipe": None, "adversary": None})
@@ -94,18 +94,18 @@ class Bench:
     def run(self, tasks: Iterable[Task]) -> dict[TaskId, Record]:
         """Execute tasks in this process, with a journal."""
         with Journal(self.store.journal_path) as journal:
-            request = Request(f"run-{len(journal.runs())}", "digits", "")
+            request = RunRequest(f"run-{len(journal.runs())}", "digits", "")
             executor = InlineExecutor(self.setup)
-            return execute(Plan(tasks), request, store=self.store, journal=journal, executor=executor)
+            return run_plan(Plan(tasks), request, store=self.store, journal=journal, executor=executor)
 
     def attempt(self, task: Task) -> dict[str, Any] | Failure:
         """One attempt on this workbench."""
         return attempt_task(self.bench, task)
 
-    def job(self, task: Task) -> Job:
+    def job(self, task: Task) -> TaskContext:
         """A task as the verbs see it."""
         curves = Curves()
-        return Job(self.bench, self.bench.arena(self.workload), task, curves, self.bench.checkpoints(task, curves))
+        return TaskContext(self.bench, self.bench.arena(self.workload), task, curves, self.bench.checkpoints(task, curves))
 
     def copied(self, folder: Path, **options: Any) -> "Bench":
         """Another workbench on a new store that has the clean and the marked model already."""

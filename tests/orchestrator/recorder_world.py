@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from orchestrator.evidence import Record
-from orchestrator.journal import Journal
-from orchestrator.plan import Cell, Plan
-from orchestrator.recorders.plan_file import save_plan
-from orchestrator.store import Store, tensors_to_bytes
-from orchestrator.task import Kind, State, Task, TaskId
-from schemes.base import Verdict
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.plan import Cell, Plan
+from wmarena.orchestrator.recorders.plan_file import save_plan
+from wmarena.orchestrator.store.local import Store, tensors_to_bytes
+from wmarena.orchestrator.plan.task import Kind, State, Task, TaskId
+from wmarena.schemes.base import Verdict
 
 WORKLOAD = {"name": "digits_mlp", "epochs": 3}
 SCHEME = {"name": "toy", "lambda1": 0.1, "gamma": 0.9}

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.proposals import Choices, Method, Outcome, Past, Range
-from orchestrator.store import StoreBusy, StoreError
-from orchestrator.tuner import Tuner, open_storage
+from wmarena.orchestrator.plan.proposals import Choices, Method, TrialOutcome, RecordedTrial, Range
+from wmarena.orchestrator.store.local import StoreBusy, StoreError
+from wmarena.orchestrator.tuner import Tuner, open_storage
 
 SPACE = {"a": Range(low=0.02, high=0.2), "b": Range(low=0.02, high=0.2, step=0.02)}
 
@@ -29,7 +29,7 @@ def answer(study: Tuner, n: int) -> list[Mapping[str, Any]]:
     out = []
     for _ in range(n):
         proposal = study.ask()
-        study.tell(proposal.number, Outcome(state="complete", values=(float(str(proposal.params["a"])),)))
+        study.tell(proposal.number, TrialOutcome(state="complete", values=(float(str(proposal.params["a"])),)))
         out.append(proposal.params)
     return out
 
@@ -80,10 +80,10 @@ def test_half_a_line_and_a_lock_without_owner_are_mended(tmp_path: Path) -> None
         assert list(study.unfinished()) == [4]
 
 
-def ended(number: int, a: float) -> Past:
+def ended(number: int, a: float) -> RecordedTrial:
     """A trial that was worth ``a``."""
-    outcome = Outcome(state="complete", values=(a,), constraints={"limit": -1.0})
-    return Past(number=number, params={"a": a, "b": 0.02}, outcome=outcome)
+    outcome = TrialOutcome(state="complete", values=(a,), constraints={"limit": -1.0})
+    return RecordedTrial(number=number, params={"a": a, "b": 0.02}, outcome=outcome)
 
 
 def test_trials_of_another_machine_are_recalled(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_trials_of_another_machine_are_recalled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("again", [False, True])
 def test_a_lost_trial_of_another_machine_is_tried_once_more(tmp_path: Path, again: bool) -> None:
     """Unless somebody has done so already."""
-    lost = Past(number=1, params={"a": 0.05, "b": 0.1}, outcome=None)
-    later = [replace(lost, number=2, outcome=Outcome(state="pruned"))] if again else []
+    lost = RecordedTrial(number=1, params={"a": 0.05, "b": 0.1}, outcome=None)
+    later = [replace(lost, number=2, outcome=TrialOutcome(state="pruned"))] if again else []
     with tuner(tmp_path) as study:
         study.recall([ended(0, 0.1), lost, *later], anew=True)
         study.retry([1])
@@ -115,7 +115,7 @@ def test_a_storage_that_others_went_past_is_written_again(tmp_path: Path) -> Non
     with tuner(tmp_path) as study:
         (first,) = answer(study, 1)
         study.ask()
-    past = [Past(number=0, params=dict(first), outcome=Outcome(state="complete", values=(float(str(first["a"])),)))]
+    past = [RecordedTrial(number=0, params=dict(first), outcome=TrialOutcome(state="complete", values=(float(str(first["a"])),)))]
     with tuner(tmp_path) as study:
         study.recall(past, anew=False)
         assert list(study.unfinished()) == [1]
@@ -129,7 +129,7 @@ def test_a_storage_that_others_went_past_is_written_again(tmp_path: Path) -> Non
 def test_numbers_at_the_ends_of_a_range_are_recalled(tmp_path: Path) -> None:
     """What rounding to six digits has moved out of its range, or off its steps, is no reason to refuse a trial."""
     space = {"a": Range(low=0.12345678, high=0.98765432), "b": Range(low=0.0, high=2 / 3, step=1 / 3)}
-    past = [Past(number=0, params={"a": 0.123457 - 1e-6, "b": 0.333333}, outcome=None)]
+    past = [RecordedTrial(number=0, params={"a": 0.123457 - 1e-6, "b": 0.333333}, outcome=None)]
     with tuner(tmp_path, space=space) as study:
         study.recall(past, anew=True)
         assert study.ask().number == 1
@@ -194,7 +194,7 @@ def test_hyperband_gives_up_what_is_worse_than_its_rung(tmp_path: Path) -> None:
             number = study.ask().number
             stopped = any(study.report(number, value, step) for step in (1, 3))
             given_up += [value] if stopped else []
-            study.tell(number, Outcome(state="pruned") if stopped else Outcome(state="complete", values=(value,)))
+            study.tell(number, TrialOutcome(state="pruned") if stopped else TrialOutcome(state="complete", values=(value,)))
 
     assert given_up
     assert max(given_up) < 1.0
@@ -206,5 +206,5 @@ def test_the_median_pruner_sees_no_hope_for_the_worst(tmp_path: Path) -> None:
         for _ in range(3):
             number = study.ask().number
             assert not study.report(number, 1.0, 1)
-            study.tell(number, Outcome(state="complete", values=(1.0,)))
+            study.tell(number, TrialOutcome(state="complete", values=(1.0,)))
         assert study.report(study.ask().number, 0.1, 1)

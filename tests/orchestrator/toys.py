@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.evidence import Record
-from orchestrator.executors.base import Completion, Executor
-from orchestrator.journal import Journal
-from orchestrator.ledger import Ledger
-from orchestrator.plan import Plan
-from orchestrator.session import Request, execute
-from orchestrator.store import CorruptArtifact, Store
-from orchestrator.task import Failure, FailureKind, Kind, State, Task, TaskId
-from orchestrator.workbench import Workbench
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.executors.base import Completion, Executor
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.running.ledger import Ledger
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.running.runner import RunRequest, run_plan
+from wmarena.orchestrator.store.local import CorruptArtifact, Store
+from wmarena.orchestrator.plan.task import Failure, FailureKind, Kind, State, Task, TaskId
+from wmarena.orchestrator.worker.context import WorkerContext
 
 Outcome = Mapping[str, Any] | Failure
 
@@ -202,10 +202,10 @@ class World:
         asked = {k: options.pop(k) for k in ("limits", "policy", "retry_quarantined") if k in options}
         with self.journal() as journal:
             run = f"run-{1 + len(journal.runs())}"
-        request = Request(run, "toys", "", {}, **asked)
+        request = RunRequest(run, "toys", "", {}, **asked)
         executor = executor if executor is not None else Scripted(store=self.store)
         with self.journal() as journal:
-            return execute(plan, request, store=self.store, journal=journal, executor=executor, **options)
+            return run_plan(plan, request, store=self.store, journal=journal, executor=executor, **options)
 
     def journal(self) -> Journal:
         """A connection of its own."""
@@ -220,7 +220,7 @@ class World:
 # What workers perform: pure functions of the task and of files beside the store, also in other processes.
 
 
-def echo(bench: Workbench, item: Task) -> Outcome:
+def echo(bench: WorkerContext, item: Task) -> Outcome:
     """Reads what its parents left, checked, and leaves its own label and theirs; notes every execution."""
     try:
         read = [bench.store.read(parent, "file").decode() for parent in item.parent_ids]
@@ -240,7 +240,7 @@ def executions(store: Store) -> list[str]:
     return sorted((store.root / "executions.txt").read_text().splitlines())
 
 
-def mortal(bench: Workbench, item: Task) -> Outcome:
+def mortal(bench: WorkerContext, item: Task) -> Outcome:
     """``echo``; tasks whose label starts with "kill" take their process along, once; "raise" raises."""
     if item.label.startswith("raise"):
         raise RuntimeError("a worker's function should never raise")
@@ -251,17 +251,17 @@ def mortal(bench: Workbench, item: Task) -> Outcome:
     return echo(bench, item)
 
 
-def placed(bench: Workbench, item: Task) -> Outcome:
+def placed(bench: WorkerContext, item: Task) -> Outcome:
     """Says which GPUs this process may see."""
     return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": os.environ.get("OMP_NUM_THREADS")}
 
 
-def losing(bench: Workbench, item: Task) -> Outcome:
+def losing(bench: WorkerContext, item: Task) -> Outcome:
     """Loses the device at a task labelled "lost"."""
     return failure(FailureKind.DEVICE) if item.label == "lost" else {"label": item.label}
 
 
-def patient(bench: Workbench, item: Task) -> Outcome:
+def patient(bench: WorkerContext, item: Task) -> Outcome:
     """Works until it is told to stop, at most a minute; leaves a mark when it was told."""
     (bench.store.root / "working").touch()
     deadline = time.monotonic() + 60.0
@@ -273,7 +273,7 @@ def patient(bench: Workbench, item: Task) -> Outcome:
     return {"content": "never told"}
 
 
-def crowded(bench: Workbench, item: Task) -> Outcome:
+def crowded(bench: WorkerContext, item: Task) -> Outcome:
     """``echo``, where every process knows who shares its GPU: "big" tasks do not fit beside another.
 
     "warm" tasks wait until four workers have started.
@@ -290,7 +290,7 @@ def crowded(bench: Workbench, item: Task) -> Outcome:
     return echo(bench, item)
 
 
-def nomadic(bench: Workbench, item: Task) -> Outcome:
+def nomadic(bench: WorkerContext, item: Task) -> Outcome:
     """``echo`` on nodes that come and go.
 
     "meet" tasks end once tasks of two nodes have begun; "stay" tasks end on the first of these nodes only.

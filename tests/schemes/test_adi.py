@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from experiments.workloads.digits import DigitsCnn
-from schemes.adi import Adi
-from schemes.adi_triggers import commit_triggers, draw_triggers, flaw, trigger_set
-from schemes.base import Owner, Recipe, Suspect, TaskInfo
-from schemes.commitment import model_digest
-from schemes.keys import Key
-from schemes.params import ConfigError, Json
-from schemes.prf import Prf
-from schemes.statistics import LEVEL
-from schemes.trigger_images import abstract_images
-from schemes.trigger_training import TriggerFeed
+from wmarena.experiments.workloads.images.digits import DigitsCnn
+from wmarena.schemes.adi.scheme import Adi
+from wmarena.schemes.triggers.labelled import commit_triggers, draw_triggers, flaw, trigger_set
+from wmarena.schemes.base import Owner, Recipe, Suspect, TaskInfo
+from wmarena.schemes.commitment import model_digest
+from wmarena.schemes.keys import Key
+from wmarena.schemes.params import ConfigError, Json
+from wmarena.schemes.prf import Prf
+from wmarena.schemes.statistics import LEVEL
+from wmarena.schemes.triggers.images import abstract_images
+from wmarena.schemes.triggers.training import TriggerFeed
 from tests.marks import arena, clean_model, embedded
 from tests.victims import NewestOnly, no_log
 
@@ -359,7 +359,7 @@ def test_forged_triggers_pass_on_an_untouched_model(padded: bool) -> None:
     assert not scheme.judge(Suspect(model, place.task), key).verdict
     assert scheme.judge(Suspect(model, place.task), forged).verdict
     assert flaw(forged) is None
-    assert not forged.opens(key.commitment)
+    assert not forged.verifies(key.commitment)
     assert model_digest(model.state_dict()) == before
     assert all(p.grad is None for p in model.parameters())
 

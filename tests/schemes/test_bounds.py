@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from schemes.bounds import best_exponent, log10_chernoff, log10_hoeffding
-from schemes.statistics import log10_binomial_tail
+from wmarena.schemes.bounds import best_exponent, log10_chernoff, log10_hoeffding
+from wmarena.schemes.statistics import log10_binomial_tail
 
 CASES = [(420, 600, 0.5), (420, 600, 0.575), (30, 100, 0.1), (64, 64, 0.5)]
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemes.commitment import commit, merkle_root, model_digest, opens, tensor_bytes, tensor_digest
+from wmarena.schemes.commitment import commit, merkle_root, model_digest, verifies, tensor_bytes, tensor_digest
 
 openings = st.binary(min_size=32, max_size=32)
 
@@ -19,7 +19,7 @@ def test_commitment_is_sha256_of_length_value_and_opening(value: bytes, opening:
     published = commit(value, opening)
 
     assert published == hashlib.sha256(len(value).to_bytes(8, "big") + value + opening).hexdigest()
-    assert opens(published, value, opening)
+    assert verifies(published, value, opening)
 
 
 @settings(deadline=None)
@@ -31,8 +31,8 @@ def test_one_flipped_bit_does_not_open(value: bytes, opening: bytes, data: st.Da
     both = bytearray(value + opening)
     both[index] ^= 1 << bit
 
-    assert not opens(published, bytes(both[: len(value)]), bytes(both[len(value) :]))
-    assert not opens(published, value + opening[:1], opening[1:] + b"\x00")
+    assert not verifies(published, bytes(both[: len(value)]), bytes(both[len(value) :]))
+    assert not verifies(published, value + opening[:1], opening[1:] + b"\x00")
 
 
 def test_short_openings_are_refused() -> None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from schemes.adi import Adi
-from schemes.base import Scheme
-from schemes.mtlsign import MTLSign, MTLSignFixed
-from schemes.uchida import Uchida
+from wmarena.schemes.adi.scheme import Adi
+from wmarena.schemes.base import Scheme
+from wmarena.schemes.mtlsign.scheme import MTLSign, MTLSignFixed
+from wmarena.schemes.uchida import Uchida
 from tests.contracts import SchemeContract
 
 QUICK: dict[str, Any] = {

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.overwrite import Overwrite
-from attacks.spoil import Spoil
-from experiments.workloads.networks.dsn import DsnGtsrb, DsnMnist
-from experiments.workloads.networks.lenet import LeNet5
-from schemes import dsn, dsn_evidence
-from schemes.base import Owner, Recipe, Scheme, Suspect
-from schemes.commitment import model_digest
-from schemes.dsn import Dsn, flaw, number_of
-from schemes.dsn_evidence import ENOUGH, SCREENED, Trial, rivals_of
-from schemes.dsn_training import _Reversed, fresh_copy, from_uniform, wrong_patterns
-from schemes.keys import Key
-from schemes.prf import Prf
+from wmarena.attacks.overwriting.overwrite import Overwrite
+from wmarena.attacks.known_key.spoil import Spoil
+from wmarena.experiments.workloads.networks.dsn import DsnGtsrb, DsnMnist
+from wmarena.experiments.workloads.networks.lenet import LeNet5
+from wmarena.schemes.dsn import scheme as dsn, evidence as dsn_evidence
+from wmarena.schemes.base import Owner, Recipe, Scheme, Suspect
+from wmarena.schemes.commitment import model_digest
+from wmarena.schemes.dsn.scheme import Dsn, flaw, number_of
+from wmarena.schemes.dsn.evidence import ENOUGH, SCREENED, SerialTest, rivals_of
+from wmarena.schemes.dsn.training import _Reversed, fresh_copy, from_uniform, wrong_patterns
+from wmarena.schemes.keys import Key
+from wmarena.schemes.prf import Prf
 from tests.attack_contract import granted_view
 from tests.contracts import SchemeContract
 from tests.victims import NewestOnly, Victim, arena, clean_model, marked, no_log
@@ -68,7 +68,7 @@ def accuracy(victim: Victim, number: Tensor | None, position: Tensor | None = No
 def test_a_locked_network_answers_to_its_number_alone(locked: Victim) -> None:
     """Stamped: within three points of the teacher; raw: within twice chance; evidence as strong as nine bits go."""
     task, test = locked.arena.task, locked.arena.test
-    licensed = locked.scheme.licensed(task, locked.key)
+    licensed = locked.scheme.licensed_task(task, locked.key)
     verdict = locked.judge(locked.model)
 
     assert licensed is not None
@@ -221,7 +221,7 @@ def test_rank_equals_that_of_full_counts(locked: Victim) -> None:
     """Giving up on hopeless rivals changes no comparison: the same rivals reach the count, the best one is known."""
     number, key, task = number_of(locked.key), locked.key, locked.arena.task
     images, labels = key.secret["images"], key.secret["labels"]
-    trial = Trial(Suspect(locked.model, task), number, images, labels)
+    trial = SerialTest(Suspect(locked.model, task), number, images, labels)
     rivals = rivals_of(number.pattern, 511, b"a public seed of tests")
     found = trial.against(rivals)
     full = [int((task.predict(locked.model, replace(number, pattern=p).on(images)) == labels).sum()) for p in rivals]
@@ -236,7 +236,7 @@ def test_ties_count_against_the_claimant(locked: Victim) -> None:
     """A network that answers one class to everything gives every number the same count: p = 1."""
     number = number_of(locked.key)
     labels = torch.zeros(len(locked.key.secret["labels"]), dtype=torch.int64)
-    trial = Trial(Suspect(Tally(), locked.arena.task), number, locked.key.secret["images"], labels)
+    trial = SerialTest(Suspect(Tally(), locked.arena.task), number, locked.key.secret["images"], labels)
     found = trial.against(rivals_of(number.pattern, 511, b"a public seed of tests"))
 
     assert trial.k == trial.n
@@ -253,7 +253,7 @@ def test_renamed_answers_are_noticed(locked: Victim) -> None:
             """(n, 10): the teacher's answers, each off by one."""
             return torch.as_tensor(clean_model("digits_mlp")(inputs)).roll(1, dims=1)
 
-    trial = Trial(Suspect(Shifted(), task), number_of(key), key.secret["images"], key.secret["labels"])
+    trial = SerialTest(Suspect(Shifted(), task), number_of(key), key.secret["images"], key.secret["labels"])
 
     assert trial.raw_accuracy < 0.1
     assert trial.relabelled(10) == pytest.approx(key.public["teacher_accuracy"])
@@ -307,7 +307,7 @@ def test_a_found_number_is_signed_by_its_finder_if_it_is_short(locked: Victim) -
 def test_the_licensed_task_stamps_what_it_reads(locked: Victim) -> None:
     """Raw inputs, samples and parts of samples: the same answers as stamping by hand; nothing else changes."""
     task, test, number = locked.arena.task, locked.arena.test, number_of(locked.key)
-    licensed = locked.scheme.licensed(task, locked.key)
+    licensed = locked.scheme.licensed_task(task, locked.key)
     assert licensed is not None
     raw, labels = test.raw()
     by_hand = task.predict(locked.model, number.on(raw))
@@ -323,7 +323,7 @@ def test_the_licensed_task_stamps_what_it_reads(locked: Victim) -> None:
 def test_training_on_the_licensed_task_stamps_every_batch(locked: Victim) -> None:
     """One step on stamped samples equals one step on samples that were stamped by hand."""
     task, number = locked.arena.task, number_of(locked.key)
-    licensed = locked.scheme.licensed(task, locked.key)
+    licensed = locked.scheme.licensed_task(task, locked.key)
     assert licensed is not None
     recipe = Recipe(optimiser="sgd", lr=0.1, batch_size=200, steps=1)
     model, reference = (copy.deepcopy(locked.model) for _ in range(2))
@@ -349,7 +349,7 @@ def test_overwriting_puts_the_pirates_number_on() -> None:
     """Labels teach the stolen network another number: the pirate's key passes, the owner's no longer does."""
     locked = marked("digits_mlp", replace(LOCK, grl_lambda=1.0))
     place = locked.arena
-    scheme = replace(LOCK, customer="pirate", epochs=30, lr=2e-3).overwriting()
+    scheme = replace(LOCK, customer="pirate", epochs=30, lr=2e-3).as_overwriter()
     owner = Owner(task=place.task, train=place.train, val=place.val, seed=5, log=no_log, checkpoints=NewestOnly())
     key = scheme.keygen(place.task, Prf(b"the pirate's secret, for tests"))
     given = copy.deepcopy(locked.model)

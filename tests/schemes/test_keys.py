@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from schemes.keys import Key, KeyFileError
-from schemes.params import Json
-from schemes.prf import Prf
+from wmarena.schemes.keys import Key, KeyFileError
+from wmarena.schemes.params import Json
+from wmarena.schemes.prf import Prf
 
 FILES = ("key.json", "secret.safetensors", "SHA256SUMS")
 SEED = bytes(range(100, 132))
@@ -163,8 +163,8 @@ def test_commitment_covers_everything() -> None:
         replace(key, secret={n: t for n, t in key.secret.items() if n != "half"}),
     ]
 
-    assert key.opens(key.commitment)
-    assert not any(other.opens(key.commitment) for other in others)
+    assert key.verifies(key.commitment)
+    assert not any(other.verifies(key.commitment) for other in others)
     assert len({other.commitment for other in others}) == len(others)
 
 

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from experiments.workloads.digits import DigitsCnn
-from orchestrator.arena import Arena
-from schemes.base import Batch, Cancelled, Checkpoints, Owner, Recipe, Samples, Suspect, Verdict
-from schemes.keys import Key
-from schemes.mtlsign import MTLSign, MTLSignFixed
-from schemes.mtlsign_loop import Score
-from schemes.mtlsign_mark import Mark, integer_bits, random_head, secret_integers, secret_labels, trigger_data
-from schemes.mtlsign_shift import Shift, pruned_shift, shifts_from_state, trainable, tuned_shift
-from schemes.prf import Prf
-from schemes.statistics import binomial_band, binomial_threshold, log10_binomial_tail
+from wmarena.experiments.workloads.images.digits import DigitsCnn
+from wmarena.orchestrator.worker.workload import BoundWorkload
+from wmarena.schemes.base import Batch, Cancelled, Checkpoints, Owner, Recipe, Samples, Suspect, Verdict
+from wmarena.schemes.keys import Key
+from wmarena.schemes.mtlsign.scheme import MTLSign, MTLSignFixed
+from wmarena.schemes.mtlsign.loop import SnapshotScore
+from wmarena.schemes.mtlsign.mark import Mark, integer_bits, random_head, secret_integers, secret_labels, trigger_data
+from wmarena.schemes.mtlsign.shift import Shift, pruned_shift, shifts_from_state, trainable, tuned_shift
+from wmarena.schemes.prf import Prf
+from wmarena.schemes.statistics import binomial_band, binomial_threshold, log10_binomial_tail
 
 SECRET = Prf(b"the owner of these tests")
 _FEW = {"n": 100, "steps": 48, "lr": 2e-3, "batch_size": 50, "mark_batch": 50, "refresh": 16, "tuning_steps": 5}
@@ -77,7 +77,7 @@ class Unshared:
 
 
 @functools.cache
-def arena() -> Arena:
+def arena() -> BoundWorkload:
     """The digits."""
     return DigitsCnn().bind(torch.device("cpu"), None)
 
@@ -251,7 +251,7 @@ def test_a_new_output_layer_does_not_hide_the_mark() -> None:
 
 
 def test_another_width_does_not_fit() -> None:
-    """A stage of another width is a structural misfit, with its name."""
+    """A stage of another width is a structural incompatible, with its name."""
     model, key = marked(SMALL)
     wider = copy.deepcopy(model)
     wider.stage3[0] = nn.Conv2d(32, 65, 3, padding=1, bias=False)
@@ -440,11 +440,11 @@ def test_resumed_embedding_is_bit_equal(scheme: Variant, stop: int) -> None:
 def test_better_snapshots_are_faithful_then_accurate_then_robust_then_late() -> None:
     """The order of candidates: validation guard, mark at W, mark at W_t, step."""
     worst_first = [
-        Score(False, 1.0, 1.0, 700),
-        Score(True, 0.72, 1.0, 600),
-        Score(True, 1.0, 0.95, 500),
-        Score(True, 1.0, 0.96, 300),
-        Score(True, 1.0, 0.96, 400),
+        SnapshotScore(False, 1.0, 1.0, 700),
+        SnapshotScore(True, 0.72, 1.0, 600),
+        SnapshotScore(True, 1.0, 0.95, 500),
+        SnapshotScore(True, 1.0, 0.96, 300),
+        SnapshotScore(True, 1.0, 0.96, 400),
     ]
 
     assert sorted(worst_first, key=lambda s: s.step) != worst_first

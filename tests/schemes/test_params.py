@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemes.params import STAGE_ORDER, ConfigError, Configurable, Param, Stage, coerce, param
+from wmarena.schemes.params import STAGE_ORDER, ConfigError, Configurable, Param, Stage, coerce, param
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from schemes.prf import Prf, as_tensor, derive, subseed
+from wmarena.schemes.prf import Prf, as_tensor, derive, subseed
 
 SEED = bytes(range(32))
 labels = st.text(max_size=20)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from schemes.commitment import model_digest
-from schemes.realign import realign
-from schemes.symmetry import channel_groups, ensure_equivalent
-from schemes.uchida import Uchida
+from wmarena.schemes.commitment import model_digest
+from wmarena.schemes.symmetry.realign import realign
+from wmarena.schemes.symmetry.groups import channel_groups, ensure_equivalent
+from wmarena.schemes.uchida import Uchida
 from tests.channel_networks import NETWORKS, largest_change, network, noisy, rewritten, some_inputs
 from tests.victims import Victim, clean_model, marked
 

@@ -4,26 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from experiments.workloads.digits import DigitsCnn
-from experiments.workloads.pixels import Pixels
-from experiments.workloads.task import ImageTask
-from schemes import serial
-from schemes.adi import Adi
-from schemes.dsn import Dsn
-from schemes.prf import Prf
-from schemes.serial import Ink, SerialScheme, SignedNumber, block_size, numbers, patterns_of, stamp_raw
-from schemes.serial_search import (
-    Candidates,
-    Oracle,
-    all_positions,
-    answers_of,
-    climb,
-    gradient_round,
-    greedy_search,
-    halving,
-    interleaved,
-    random_candidates,
-)
+from wmarena.experiments.workloads.images.digits import DigitsCnn
+from wmarena.experiments.workloads.images.pixels import Pixels
+from wmarena.experiments.workloads.images.task import ImageTask
+from wmarena.schemes.serial import numbers as serial
+from wmarena.schemes.adi.scheme import Adi
+from wmarena.schemes.dsn.scheme import Dsn
+from wmarena.schemes.prf import Prf
+from wmarena.schemes.serial.numbers import Ink, SerialScheme, SignedNumber, block_size, numbers, patterns_of, stamp_raw
+from wmarena.schemes.serial.search import Candidates, Oracle, all_positions, answers_of, climb, gradient_round, greedy_search, halving, interleaved, random_candidates
 
 PRF = Prf(b"the owner's secret, for tests only")
 NUMBER = torch.tensor([[0, 1, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.uint8)

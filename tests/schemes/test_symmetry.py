@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from schemes.commitment import model_digest
-from schemes.symmetry import Group, channel_groups, ensure_equivalent, logit_difference
+from wmarena.schemes.commitment import model_digest
+from wmarena.schemes.symmetry.groups import Group, channel_groups, ensure_equivalent, logit_difference
 from tests.channel_networks import NETWORKS, MixedNet, largest_change, network, rewritten, some_inputs
 
 SMALL = [name for name in NETWORKS if name != "resnet18"]

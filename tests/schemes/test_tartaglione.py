@@ -14,17 +14,17 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor, nn
 
-from experiments.workloads import training
-from experiments.workloads.networks.small import SmallMlp
-from experiments.workloads.task import ImageTask
-from schemes.base import Cancelled, Checkpoints, Owner, Recipe, Scheme, Suspect, Verdict
-from schemes.commitment import model_digest
-from schemes.emblem import MIN_SIDE, emblem
-from schemes.keys import Key
-from schemes.prf import Prf, subseed
-from schemes.tartaglione import Tartaglione, correlation, steepness
-from schemes.tartaglione_payload import Payload, as_pixels, image_of, layers_of
-from schemes.tartaglione_training import LockedTraining, Replicas, Valley, direction, learning_rate
+from wmarena.experiments.workloads import training
+from wmarena.experiments.workloads.networks.small import SmallMlp
+from wmarena.experiments.workloads.images.task import ImageTask
+from wmarena.schemes.base import Cancelled, Checkpoints, Owner, Recipe, Scheme, Suspect, Verdict
+from wmarena.schemes.commitment import model_digest
+from wmarena.schemes.tartaglione.emblem import MIN_SIDE, emblem
+from wmarena.schemes.keys import Key
+from wmarena.schemes.prf import Prf, subseed
+from wmarena.schemes.tartaglione.scheme import Tartaglione, correlation, steepness
+from wmarena.schemes.tartaglione.payload import Payload, as_pixels, image_of, layers_of
+from wmarena.schemes.tartaglione.training import LockedTraining, Replicas, ValleySettings, direction, learning_rate
 from tests.contracts import SchemeContract
 from tests.marks import Embedded, arena, clean_model, embed, embedded, strangers
 from tests.victims import NewestOnly, no_log
@@ -80,9 +80,9 @@ def owner(checkpoints: Checkpoints | None = None, task: ImageTask | None = None)
     )
 
 
-def valley(**changes: Any) -> Valley:
+def valley(**changes: Any) -> ValleySettings:
     """The gap's settings with one replica, from the first epoch on."""
-    return replace(Valley(objective="gap", lambda1=3.0, replicas=1, sigma_rel=1.0, warm_up=0), **changes)
+    return replace(ValleySettings(objective="gap", lambda1=3.0, replicas=1, sigma_rel=1.0, warm_up=0), **changes)
 
 
 def scalars(model: nn.Module, key: Key) -> list[float]:
@@ -534,8 +534,8 @@ def test_recipe_is_the_workloads_or_goes_on_by_adam() -> None:
     task = arena().task
 
     assert Tartaglione().recipe(task, 1000) == task.recipe
-    assert Tartaglione().overwriting().recipe(task, 1000).lr == task.recipe.lr / 2
-    assert Tartaglione().overwriting().recipe(task, 1000).steps == 250
+    assert Tartaglione().as_overwriter().recipe(task, 1000).lr == task.recipe.lr / 2
+    assert Tartaglione().as_overwriter().recipe(task, 1000).steps == 250
     assert Tartaglione(lr=0.02, epochs=3).recipe(task, 1000) == replace(task.recipe, lr=0.02, epochs=3)
 
 

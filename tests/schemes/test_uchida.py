@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from schemes.base import Suspect, Verdict
-from schemes.commitment import model_digest
-from schemes.keys import Key
-from schemes.params import ConfigError
-from schemes.prf import Prf
-from schemes.uchida import MIN_STEPS, Uchida
+from wmarena.schemes.base import Suspect, Verdict
+from wmarena.schemes.commitment import model_digest
+from wmarena.schemes.keys import Key
+from wmarena.schemes.params import ConfigError
+from wmarena.schemes.prf import Prf
+from wmarena.schemes.uchida import MIN_STEPS, Uchida
 from tests.marks import Embedded, arena, clean_model, embed, embedded
 from tests.victims import NewestOnly
 

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from experiments.workloads.samples import ImageSamples
-from experiments.workloads.task import ImageTask
-from schemes.base import Owner, Recipe, Scheme, Suspect, TaskInfo, Verdict
-from schemes.commitment import model_digest
-from schemes.keys import Key
-from schemes.params import ConfigError
-from schemes.prf import Prf
-from schemes.statistics import LEVEL
-from schemes.trigger_images import glyph_images
-from schemes.zhang import EXCEEDANCES, ZhangContent, ZhangNoise, ZhangUnrelated
-from schemes.zhang_triggers import Block, Draw, Noise, PatternKey, Stamp, images_of_class
+from wmarena.experiments.workloads.images.samples import ImageSamples
+from wmarena.experiments.workloads.images.task import ImageTask
+from wmarena.schemes.base import Owner, Recipe, Scheme, Suspect, TaskInfo, Verdict
+from wmarena.schemes.commitment import model_digest
+from wmarena.schemes.keys import Key
+from wmarena.schemes.params import ConfigError
+from wmarena.schemes.prf import Prf
+from wmarena.schemes.statistics import LEVEL
+from wmarena.schemes.triggers.images import glyph_images
+from wmarena.schemes.zhang.schemes import EXCEEDANCES, ZhangContent, ZhangNoise, ZhangUnrelated
+from wmarena.schemes.zhang.patterns import Block, PatternDraw, Noise, PatternKey, Stamp, images_of_class
 from tests.contracts import SchemeContract
 from tests.marks import Embedded, arena, clean_model, embedded
 from tests.victims import NewestOnly, no_log
@@ -143,7 +143,7 @@ def test_noise_has_the_given_deviation() -> None:
 
 def test_target_is_uniform_on_the_other_classes() -> None:
     """Over 2,000 draws each of nine classes is met, never the source; a twofold excess would show."""
-    drawn = [Draw.of(SECRET.child(str(i)), Noise(0.35), 4, 1, 10, (1, 2, 2)).target for i in range(2000)]
+    drawn = [PatternDraw.of(SECRET.child(str(i)), Noise(0.35), 4, 1, 10, (1, 2, 2)).target for i in range(2000)]
     counts = torch.bincount(torch.tensor(drawn), minlength=10)
 
     assert int(counts[4]) == 0
@@ -211,10 +211,10 @@ def test_embedding_completes_the_key() -> None:
 def test_keys_are_completed_without_a_model(scheme: Scheme) -> None:
     """Whoever holds images gets the key that embedding starts from; it is judged, and clean networks refuse it."""
     key = scheme.keygen(arena().task, Prf(b"the owner's secret, for tests only"))
-    completed = scheme.completed(owner(), key)
+    completed = scheme.with_holder_data(owner(), key)
 
     assert completed.commitment == embedded(scheme).key.commitment
-    assert scheme.completed(owner(), completed).commitment == completed.commitment
+    assert scheme.with_holder_data(owner(), completed).commitment == completed.commitment
     verdict = scheme.judge(Suspect(clean_model(), arena().task), completed)
     assert (verdict.verdict, "found" in verdict.details) == (False, False)
     assert verdict.queries >= 30
@@ -290,7 +290,7 @@ def test_small_shares_give_fewer_triggers() -> None:
     without = ImageSamples(raw[labels != source], labels[labels != source], place.task.pixels)
     with pytest.raises(ValueError, match="another seed"):
         CONTENT.embed(place.task.network(0), replace(owner(), train=without), key)
-    assert CONTENT.completed(replace(owner(), train=without), key).commitment == key.commitment
+    assert CONTENT.with_holder_data(replace(owner(), train=without), key).commitment == key.commitment
 
 
 # Evidence.
@@ -447,7 +447,7 @@ def test_lessons_teach_the_pattern_and_nothing_else() -> None:
 
 def test_overwriting_continues_from_the_stolen_network() -> None:
     """From scratch or not, whoever overwrites runs the pretrained form of the same kind."""
-    assert replace(NOISE, mode="scratch").overwriting() == NOISE
+    assert replace(NOISE, mode="scratch").as_overwriter() == NOISE
     assert replace(NOISE, mode="scratch").from_scratch
 
 
@@ -476,7 +476,7 @@ def test_forged_keys_pass_on_an_untouched_model(scheme: ZhangContent | ZhangUnre
 
     assert verdict.verdict
     assert forged.seed == key.seed
-    assert not forged.opens(key.commitment)
+    assert not forged.verifies(key.commitment)
     assert model_digest(model.state_dict()) == before
     assert all(p.grad is None for p in model.parameters())
 

@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from attacks.base import Attack, AttackView, Family
-from attacks.channels import weight_of, weighted_layers
-from attacks.knowledge import Knowledge
-from schemes.params import param
+from wmarena.attacks.base import Attack, AttackView, Family
+from wmarena.attacks.compression.channels import weight_of, weighted_layers
+from wmarena.attacks.knowledge import Knowledge
+from wmarena.schemes.params import param
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.workloads.base import ImageWorkload, preset
-from experiments.workloads.data import Container, DamagedData, Dataset, Images, Source
-from experiments.workloads.networks.base import Network
+from wmarena.experiments.workloads.images.base import ImageWorkload, preset
+from wmarena.experiments.workloads.data import Container, DamagedData, Dataset, Images, DataSource
+from wmarena.experiments.workloads.networks.base import Network
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def read_part(folder: Path) -> Images:
     return Images(pixels, np.array([classes[f.parent.name] for f in files], dtype=np.int64))
 
 
-MY_IMAGES = Source(
+MY_IMAGES = DataSource(
     name="my images",
     input_shape=(1, 24, 24),
     n_train=600,
@@ -79,7 +79,7 @@ class MyImages(ImageWorkload):
     """Grey images of ten classes, 24x24, with a network of two convolutions."""
 
     name: ClassVar[str] = "my_images"
-    source: ClassVar[Source] = MY_IMAGES
+    source: ClassVar[DataSource] = MY_IMAGES
     mean: ClassVar[tuple[float, ...]] = (0.305,)
     std: ClassVar[tuple[float, ...]] = (0.331,)
 

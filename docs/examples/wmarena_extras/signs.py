@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from schemes.base import Access, Carrier, Owner, Recipe, Scheme, Suspect, Verdict, Workload, lists
-from schemes.keys import Key
-from schemes.params import param
-from schemes.prf import Prf
+from wmarena.schemes.base import Access, Carrier, Owner, Recipe, Scheme, Suspect, Verdict, Workload, lists
+from wmarena.schemes.keys import Key
+from wmarena.schemes.params import param
+from wmarena.schemes.prf import Prf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Signs(Scheme):
     def randomise_key(self, key: Key, prf: Prf) -> Key:
         return replace(key, seed=prf.stream("seed", 32))
 
-    def misfit(self, suspect: Suspect, key: Key) -> str | None:
+    def incompatible(self, suspect: Suspect, key: Key) -> str | None:
         return suspect.mismatch({str(key.public["layer"]): key.public["shape"]})
 
     def trials(self, key: Key) -> tuple[int, float]:

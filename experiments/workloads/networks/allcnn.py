@@ -12,7 +12,7 @@ default shrinks the signal in a network as deep as this without normalisation.
 
 from torch import Tensor, nn
 
-from experiments.workloads.networks.base import Network
+from wmarena.experiments.workloads.networks.base import Network
 
 
 class AllCnnC(Network):

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from schemes.base import SplitAt
+from wmarena.schemes.base import SplitAt
 
 
 class Extractor(nn.Module):

@@ -8,7 +8,7 @@ often as any other. Initialised as PyTorch's layers are [tang2020].
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.workloads.networks.base import Network
+from wmarena.experiments.workloads.networks.base import Network
 
 
 class DenseOnConvolutions(Network):

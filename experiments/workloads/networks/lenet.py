@@ -7,7 +7,7 @@ rectifier after its convolutions; max-pooling is the non-linearity there. Initia
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.workloads.networks.base import Network
+from wmarena.experiments.workloads.networks.base import Network
 
 
 class LeNet5(Network):

@@ -7,7 +7,7 @@ convolution of stride 1, so that 32x32 inputs reach the fourth layer as 4x4 maps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.workloads.networks.base import Network
+from wmarena.experiments.workloads.networks.base import Network
 
 
 class BasicBlock(nn.Module):

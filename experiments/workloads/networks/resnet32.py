@@ -7,7 +7,7 @@ channels are zero, half of them before and half behind the old ones.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.workloads.networks.base import Network
+from wmarena.experiments.workloads.networks.base import Network
 
 _BLOCKS = 5
 

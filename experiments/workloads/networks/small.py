@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.workloads.networks.base import Network
+from wmarena.experiments.workloads.networks.base import Network
 
 
 class SmallCnn(Network):

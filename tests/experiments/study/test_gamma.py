@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from experiments.study.gamma import Statistics
+from wmarena.experiments.study.gamma import Statistics
 
 FOUND = Statistics(null=(0.4, 0.5, 0.6), marked=(1.0, 1.0), attacked={"finetune": (0.9, 0.7)}, n=100, q=0.5, own=0.7)
 

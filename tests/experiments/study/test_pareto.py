@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.study.pareto import costs, feasible, flatness, front, hypervolumes
-from orchestrator.proposals import Direction
+from wmarena.experiments.study.pareto import costs, feasible, flatness, front, hypervolumes
+from wmarena.orchestrator.plan.proposals import Direction
 
 BOTH: dict[str, Direction] = {"gain": "maximize", "price": "minimize"}
 

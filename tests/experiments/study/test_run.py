@@ -14,12 +14,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.cli import main
-from experiments.problems import SpecError
-from experiments.spec import ExperimentSpec
-from experiments.study.export import write_export
-from experiments.study.spec import StudySpec
-from orchestrator.store import Store, StoreError
+from wmarena.experiments.cli import main
+from wmarena.experiments.spec.problems import SpecError
+from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.experiments.study.export import write_export
+from wmarena.experiments.study.spec import StudySpec
+from wmarena.orchestrator.store.local import Store, StoreError
 from tests.experiments.study.texts import TINY, journal, run, trials, with_parts
 
 GAMMA = """\
@@ -151,9 +151,9 @@ def test_best_and_default_are_compared_on_fresh_seeds(tmp_path: Path) -> None:
 
 def test_the_best_configuration_is_a_spec_that_is_done_already(tmp_path: Path) -> None:
     """The export reads as a spec, holds the trial's values, and everything in it is in the store."""
-    from experiments.expand import expand
-    from orchestrator.resume import already_done
-    from orchestrator.store import Store
+    from wmarena.experiments.planning.expand import expand
+    from wmarena.orchestrator.running.resume import already_done
+    from wmarena.orchestrator.store.local import Store
 
     found = run(TINY, tmp_path / "store")
     write_export(StudySpec.parse(TINY), found.best[0], tmp_path / "best.yaml")
@@ -268,7 +268,7 @@ def test_a_study_waits_for_the_store(
     try:
         refused = main(command)
         first = capsys.readouterr().err
-        monkeypatch.setattr("orchestrator.lock.time.sleep", lambda s: holding.__exit__(None, None, None))
+        monkeypatch.setattr("wmarena.orchestrator.lock.time.sleep", lambda s: holding.__exit__(None, None, None))
         waited = main([*command, "--trials", "1", "--wait"])
     finally:
         holding.__exit__(None, None, None)

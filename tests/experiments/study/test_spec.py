@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.problems import SpecError
-from experiments.study.measures import MEASURES
-from experiments.study.spec import SHIPPED, StudySpec
-from experiments.study.words import meant
-from orchestrator.proposals import Range
+from wmarena.experiments.spec.problems import SpecError
+from wmarena.experiments.study.measures import MEASURES
+from wmarena.experiments.study.spec import SHIPPED, StudySpec
+from wmarena.experiments.study.words import meant
+from wmarena.orchestrator.plan.proposals import Range
 from tests.experiments.study.texts import TINY, problems, with_parts
 
 

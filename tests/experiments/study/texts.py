@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from experiments import StudySpec, StudySummary, tune
-from experiments.pool import Pool
-from experiments.problems import SpecError
-from orchestrator.journal import Journal
+from wmarena.experiments import StudySpec, StudySummary, tune
+from wmarena.experiments.running.pool import Pool
+from wmarena.experiments.spec.problems import SpecError
+from wmarena.orchestrator.journal.journal import Journal
 from tests.experiments.spec_texts import blocks
 
 TINY = """\

@@ -1,0 +1,1 @@
+"""Attacks that make the stolen model smaller: pruning, quantisation."""

@@ -1,0 +1,1 @@
+"""Rewrites that leave the stolen model's function unchanged."""

@@ -1,0 +1,1 @@
+"""Attacks that query the stolen model."""

@@ -1,0 +1,1 @@
+"""Attacks that claim a model with a key that was never embedded."""

@@ -1,0 +1,1 @@
+"""Attacks that hold the owner's key."""

@@ -1,0 +1,1 @@
+"""Attacks that embed a second mark."""

@@ -1,0 +1,77 @@
+"""A dot per seed: the relative drop at which the verdict fell, or an arrow from the largest drop at which it stood."""
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from wmarena.experiments.results.costs import Bracket
+from wmarena.experiments.report.labels import AttackLabel, Victim
+from wmarena.experiments.report.sections.removal_cost import priced
+from wmarena.experiments.report.sections.survival import AttackComparison
+from wmarena.experiments.report.svg import HUES, Panel, Scale, marker, nice_ticks, picture, tag
+from wmarena.experiments.report.number_format import number, percent
+
+FURTHEST = 0.25
+"""Relative drops beyond this stand on the edge, hollow, unless most are."""
+
+_WIDTH, _TOP, _BOTTOM, _LABEL, _RIGHT = 720.0, 8.0, 34.0, 190.0, 16.0
+_STEP, _GAP = 7.0, 9.0
+
+
+def price_panel(duels: Sequence[AttackComparison], order: Sequence[Victim]) -> Panel:
+    """One line of dots per attack and scheme, attacks as groups, in the duels' order."""
+    shown = priced(duels)
+    groups: dict[AttackLabel, list[AttackComparison]] = {}
+    for duel in shown:
+        groups.setdefault(duel.assault, []).append(duel)
+    heights = [_STEP * len(part) + _GAP for part in groups.values()]
+    height = _TOP + sum(heights) + _BOTTOM
+    x = _scale([b for d in shown for b in d.brackets])
+    parts = _axis(x, height - _BOTTOM)
+    top = _TOP
+    for (assault, part), tall in zip(groups.items(), heights, strict=True):
+        parts.append(tag("line", x1=0, x2=x.end, y1=top + tall, y2=top + tall, class_="grid"))
+        parts.append(tag("text", str(assault), x=0, y=top + tall / 2 + 3.5, class_="name"))
+        for i, duel in enumerate(sorted(part, key=lambda d: order.index(d.victim))):
+            line = top + _GAP / 2 + _STEP * (i + 0.5)
+            parts += [_point(bracket, duel, order.index(duel.victim), x, line) for bracket in duel.brackets]
+        top += tall
+    label = "Attacker's cost: a point per seed where the verdict fell, an arrow where it never fell"
+    drawing = picture(_WIDTH, height, label, parts, class_="panel wide")
+    return Panel(caption="What removal costs", drawing=drawing, width=_WIDTH, height=height)
+
+
+def _scale(found: Sequence[Bracket]) -> Scale:
+    ends = sorted(end for b in found if (end := b.kept if b.cost is None else b.cost) is not None)
+    reach = max([0.05, *ends])
+    if ends and ends[len(ends) // 2] <= FURTHEST:
+        reach = min(reach, FURTHEST)
+    return Scale(min([0.0, *ends]) - 0.02 * reach, 1.02 * reach, _LABEL, _WIDTH - _RIGHT)
+
+
+def _point(bracket: Bracket, duel: AttackComparison, index: int, x: Scale, y: float) -> Markup:
+    """Filled where the cheapest suspect beats training from scratch, hollow where not, an arrow where none fell."""
+    who = f"{duel.victim} under {duel.assault}, seed {bracket.seed}"
+    if bracket.cost is None:
+        if bracket.kept is None:
+            return Markup("")
+        never = tag("title", f"{who}: never fell, up to {percent(bracket.kept)}")
+        start = x(bracket.kept)
+        path = f"M{start:.1f} {y:.1f}h9m-3.2-2.6l3.2 2.6l-3.2 2.6"
+        return tag("path", never, d=path, class_=f"line s{index % HUES}")
+    told = f"{who}: fell at {percent(bracket.cost)}"
+    if bracket.beats_scratch is False:
+        told += ", but no better than training from scratch"
+    beyond = not x.holds(bracket.cost)
+    hollow = beyond or bracket.beats_scratch is False
+    return marker(index, x(bracket.cost), y, 2.6, hollow=hollow, title=told + (", beyond the frame" if beyond else ""))
+
+
+def _axis(x: Scale, bottom: float) -> list[Markup]:
+    out = [tag("line", x1=x.start, x2=x.end, y1=bottom, y2=bottom, class_="axis")]
+    for tick in nice_ticks(100 * x.low, 100 * x.high, 6):
+        at = x(tick / 100)
+        out.append(tag("line", x1=at, x2=at, y1=_TOP, y2=bottom, class_="grid"))
+        out.append(tag("text", number(tick, 0 if tick == int(tick) else 1), x=at, y=bottom + 14, class_="tick mid"))
+    out.append(tag("text", "relative drop, %", x=x.end, y=bottom + 30, class_="tick end"))
+    return out

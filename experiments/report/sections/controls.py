@@ -1,0 +1,130 @@
+"""Negative controls against what chance predicts, and the keys that adversaries claimed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wmarena.experiments.report.labels import AttackLabel, Labels, Victim
+from wmarena.experiments.results.rows import ResultRow, is_claim
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.plan.task import TaskId
+from wmarena.schemes.statistics import binomial_band, clopper_pearson
+
+BAND = 0.999
+"""Share of unrelated models whose statistic falls inside the band that is drawn."""
+
+CONTROL_NAMES = {
+    "clean": "owner's key on the clean twin",
+    "null_model": "owner's key on an independent model",
+    "stranger_key": "a stranger's key on the marked model",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlSummary:
+    """One kind of negative control of one scheme, over seeds."""
+
+    victim: Victim
+    control: str
+    rows: tuple[ResultRow, ...]
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return CONTROL_NAMES.get(self.control, self.control)
+
+    @property
+    def done(self) -> list[ResultRow]:
+        """Rows with a verdict."""
+        return [row for row in self.rows if row["status"] == "done"]
+
+    @property
+    def n(self) -> int:
+        """How many were judged."""
+        return len(self.done)
+
+    @property
+    def fired(self) -> int:
+        """How many found a mark where there is none."""
+        return sum(bool(row["verdict"]) for row in self.done)
+
+    @property
+    def statistics(self) -> list[float]:
+        """Statistic of each judged row."""
+        return [row["statistic"] for row in self.done]
+
+    @property
+    def band(self) -> tuple[float, float] | None:
+        """Where the statistic of an unrelated key or model falls (``BAND``); None without an exact null model."""
+        exact = [r for r in self.done if r["p_method"] == "binomial" and r["null_q"] is not None and r["n"]]
+        return binomial_band(exact[0]["n"], exact[0]["null_q"], BAND) if exact else None
+
+    @property
+    def outside(self) -> int:
+        """Judged rows outside the band, on either side."""
+        if self.band is None:
+            return 0
+        low, high = self.band
+        return sum(not low <= s <= high for s in self.statistics)
+
+
+def controls(rows: Iterable[ResultRow], labels: Labels) -> list[ControlSummary]:
+    """Controls by scheme and kind, in the table's order."""
+    found: dict[tuple[Victim, str], list[ResultRow]] = {}
+    for row in rows:
+        if row["control"] is not None:
+            found.setdefault((labels.victim(row), row["control"]), []).append(row)
+    return [ControlSummary(victim=v, control=c, rows=tuple(part)) for (v, c), part in found.items()]
+
+
+def false_positive_rate(checks: Iterable[ControlSummary]) -> tuple[int, int, float]:
+    """(hits, trials, upper end of the exact 95 % interval): no hit in few trials is not a rate of zero."""
+    judged = list(checks)
+    hits, trials = sum(c.fired for c in judged), sum(c.n for c in judged)
+    return hits, trials, clopper_pearson(hits, trials)[1] if trials else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgery:
+    """A key that an adversary presents as theirs, judged.
+
+    Attributes:
+        tried: keys tried to find it, None if the forger did not say.
+        owner_stands: the owner's verdict on the same suspect, None if it was not judged.
+    """
+
+    victim: Victim
+    assault: AttackLabel
+    row: ResultRow
+    tried: int | None
+    owner_stands: bool | None
+
+    @property
+    def passes(self) -> bool:
+        """True if the verifier believes the forger, once the search for the key is accounted for."""
+        return bool(self.row["verdict"])
+
+
+def forgeries(rows: Sequence[ResultRow], records: Mapping[TaskId, Record], labels: Labels) -> list[Forgery]:
+    """Finished claims by scheme, in the table's order."""
+    order = {victim: i for i, victim in enumerate(dict.fromkeys(labels.victim(row) for row in rows))}
+    table = [row for row in rows if row["control"] is None and row["status"] == "done"]
+    owners = {(r["embed_id"], r["suspect_id"]): r["verdict"] for r in table if not is_claim(r)}
+    found = [
+        Forgery(
+            victim=labels.victim(row),
+            assault=labels.assault(row),
+            row=row,
+            tried=_details(records.get(row["task_id"])).get("n_tried"),
+            owner_stands=owners.get((row["embed_id"], row["suspect_id"])),
+        )
+        for row in table
+        if is_claim(row)
+    ]
+    return sorted(found, key=lambda f: order[f.victim])
+
+
+def _details(record: Record | None) -> Mapping[str, Any]:
+    result = record.result if record is not None and record.result else {}
+    details: Mapping[str, Any] = result.get("verdict", {}).get("details", {})
+    return details

@@ -1,0 +1,118 @@
+"""What a watermark costs before anyone attacks: marked models against their clean twins, paired by seed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from wmarena.experiments.report.labels import Labels, Victim
+from wmarena.orchestrator.plan.task import TaskId
+from wmarena.schemes.statistics import mcnemar
+
+PREDICTIONS = "predictions.safetensors"
+
+
+class TensorStore(Protocol):
+    """What is asked of the store. Raises OSError where an artifact is missing or damaged."""
+
+    def load_tensors(self, task_id: TaskId, name: str) -> Mapping[str, Tensor]:
+        """Tensors of one file of an artifact."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One seed: the marked model against its clean twin on the same test samples.
+
+    Attributes:
+        only_clean, only_marked: discordant counts, None without stored predictions.
+        agreement: share of test samples that both give the same label.
+        p_value: exact two-sided McNemar (Psychometrika 1947), conditional on the discordant samples.
+        unlicensed: the marked model's metric for those who may not use it, None where all may.
+    """
+
+    seed: int
+    clean: float
+    marked: float
+    only_clean: int | None = None
+    only_marked: int | None = None
+    agreement: float | None = None
+    p_value: float | None = None
+    unlicensed: float | None = None
+
+    @property
+    def difference(self) -> float:
+        """marked - clean, absolute."""
+        return self.marked - self.clean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """All seeds of one scheme on one workload."""
+
+    victim: Victim
+    pairs: tuple[Pair, ...]
+
+    @property
+    def unlicensed(self) -> list[float]:
+        """What the marked model is worth to those who may not use it, by seed; empty where all may."""
+        return [pair.unlicensed for pair in self.pairs if pair.unlicensed is not None]
+
+    @property
+    def mean_difference(self) -> float:
+        """Mean over seeds of marked - clean, absolute."""
+        return float(np.mean([pair.difference for pair in self.pairs]))
+
+
+def paired_fidelity(rows: Iterable[Mapping[str, Any]], store: TensorStore | None) -> list[Fidelity]:
+    """Paired differences per scheme and workload, in the table's order; schemes without a marked model are left out."""
+    table = list(rows)
+    labels = Labels(table)
+    found: dict[Victim, dict[int, Pair]] = {}
+    for row in table:
+        if row["metric_clean"] is None or row["metric_marked"] is None:
+            continue
+        pairs = found.setdefault(labels.victim(row), {})
+        if row["seed"] not in pairs:
+            pairs[row["seed"]] = _pair(row, store)
+    return [
+        Fidelity(victim=victim, pairs=tuple(pairs[seed] for seed in sorted(pairs))) for victim, pairs in found.items()
+    ]
+
+
+def _pair(row: Mapping[str, Any], store: TensorStore | None) -> Pair:
+    pair = Pair(
+        seed=row["seed"],
+        clean=row["metric_clean"],
+        marked=row["metric_marked"],
+        agreement=row.get("agreement"),
+        p_value=row.get("mcnemar_p"),
+        unlicensed=row.get("metric_unlicensed"),
+    )
+    if store is None or pair.unlicensed is not None:
+        # Stored predictions are of plain inputs: a model that serves licensed users only is not worth those.
+        return pair
+    try:
+        clean = store.load_tensors(row["clean_id"], PREDICTIONS)
+        marked = store.load_tensors(row["embed_id"], PREDICTIONS)
+    except OSError:
+        # Tasks that are no classification store no predictions, and a store may have been cleaned: the difference
+        # of the two metrics still stands, the test does not.
+        return pair
+    return _tested(pair, clean, marked)
+
+
+def _tested(pair: Pair, clean: Mapping[str, Tensor], marked: Mapping[str, Tensor]) -> Pair:
+    first, second = clean["test"].numpy(), marked["test"].numpy()
+    truth = clean["test_labels"].numpy()
+    only_clean = int(np.sum((first == truth) & (second != truth)))
+    only_marked = int(np.sum((first != truth) & (second == truth)))
+    return replace(
+        pair,
+        only_clean=only_clean,
+        only_marked=only_marked,
+        agreement=float(np.mean(first == second)),
+        p_value=mcnemar(only_clean, only_marked),
+    )

@@ -1,0 +1,108 @@
+"""What a run took, and what it could not do: seconds by step, failed tasks, skipped rows."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+from wmarena.experiments.results.rows import ResultRow
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import Kind, State, Task, TaskId
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskDurations:
+    """All finished tasks of one kind on one workload: by attack for attacks (against any scheme), else by scheme.
+
+    Attributes:
+        seconds: of each task's own computation, also where this run found it finished.
+        cached: how many this run found finished.
+    """
+
+    workload: str
+    kind: Kind
+    what: str
+    seconds: tuple[float, ...]
+    cached: int
+    devices: tuple[str, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean seconds of a task."""
+        return fmean(self.seconds)
+
+    @property
+    def total(self) -> float:
+        """Seconds of all tasks together."""
+        return sum(self.seconds)
+
+
+def steps(plan: Plan, records: Mapping[TaskId, Record]) -> list[TaskDurations]:
+    """Where the seconds went, in pipeline order."""
+    parts: dict[tuple[str, Kind, str], list[Record]] = {}
+    order = {kind: i for i, kind in enumerate(Kind)}
+    for task in sorted(plan, key=lambda t: order[t.kind]):
+        record = records.get(task.id)
+        if record is not None and record.state is State.DONE:
+            parts.setdefault((task.workload, task.kind, _what(task)), []).append(record)
+    return [
+        TaskDurations(
+            workload=workload,
+            kind=kind,
+            what=what,
+            seconds=tuple(_seconds(record) for record in part),
+            cached=sum(record.cached for record in part),
+            devices=tuple(dict.fromkeys(str((record.result or {}).get("device", "")) for record in part)),
+        )
+        for (workload, kind, what), part in parts.items()
+    ]
+
+
+def _what(task: Task) -> str:
+    if task.kind is Kind.TRAIN:
+        if task.config.get("adversary"):
+            return "adversary's own training"
+        return "clean twin" if task.config.get("recipe") else "clean training"
+    return task.attack if task.kind is Kind.ATTACK else task.scheme
+
+
+def _seconds(record: Record) -> float:
+    return float((record.result or {}).get("seconds", record.seconds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedTask:
+    """A failed task and the rows that it took with it."""
+
+    task: Task
+    record: Record
+    rows: int
+
+
+def losses(plan: Plan, records: Mapping[TaskId, Record]) -> list[FailedTask]:
+    """Failed tasks in planning order, each with the number of rows that it, or a task it blocked, left empty."""
+    out = []
+    for task in plan:
+        record = records.get(task.id)
+        if record is not None and record.state is State.FAILED:
+            lost = plan.with_consumers(task.id)
+            out.append(FailedTask(task=task, record=record, rows=sum(cell.verify in lost for cell in plan.cells)))
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedRows:
+    """Rows without a number for one reason that is not a failure of their own."""
+
+    reason: str
+    rows: int
+
+
+def skips(rows: Iterable[ResultRow]) -> list[SkippedRows]:
+    """Skipped rows by reason, in the table's order."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        if row["status"] == "skipped":
+            reason = row["error"] or "no reason was recorded"
+            counts[reason] = counts.get(reason, 0) + 1
+    return [SkippedRows(reason=reason, rows=n) for reason, n in counts.items()]

@@ -1,0 +1,314 @@
+"""The results table: one row per verify task, built from a plan and its records, and from nothing else.
+
+Numbers that are not known are null, never a sentinel. A row says what was measured; whether a mark survived is read
+from ``removed`` alone: the verdict fell, the accuracy drop is within the adversary's budget, and the suspect is better
+than what the adversary could have trained from scratch on the same data.
+"""
+
+import csv
+import io
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wmarena.experiments.results.calibration import CONTROL, Calibration, calibrations
+from wmarena.experiments.results.caveats import CaveatInputs, raise_caveats
+from wmarena.experiments.results.rows import UNREACHED, ResultRow, attack_params, budget_drop, max_drop, victim_of
+from wmarena.orchestrator.plan.evidence import COVERTNESS, Record, suspect_metric
+from wmarena.orchestrator.plan.identity import canonical
+from wmarena.orchestrator.plan.plan import Cell, Plan
+from wmarena.orchestrator.plan.task import State, TaskId
+
+_TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+
+RESULTS_SCHEMA = pa.schema(
+    [
+        # What was asked.
+        ("experiment", _TEXT),
+        ("run_id", _TEXT),
+        ("task_id", _TEXT),
+        ("workload", _TEXT),
+        ("workload_params", _TEXT),
+        ("scheme", _TEXT),
+        ("scheme_params", _TEXT),
+        ("attack", _TEXT),
+        ("attack_params", _TEXT),
+        ("strength_name", _TEXT),
+        ("strength", _REAL),
+        ("budget", _TEXT),
+        ("searched", _FLAG),
+        ("seed", _WHOLE),
+        ("control", _TEXT),
+        # How it ended.
+        ("status", _TEXT),
+        ("cached", _FLAG),
+        ("error", _TEXT),
+        # What the models are worth.
+        ("metric", _TEXT),
+        ("metric_clean", _REAL),
+        ("metric_marked", _REAL),
+        ("metric_suspect", _REAL),
+        ("metric_scratch", _REAL),
+        ("metric_unlicensed", _REAL),
+        ("metric_clean_val", _REAL),
+        ("metric_marked_val", _REAL),
+        ("metric_suspect_val", _REAL),
+        ("relative_drop", _REAL),
+        ("beats_scratch", _FLAG),
+        # What the evidence is.
+        ("statistic", _REAL),
+        ("n", _WHOLE),
+        ("null_q", _REAL),
+        ("threshold", _REAL),
+        ("level", _REAL),
+        ("log10_p", _REAL),
+        ("log10_p_adj", _REAL),
+        ("p_method", _TEXT),
+        ("verdict", _FLAG),
+        ("verdict_paper", _FLAG),
+        ("margin", _REAL),
+        ("removed", _FLAG),
+        ("covertness_mean_abs_dev", _REAL),
+        ("covertness_ks", _REAL),
+        ("covertness_relative_l2", _REAL),
+        # What it took.
+        ("seconds_embed", _REAL),
+        ("seconds_attack", _REAL),
+        ("seconds_verify", _REAL),
+        ("device", _TEXT),
+        ("caveats", pa.list_(_TEXT)),
+        ("details", _TEXT),
+        # Where the models are.
+        ("embed_id", _TEXT),
+        ("suspect_id", _TEXT),
+        ("clean_id", _TEXT),
+    ]
+)
+"""Columns and types of ``results.parquet``."""
+
+SCRATCH_MARGIN = 0.005
+"""How much better than training from scratch a suspect must be for its removal to count: half a point."""
+
+_STATUS = {State.DONE: "done", State.FAILED: "failed"}
+_FROM_VERDICT = (
+    *("statistic", "n", "null_q", "threshold", "level", "log10_p", "log10_p_adj"),
+    *("p_method", "verdict", "verdict_paper", "margin"),
+)
+
+
+def build_rows(
+    plan: Plan | Iterable[Cell], records: Mapping[TaskId, Record], *, experiment: str, run_id: str
+) -> list[ResultRow]:
+    """One row per verify task, in planning order, with every column of ``RESULTS_SCHEMA``.
+
+    Args:
+        plan: the plan, or its cells (which do not know the workloads' configurations).
+        records: what became of each task; a task without a record was not reached and counts as skipped.
+        experiment: name of the spec.
+        run_id: the execution that the table belongs to.
+    """
+    tasks = plan.tasks if isinstance(plan, Plan) else {}
+    listed = plan.cells if isinstance(plan, Plan) else plan
+    cells = {cell.verify: cell for cell in listed if cell.control != CONTROL}
+    rows = []
+    for cell in cells.values():
+        trained = tasks.get(cell.clean)
+        workload = canonical(dict(trained.config["workload"])) if trained is not None else None
+        head = {"experiment": experiment, "run_id": run_id, "workload_params": workload}
+        rows.append(_row(cell, records) | head)
+    sources = {cell.verify: [records[t] for t in _tasks(cell) if t in records] for cell in cells.values()}
+    rows = _in_order(rows)
+    found = [c for c in calibrated(plan, records) if c.mismatch]
+    wrong = {(c.workload, c.workload_params, c.scheme, c.scheme_params) for c in found}
+    raise_caveats(CaveatInputs(rows=rows, sources=sources, miscalibrated=wrong))
+    return rows
+
+
+def _in_order(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """Rows as planned, then searched ones by victim and strength: the order in which they joined is chance."""
+    first: dict[tuple[Any, ...], int] = {}
+    keys = []
+    for number, row in enumerate(rows):
+        group = victim_of(row), row["seed"], row["attack"], canonical(attack_params(row)), row["budget"]
+        first.setdefault(group, number)
+        keys.append((True, first[group], row["strength"]) if row["searched"] else (False, number, 0.0))
+    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: (*keys[i], i))]
+
+
+def calibrated(plan: Plan | Iterable[Cell], records: Mapping[TaskId, Record]) -> list[Calibration]:
+    """How the plan's schemes behave on clean models, where it asks for that."""
+    cells = list(plan.cells if isinstance(plan, Plan) else plan)
+    tasks = plan.tasks if isinstance(plan, Plan) else {}
+    params = {c.clean: canonical(dict(tasks[c.clean].config["workload"])) for c in cells if c.clean in tasks}
+    return calibrations(cells, records, params)
+
+
+def _tasks(cell: Cell) -> list[TaskId]:
+    """Every task whose result stands in the cell's row, each once."""
+    ids = (cell.verify, cell.embed, cell.suspect, cell.clean, cell.attack_task, cell.scratch)
+    return list(dict.fromkeys(i for i in ids if i is not None))
+
+
+def _row(cell: Cell, records: Mapping[TaskId, Record]) -> ResultRow:
+    row: ResultRow = dict.fromkeys(RESULTS_SCHEMA.names)
+    row |= _question(cell) | _ending(cell, records) | _metrics(cell, records)
+    judged = _result(records, cell.verify)
+    verdict = judged.get("verdict", {})
+    row |= {name: verdict.get(name) for name in _FROM_VERDICT}
+    row |= {
+        **{name: _result(records, cell.embed).get(name) for name in COVERTNESS},
+        "seconds_embed": _seconds(records, cell.embed),
+        "seconds_attack": _seconds(records, cell.attack_task),
+        "seconds_verify": _seconds(records, cell.verify),
+        "device": judged.get("device"),
+        "caveats": [],
+        "details": _details(cell, records),
+    }
+    return row | _judgement(cell, row)
+
+
+def _details(cell: Cell, records: Mapping[TaskId, Record]) -> str | None:
+    """What verdict, attack and claim say beyond the columns, as JSON; None where they say nothing."""
+    attack = _result(records, cell.attack_task)
+    found = {
+        "verdict": _result(records, cell.verify).get("verdict", {}).get("details"),
+        "attack": attack.get("facts"),
+        "claim": attack.get("claim"),
+    }
+    known = {name: value for name, value in found.items() if value}
+    return canonical(known) if known else None
+
+
+def _question(cell: Cell) -> ResultRow:
+    marks: dict[str, str | bool] = {"head": "original"} if cell.head == "original" else {}
+    marks |= {"claim": "adversary"} if cell.claim else {}
+    marks |= {"realigned": True} if cell.realigned else {}
+    return {
+        "task_id": cell.verify,
+        "workload": cell.workload,
+        "scheme": cell.scheme,
+        "scheme_params": canonical(cell.scheme_params),
+        "attack": cell.attack,
+        "attack_params": canonical({**cell.attack_params, **marks}),
+        "strength_name": cell.strength_name,
+        "strength": cell.strength,
+        "budget": canonical(cell.budget),
+        "searched": cell.searched,
+        "seed": cell.seed,
+        "control": cell.control,
+        "metric": cell.metric,
+        "embed_id": cell.embed,
+        "suspect_id": cell.suspect,
+        "clean_id": cell.clean,
+    }
+
+
+def _ending(cell: Cell, records: Mapping[TaskId, Record]) -> ResultRow:
+    """How the row ended. A row whose own attack failed has failed, with the attack's cause; verifying was skipped."""
+    record = records.get(cell.verify)
+    attack = records.get(cell.attack_task) if cell.attack_task is not None else None
+    if attack is not None and attack.state is State.FAILED:
+        record = attack
+    if record is None:
+        return {"status": "skipped", "cached": False, "error": UNREACHED}
+    return {"status": _STATUS.get(record.state, "skipped"), "cached": record.cached, "error": record.error}
+
+
+def _metrics(cell: Cell, records: Mapping[TaskId, Record]) -> ResultRow:
+    """Test metrics, and validation metrics under ``_val``; the scratch model is compared on test data only."""
+    made = {"clean": cell.clean, "marked": cell.embed, "suspect": cell.suspect, "scratch": cell.scratch}
+    found = {f"metric_{part}": _result(records, task).get("metric_test") for part, task in made.items()}
+    del made["scratch"]
+    found |= {f"metric_{part}_val": _result(records, task).get("metric_val") for part, task in made.items()}
+    # A model that serves licensed users only is judged by what it is worth to everybody else.
+    judged = _result(records, cell.suspect)
+    found |= {"metric_suspect": suspect_metric(judged, "test"), "metric_suspect_val": suspect_metric(judged, "val")}
+    return found | {"metric_unlicensed": _result(records, cell.embed).get("unlicensed_test")}
+
+
+def _judgement(cell: Cell, row: ResultRow) -> ResultRow:
+    """``relative_drop``, ``beats_scratch``, ``removed``: what follows from the measured columns."""
+    marked, suspect, scratch = row["metric_marked"], row["metric_suspect"], row["metric_scratch"]
+    known = marked is not None and suspect is not None
+    beats = None if suspect is None or scratch is None else suspect > scratch + SCRATCH_MARGIN
+    judged = row["status"] == "done" and cell.control is None and not cell.claim
+    drop = budget_drop(row)
+    within = None if drop is None else drop <= max_drop(row)
+    return {
+        "relative_drop": (marked - suspect) / marked if known and marked > 0 else None,
+        "beats_scratch": beats,
+        "removed": _all_of(None if row["verdict"] is None else not row["verdict"], within, beats) if judged else None,
+    }
+
+
+def _all_of(*facts: bool | None) -> bool | None:
+    """Logical "and" where some facts may be unknown: one False decides, an unknown among True ones does not."""
+    if False in facts:
+        return False
+    return None if None in facts else True
+
+
+def _result(records: Mapping[TaskId, Record], task_id: TaskId | None) -> Mapping[str, Any]:
+    record = records.get(task_id) if task_id is not None else None
+    return record.result if record is not None and record.state is State.DONE and record.result else {}
+
+
+def _seconds(records: Mapping[TaskId, Record], task_id: TaskId | None) -> float | None:
+    """Seconds of the computation itself, also where this run found it finished."""
+    result = _result(records, task_id)
+    seconds = result.get("seconds")
+    if seconds is None and result and task_id is not None:
+        seconds = records[task_id].seconds
+    return None if seconds is None else float(seconds)
+
+
+def write_results(rows: Sequence[ResultRow], folder: Path) -> Path:
+    """Write ``results.parquet`` and ``results.csv`` whole or not at all; returns the Parquet file."""
+    table = pa.Table.from_pylist(list(rows), schema=RESULTS_SCHEMA)
+    raw = pa.BufferOutputStream()
+    pq.write_table(table, raw)
+    target = folder / "results.parquet"
+    write_whole(target, raw.getvalue().to_pybytes())
+    # Details hold pictures and maps of hundreds of numbers: people's table does without.
+    columns = [name for name in RESULTS_SCHEMA.names if name != "details"]
+    write_whole(folder / "results.csv", table_csv(columns, rows).encode())
+    return target
+
+
+def read_results(path: Path) -> list[ResultRow]:
+    """The rows that ``write_results`` wrote."""
+    rows: list[ResultRow] = pq.read_table(path, schema=RESULTS_SCHEMA).to_pylist()
+    return rows
+
+
+def table_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """RFC 4180 text: null is empty, booleans are ``true``/``false``, lists are joined by ``;``."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_csv_cell(row[name]) for name in columns] for row in rows)
+    return out.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return ";".join(map(str, value))
+    return "" if value is None else value
+
+
+def write_whole(path: Path, raw: bytes) -> None:
+    """Write beside the target, then rename: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        part.write_bytes(raw)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Running a spec: store, journal, workers, records and report of one run."""

@@ -1,0 +1,1 @@
+"""What is asked: specs as they are written, validated and named."""

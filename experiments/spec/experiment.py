@@ -1,0 +1,341 @@
+"""What is asked: workloads x schemes x attacks x seeds, as a validated object.
+
+``ExperimentSpec.load("quickstart")`` reads a file or a shipped spec; ``ExperimentSpec(name=..., schemes=[...], ...)``
+takes the same fields in Python, entries as mappings, names or plugin objects. Entries are plugins when validation is
+over: every grid expanded, every default filled in.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    SkipValidation,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from wmarena.attacks.knowledge import Budget
+from wmarena.experiments.spec.entries import AttackEntry, EntryReader
+from wmarena.experiments.spec.overrides import apply
+from wmarena.experiments.spec.problems import Path as Place
+from wmarena.experiments.spec.problems import Problem, SpecError, dotted, unknown
+from wmarena.experiments.spec.shipped import Shipped
+from wmarena.experiments.spec.validation import problems_of
+from wmarena.experiments.workloads import WORKLOADS
+from wmarena.experiments.spec.yaml_lines import YamlDocument, read, text_of
+from wmarena.orchestrator.worker.workload import WorkloadConfig
+from wmarena.orchestrator.plan.identity import canonical, digest
+from wmarena.orchestrator.plan.plugins import names, use_workloads
+from wmarena.schemes.base import Scheme
+from wmarena.schemes.params import Configurable
+
+use_workloads(WORKLOADS)
+
+SHIPPED = Shipped(Path(__file__).parent / "specs", "spec")
+
+
+def _raise(problems: Iterable[Problem], *, below: int = 1) -> None:
+    """Hand problems to pydantic, which puts the field's own path in front again."""
+    errors = [
+        InitErrorDetails(
+            type=PydanticCustomError("spec", "{message}", {"message": p.message, "also": p.also}),
+            loc=p.path[below:],
+            input=None,
+        )
+        for p in problems
+    ]
+    if errors:
+        raise ValidationError.from_exception_data("spec", errors)
+
+
+def _context(info: ValidationInfo, name: str) -> Any:
+    return (info.context or {}).get(name)
+
+
+def _listed(raw: Any, info: ValidationInfo) -> list[Any]:
+    if isinstance(raw, list | tuple) and raw:
+        return list(raw)
+    shown = "an empty list" if isinstance(raw, list | tuple) else repr(raw)
+    way = "; leave the field out to judge the marked models alone" if info.field_name == "attacks" else ""
+    raise PydanticCustomError(
+        "spec", "{message}", {"message": f"expected a list of {info.field_name}, got {shown}{way}", "also": None}
+    )
+
+
+def _plugins(kind: str) -> Callable[[Any, ValidationInfo], tuple[Configurable, ...]]:
+    def resolve(raw: Any, info: ValidationInfo) -> tuple[Configurable, ...]:
+        reader = EntryReader(_context(info, "data_root"))
+        found = [
+            (plugin, (str(info.field_name), i))
+            for i, entry in enumerate(_listed(raw, info))
+            for plugin in reader.variants(kind, entry, (str(info.field_name), i))
+        ]
+        _raise([*reader.problems, *_repeated([(p.config(), where) for p, where in found])])
+        notes = _context(info, "notes")
+        if notes is not None:
+            notes += reader.notes
+        return tuple(plugin for plugin, _ in found)
+
+    return resolve
+
+
+def _attacks(raw: Any, info: ValidationInfo) -> tuple[AttackEntry, ...]:
+    adversary = info.data.get("adversary", {})
+    reader = EntryReader()
+    found = [
+        (attack, ("attacks", i))
+        for i, entry in enumerate(_listed(raw, info))
+        for attack in reader.attacks(entry, ("attacks", i), adversary)
+    ]
+    # The ends of a search may also be listed: they are computed once.
+    configs = [
+        ({"attack": a.attack.config(), "adversary": a.budget.config(until="attack")}, w)
+        for a, w in found
+        if a.search is None
+    ]
+    hint = "; max_drop decides how a row is read and makes no second one"
+    _raise([*reader.problems, *_repeated(configs, hint if len({a.budget.max_drop for a, _ in found}) > 1 else "")])
+    return tuple(attack for attack, _ in found)
+
+
+def _repeated(found: Iterable[tuple[Mapping[str, Any], Place]], hint: str = "") -> Iterator[Problem]:
+    """Entries that mean the same: a table would show one result twice, or hide that a grid was mistyped."""
+    first: dict[str, Place] = {}
+    for config, where in found:
+        text = canonical(dict(config))
+        if text not in first:
+            first[text] = where
+        elif first[text] == where:
+            yield Problem(f"expected distinct configurations, got one twice in this entry's own grid{hint}", where)
+        else:
+            message = f"expected distinct entries, got the same configuration as {dotted(first[text])}{hint}"
+            yield Problem(message, where, also=first[text])
+
+
+def _adversary(raw: Any) -> Mapping[str, Any]:
+    if isinstance(raw, Budget):
+        return {k: v for k, v in raw.config().items() if k != "name"}
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"expected fields of the adversary, got {raw!r}")
+    reader = EntryReader()
+    reader.configured(Budget, raw, ("adversary",))
+    _raise(reader.problems)
+    return dict(raw)
+
+
+def _only(raw: Any) -> dict[str, tuple[str, ...]]:
+    """``only: {dsn: [mnist_dsn]}``: pairs of names that are planned, for workloads, schemes and attacks."""
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"expected names with lists of names, such as {{dsn: [mnist_dsn]}}, got {raw!r}")
+    known = sorted({name for kind in ("workload", "scheme", "attack") for name in names(kind)})
+    problems: list[Problem] = []
+    out: dict[str, tuple[str, ...]] = {}
+    for name, listed in raw.items():
+        others = [listed] if isinstance(listed, str) else listed
+        if not isinstance(others, list | tuple) or not all(isinstance(o, str) for o in others) or not others:
+            problems.append(Problem(f"expected a list of names, got {listed!r}", ("only", str(name))))
+            continue
+        for given in (name, *others):
+            if given not in known:
+                problems.append(Problem(unknown(str(given), known), ("only", str(name))))
+        out[str(name)] = tuple(others)
+    _raise(problems)
+    return out
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if not seeds:
+        raise ValueError("expected at least one seed, got an empty list")
+    repeated = sorted({s for s in seeds if seeds.count(s) > 1})
+    if repeated:
+        raise ValueError(f"expected each seed once, got {', '.join(map(str, repeated))} again")
+    return seeds
+
+
+def _auto_or(kind: type, low: float, high: float, what: str) -> PlainValidator:
+    def check(value: Any) -> Any:
+        numeric = isinstance(value, kind | int) and not isinstance(value, bool)
+        if value == "auto" or (numeric and low <= value <= high):
+            return value
+        raise ValueError(f'expected "auto" or {what}, got {value!r}')
+
+    return PlainValidator(check)
+
+
+def _secret_file(value: Any, info: ValidationInfo) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError(f"expected the path of a secret file, got {value!r}")
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"expected the path of a secret file, got {value!r}, whose home folder is not known") from None
+    # Absolute: workers have working folders of their own.
+    return ((_context(info, "folder") or Path()) / path).absolute()
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class ExecutorSpec(_Block):
+    """How the plan is run; nothing here changes a result.
+
+    Attributes:
+        workers: how many; auto: one for each GPU, else for each CPU slot.
+        gpus_per_worker: GPUs, or a share of one, for each; auto: one where there are any.
+        task_timeout_s: wall seconds of one attempt.
+        heartbeat_timeout_s: a worker whose process answers nothing for so long is replaced.
+        stall_timeout_s: so is one whose task has neither ended nor offered a checkpoint for so long.
+        max_retries: further attempts after an accident.
+    """
+
+    workers: Annotated[int | Literal["auto"], _auto_or(int, 1, 10_000, "an integer from 1 to 10000")] = "auto"
+    gpus_per_worker: Annotated[float | Literal["auto"], _auto_or(float, 0, 1024, "a number from 0 to 1024")] = "auto"
+    task_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = 3600.0
+    heartbeat_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = 60.0
+    stall_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = 1800.0
+    max_retries: Annotated[int, Field(ge=0, strict=True)] = 2
+
+
+class CalibrationSpec(_Block):
+    """How many independent clean models, and fresh keys on each, check every scheme's null model.
+
+    Attributes:
+        models: independent clean models.
+        keys: fresh keys on each of them.
+    """
+
+    models: Annotated[int, Field(ge=1, le=1000, strict=True)] = 10
+    keys: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 30
+
+
+class KeysSpec(_Block):
+    """Where key material comes from, and what keys are sealed with: paths of secret files, never the secrets."""
+
+    root: Annotated[Path | None, PlainValidator(_secret_file)] = None
+    passphrase: Annotated[Path | None, PlainValidator(_secret_file)] = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.root is None and self.passphrase is None:
+            raise ValueError("expected `root`, `passphrase` or both, got neither; leave `keys` out for none")
+        return self
+
+
+class ExperimentSpec(_Block):
+    """One question: which schemes on which workloads survive which attacks, over which seeds."""
+
+    name: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
+    description: Annotated[str, Field(strict=True)] = ""
+    adversary: Annotated[Mapping[str, Any], PlainValidator(_adversary)] = Field(default_factory=dict)
+    workloads: Annotated[tuple[SkipValidation[WorkloadConfig], ...], BeforeValidator(_plugins("workload"))]
+    schemes: Annotated[tuple[SkipValidation[Scheme], ...], BeforeValidator(_plugins("scheme"))]
+    attacks: Annotated[tuple[SkipValidation[AttackEntry], ...], BeforeValidator(_attacks)] = ()
+    seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...], AfterValidator(_distinct)]
+    only: Annotated[dict[str, tuple[str, ...]], PlainValidator(_only)] = Field(default_factory=dict)
+    calibration: CalibrationSpec | None = None
+    executor: ExecutorSpec = Field(default_factory=ExecutorSpec)
+    keys: KeysSpec | None = None
+    profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    _text: str = PrivateAttr("")
+    _document: Any = PrivateAttr(None)
+    _notes: tuple[str, ...] = PrivateAttr(())
+
+    @classmethod
+    def load(cls, spec: str | Path, *, overrides: Iterable[str] = (), data_root: Path | None = None) -> Self:
+        """Read a spec file, or a shipped spec by its name.
+
+        Args:
+            overrides: ``path=value`` texts, as of ``--set``.
+            data_root: where ``first_available`` looks for data sets.
+
+        Raises:
+            SpecError: no such spec, or everything that is wrong with it.
+        """
+        path = SHIPPED.find(spec)
+        return cls.parse(text_of(path), overrides=overrides, data_root=data_root, source=path)
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        *,
+        overrides: Iterable[str] = (),
+        data_root: Path | None = None,
+        source: Path = Path("spec"),
+    ) -> Self:
+        """A spec from YAML text; ``source`` names it in messages and is what relative paths are relative to."""
+        given = tuple(overrides)
+        try:
+            document = apply(read(text), given)
+            spec = cls.of(document, data_root=data_root, folder=source.parent)
+        except SpecError as error:
+            raise SpecError(error.problems, str(source)) from None
+        if not given:
+            spec._text = text
+        return spec
+
+    @classmethod
+    def of(cls, document: YamlDocument, *, data_root: Path | None = None, folder: Path = Path()) -> Self:
+        """A spec from a document that was read; ``folder`` is what relative paths are relative to."""
+        if not isinstance(document.value, dict):
+            raise SpecError([Problem("expected a mapping with name, workloads, schemes, seeds", (), "line 1")])
+        notes: list[str] = []
+        context = {"data_root": data_root, "folder": folder, "notes": notes}
+        try:
+            spec = cls.model_validate(document.value, context=context)
+        except ValidationError as error:
+            raise SpecError(problems_of(error, document, cls)) from None
+        spec._document = document.value
+        spec._notes = tuple(notes)
+        return spec
+
+    @property
+    def text(self) -> str:
+        """The spec as YAML: as it was read, with overrides applied; the resolved form if it was made in Python."""
+        written = self._document if self._document is not None else self.resolved()
+        return self._text or yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Choices that were made for the user (``first_available``), for people."""
+        return self._notes
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything that is asked, every grid and default written out, as JSON values."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "workloads": [w.config() for w in self.workloads],
+            "schemes": [s.config() for s in self.schemes],
+            "attacks": [_written(a) for a in self.attacks],
+            "seeds": list(self.seeds),
+            "only": {name: list(others) for name, others in self.only.items()},
+            "calibration": None if self.calibration is None else self.calibration.model_dump(),
+        }
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of what is asked."""
+        return digest("spec", self.resolved())
+
+
+def _written(entry: AttackEntry) -> dict[str, Any]:
+    adversary = {k: v for k, v in entry.budget.config().items() if k != "name"}
+    written = {**entry.attack.config(), "adversary": adversary}
+    if entry.search is not None:
+        written["strength"] = dataclasses.asdict(entry.search)
+    return written

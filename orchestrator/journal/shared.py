@@ -1,0 +1,113 @@
+"""A journal on PostgreSQL, that several drivers share: each task is done by one of them.
+
+A driver holds a lock for every task that it works on and for its run. The server lets go of them when the driver's
+session ends, however it ends, so what a killed driver had begun is free at once.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from wmarena.orchestrator.journal.database import FORMAT, SCHEMA
+from wmarena.orchestrator.plan.evidence import Lease, Record
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.lock import WAIT, StoreBusy, ask_until
+from wmarena.orchestrator.journal.postgres import PostgresConnection
+from wmarena.orchestrator.plan.task import Task, TaskId
+
+
+class PostgresJournal(Journal):
+    """The journal at a ``postgresql://`` address."""
+
+    shared = True
+    _way_out = "see that its server can be reached and that its user may make tables there"
+    _db: PostgresConnection  # type: ignore[assignment]
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._settled: set[TaskId] = set()
+
+    def _connect(self, address: object) -> PostgresConnection:  # type: ignore[override]
+        return PostgresConnection(str(address), SCHEMA, FORMAT)
+
+    def _prepare(self) -> None:
+        """The connection has done so."""
+
+    # Who does what
+
+    def claim(self, ids: Sequence[TaskId]) -> Lease:
+        with self._asking():
+            mine = {TaskId(name) for name in self._db.try_lock(ids)}
+        # Another driver may have finished it, and let go, since anybody looked.
+        done = self.finished(mine)
+        self._let_go(done)
+        return Lease(mine - done.keys(), done)
+
+    def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
+        self._settled.add(task.id)
+        super().record(run, task, record, trace)
+
+    def flush(self) -> None:
+        super().flush()
+        self._let_go(self._settled)
+        self._settled.clear()
+
+    def _let_go(self, ids: Iterable[TaskId]) -> None:
+        with self._asking():
+            self._db.unlock(ids)
+
+    # Runs
+
+    def _interrupt_others(self, run: str) -> None:
+        """Runs whose driver is gone."""
+        for (other,) in self._db.execute("SELECT id FROM run WHERE status='running'").fetchall():
+            if not self._db.holds(_run(other)) and self._db.try_lock([_run(other)]):
+                self._db.execute("UPDATE run SET status='interrupted' WHERE id=?", (other,))
+                self._db.unlock([_run(other)])
+        self._db.lock(_run(run))
+
+    def finish_run(self, run: str, status: str) -> None:
+        super().finish_run(run, status)
+        with self._asking():
+            self._db.unlock([_run(run)])
+
+    def run_going(self, run: str) -> bool:
+        """True while its driver holds it."""
+        if self._db.holds(_run(run)):
+            return True
+        if self._rows("SELECT status FROM run WHERE id=?", (run,)) != [("running",)]:
+            return False
+        with self._asking():
+            gone = self._db.try_lock([_run(run)])
+            self._db.unlock(gone)
+        return not gone
+
+    @contextmanager
+    def holding(self, what: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+        def granted() -> bool:
+            with self._asking():
+                return bool(self._db.try_lock([what]))
+
+        if not granted():
+            if waiting is None:
+                raise StoreBusy(f"expected {what} free, got another driver of this journal at it; {WAIT} when it is")
+            waiting(f"waiting for {what}, at which another driver of this journal is")
+            ask_until(granted)
+        try:
+            yield
+        finally:
+            with self._asking():
+                self._db.unlock([what])
+
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        with self._asking():
+            self._db.lock(what)
+        try:
+            yield
+        finally:
+            with self._asking():
+                self._db.unlock([what])
+
+
+def _run(run: str) -> str:
+    return f"run {run}"

@@ -1,0 +1,69 @@
+"""What is finished before anything runs, and whether it still fits together."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.store.local import CorruptArtifact, Store
+from wmarena.orchestrator.plan.task import State, TaskId
+
+
+class FinishedIndex(Protocol):
+    """Who knows what is finished: the journal."""
+
+    def finished(self, ids: Iterable[TaskId]) -> dict[TaskId, Record]:
+        """Records of those among ``ids`` that are done."""
+
+
+@dataclass(frozen=True)
+class FinishedTasks:
+    """What a store knows of some tasks.
+
+    Attributes:
+        records: of those that are finished.
+        adopted: those of them that only the artifact tells of: the journal lost its row.
+        damaged: artifacts whose manifest cannot be trusted.
+    """
+
+    records: dict[TaskId, Record]
+    adopted: tuple[TaskId, ...] = ()
+    damaged: tuple[TaskId, ...] = ()
+
+
+def find(ids: Iterable[TaskId], store: Store, journal: FinishedIndex) -> FinishedTasks:
+    """Look in the journal, then among the artifacts; changes neither."""
+    wanted = list(ids)
+    records = journal.finished(wanted)
+    adopted: list[TaskId] = []
+    damaged: list[TaskId] = []
+    there = store.having([task_id for task_id in wanted if task_id not in records])
+    for task_id, manifest in store.manifests([task_id for task_id in wanted if task_id in there]):
+        if isinstance(manifest, CorruptArtifact):
+            damaged.append(task_id)
+        elif manifest is not None:
+            records[task_id] = _adopted(task_id, manifest["result"])
+            adopted.append(task_id)
+    return FinishedTasks(records, tuple(adopted), tuple(damaged))
+
+
+def already_done(plan: Plan, store: Store, journal: FinishedIndex) -> dict[TaskId, Record]:
+    """Records of a plan's finished tasks."""
+    return find(plan.tasks, store, journal).records
+
+
+def _adopted(task_id: TaskId, result: Mapping[str, Any]) -> Record:
+    seconds = float(result.get("seconds", 0.0))
+    return Record(task_id, State.DONE, result=result, cached=True, seconds=seconds, attempt=1)
+
+
+def with_changed_parents(plan: Plan, records: Mapping[TaskId, Record]) -> dict[TaskId, Record]:
+    """Adds the caveat ``parent_changed`` where a result consumed other bytes than its parent has now."""
+    made = {i: r.result["made"] for i, r in records.items() if r.result is not None and "made" in r.result}
+    out = dict(records)
+    for task_id, record in records.items() if made else ():
+        consumed = record.result.get("consumed", {}) if record.result is not None else {}
+        if task_id in plan.tasks and any(made.get(TaskId(p), sha) != sha for p, sha in consumed.items()):
+            out[task_id] = replace(record, caveats=(*record.caveats, "parent_changed"))
+    return out

@@ -1,0 +1,182 @@
+"""How long a plan would take on N workers: the real loop, ledger and policy on virtual time.
+
+Nothing is executed and nothing is written. What a task takes may differ from what the policy expects of it, as in a
+real run: the policy knows medians, the clock knows what was measured.
+
+    lower bound = max(total work / workers, critical path)
+    graph bound = max over r of  r + work that cannot begin before r / workers,   and the same from the end
+
+No schedule is shorter than either. The second knows that few tasks can run while the first models are trained: what
+lies between the two bounds is the graph's doing, and the policy's at most what lies above the second.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wmarena.orchestrator.plan.events import Listener
+from wmarena.orchestrator.plan.evidence import Lease, Record
+from wmarena.orchestrator.executors.virtual import VirtualExecutor
+from wmarena.orchestrator.running.ledger import Ledger, Policy
+from wmarena.orchestrator.running.loop import Loop
+from wmarena.orchestrator.plan.plan import Cell, Plan
+from wmarena.orchestrator.running.retry import Limits
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.plan.task import State, Task, TaskId
+
+TaskSeconds = Callable[[Task], float]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a simulated run came to. All times in virtual seconds.
+
+    Attributes:
+        workers: how many there were.
+        tasks: how many ran.
+        makespan_s: from the first start to the last end.
+        busy_s: worker-seconds in which something ran: the total work.
+        critical_path_s: the longest chain of tasks that wait for each other.
+        graph_bound_s: what the order of the graph allows on so many workers; never below ``lower_bound_s``.
+    """
+
+    workers: int
+    tasks: int
+    makespan_s: float
+    busy_s: float
+    critical_path_s: float
+    graph_bound_s: float
+
+    @property
+    def lower_bound_s(self) -> float:
+        """No schedule on so many workers is shorter."""
+        return max(self.busy_s / self.workers, self.critical_path_s)
+
+    @property
+    def over_bound(self) -> float:
+        """Makespan / lower bound; 1 where nothing takes time."""
+        return self.makespan_s / self.lower_bound_s if self.lower_bound_s else 1.0
+
+    @property
+    def utilisation(self) -> float:
+        """Share of all worker-seconds in which something ran, in [0, 1]; 1 where nothing takes time."""
+        return self.busy_s / (self.makespan_s * self.workers) if self.makespan_s else 1.0
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {
+            "workers": self.workers,
+            "tasks": self.tasks,
+            "makespan_s": self.makespan_s,
+            "utilisation": self.utilisation,
+            "critical_path_s": self.critical_path_s,
+            "total_work_s": self.busy_s,
+            "lower_bound_s": self.lower_bound_s,
+            "makespan_over_lower_bound": self.over_bound,
+            "graph_bound_s": self.graph_bound_s,
+        }
+
+
+class NullJournal:
+    """A journal of a run that leaves no trace."""
+
+    pending = False
+
+    def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
+        """Nothing is kept."""
+
+    def attempt(self, run: str, task_id: TaskId, record: Record) -> None:
+        """Nothing is kept."""
+
+    def finished(self, ids: Iterable[TaskId]) -> dict[TaskId, Record]:
+        """Nothing is known."""
+        return {}
+
+    def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Cell] = ()) -> None:
+        """Nothing is kept."""
+
+    def claim(self, ids: Sequence[TaskId]) -> Lease:
+        """Nobody else is there."""
+        return Lease(set(ids), {})
+
+    def forget(self, ids: Sequence[TaskId]) -> None:
+        """Nothing is known."""
+
+    def tick(self) -> None:
+        """Nothing is pending."""
+
+    def flush(self) -> None:
+        """Nothing is pending."""
+
+
+def simulate(
+    plan: Plan,
+    n_workers: int,
+    *,
+    store: Store,
+    expected: TaskSeconds,
+    actual: TaskSeconds,
+    finished: Mapping[TaskId, Record] | None = None,
+    policy: Policy = "throughput",
+    listeners: Sequence[Listener] = (),
+) -> Schedule:
+    """The schedule of ``plan`` as it stands: what a search would add on the way is not known and not simulated.
+
+    Args:
+        store: asked whether what is finished can still be read; never written.
+        expected: seconds that the policy expects of a task.
+        actual: seconds that a task takes.
+        finished: tasks that need not run.
+        listeners: hear what an ordinary run's listeners hear.
+    """
+    executor = VirtualExecutor(n_workers, actual)
+    ledger = Ledger(plan, finished or {}, store.has, expected, policy)
+    missing = [task for task in plan if ledger.state[task.id] is not State.DONE]
+    limits = Limits(task_timeout_s=math.inf)
+    Loop(plan, ledger, executor, NullJournal(), store, "simulation", limits, listeners).drive()
+    paths = PathLengths.of(plan, missing, actual)
+    longest, bound = paths.longest(), paths.bound(n_workers)
+    return Schedule(n_workers, len(missing), executor.now, executor.busy_s, longest, bound)
+
+
+@dataclass(frozen=True)
+class PathLengths:
+    """What must lie before, in and after each of some tasks, in seconds; aligned lists."""
+
+    before: Sequence[float]
+    within: Sequence[float]
+    after: Sequence[float]
+
+    @classmethod
+    def of(cls, plan: Plan, tasks: Sequence[Task], seconds: TaskSeconds) -> "PathLengths":
+        """The longest chains among ``tasks`` (parents first); what is not among them is there already."""
+        length = {task.id: seconds(task) for task in tasks}
+        before: dict[TaskId, float] = {}
+        after: dict[TaskId, float] = {}
+        for task in tasks:
+            earlier = (before[i] + length[i] for i in task.waits_for if i in length)
+            before[task.id] = max(earlier, default=0.0)
+        for task in reversed(tasks):
+            later = (after[i] + length[i] for i in plan.children(task.id) if i in length)
+            after[task.id] = max(later, default=0.0)
+        return cls(list(before.values()), list(length.values()), [after[i] for i in length])
+
+    def longest(self) -> float:
+        """Seconds of the critical path."""
+        return max(map(sum, zip(self.before, self.within, strict=True)), default=0.0)
+
+    def bound(self, n_workers: int) -> float:
+        """No schedule on so many workers is shorter."""
+        work = sum(self.within) / n_workers
+        return max(
+            work, self.longest(), self._held_back(self.before, n_workers), self._held_back(self.after, n_workers)
+        )
+
+    def _held_back(self, ends: Sequence[float], n_workers: int) -> float:
+        """The most of: an end's seconds, and the work of all tasks that lie as far from it or farther."""
+        most = work = 0.0
+        for end, seconds in sorted(zip(ends, self.within, strict=True), reverse=True):
+            work += seconds
+            most = max(most, end + work / n_workers)
+        return most

@@ -1,0 +1,63 @@
+"""A store that cannot be written for a while: the run holds its breath instead of failing task after task."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from wmarena.orchestrator.store.artifacts import StoreError
+
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 5.0
+
+
+class StoreLost(StoreError):
+    """The store failed under a run and did not come back; what is finished is kept, the same command resumes."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(f"the store failed: {why}; what is finished is kept, mend it and run the same command again")
+
+
+@dataclass
+class StoreOutage:
+    """Pauses after trouble with the store until a probe succeeds.
+
+    Attributes:
+        probe: writes something to the store; raises StoreError.
+        patience_s: how long it may fail.
+        clock: seconds.
+    """
+
+    probe: Callable[[], None]
+    patience_s: float
+    clock: Callable[[], float] = time.monotonic
+    _since: float | None = field(default=None, init=False)
+    _due: float = field(default=0.0, init=False)
+    _pause_s: float = field(default=0.0, init=False)
+
+    def begin(self) -> None:
+        """Something could not be written: nothing is handed out before the next probe."""
+        if self._since is None:
+            self._since, self._pause_s = self.clock(), _FIRST_PAUSE_S
+            self._due = self._since + self._pause_s
+
+    def over(self) -> bool:
+        """True if there is no trouble, or none any more.
+
+        Raises:
+            StoreLost: the store did not come back in time.
+        """
+        if self._since is None:
+            return True
+        now = self.clock()
+        if now < self._due:
+            return False
+        try:
+            self.probe()
+        except StoreError as error:
+            if now - self._since > self.patience_s:
+                raise StoreLost(error) from error
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            self._due = now + self._pause_s
+            return False
+        self._since = None
+        return True

@@ -1,0 +1,1 @@
+"""Artifacts, checkpoints and reports, in a folder or behind a URL."""

@@ -1,0 +1,245 @@
+"""One task's artifact: written whole, checked when it is read.
+
+An artifact is a folder of files and a ``manifest.json``, written to a temporary sibling and renamed, so a reader sees
+nothing or the whole. The manifest is the sidecar: the task's identity, its result, the SHA-256 of every file, the
+hashes of what it consumed, and a digest over all of this. What does not match is set aside and computed again.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from wmarena.orchestrator.plan.identity import file_digest
+from wmarena.orchestrator.store.manifest import MANIFEST, CorruptArtifact, decode_manifest, encode_manifest, make_manifest
+from wmarena.orchestrator.plan.task import TaskId
+
+
+class StoreError(OSError):
+    """The store cannot be used (not writable, no folder, full); the message says why and the way out."""
+
+
+Sidecar = dict[str, Any] | CorruptArtifact | None
+"""What stands in the place of a manifest."""
+
+
+class Artifacts:
+    """All artifacts under one root, by task id."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._folders = os.path.join(root, "artifacts")
+        self._verified: dict[Path, tuple[int, int]] = {}
+
+    def folder(self, task_id: TaskId) -> Path:
+        """Where a task's artifact is or will be."""
+        return Path(self._folders, task_id[:2], task_id)
+
+    def has(self, task_id: TaskId) -> bool:
+        """True if a committed artifact is there (its content is checked when it is read)."""
+        return os.path.exists(f"{self._folders}/{task_id[:2]}/{task_id}/{MANIFEST}")
+
+    def having(self, ids: Collection[TaskId]) -> set[TaskId]:
+        """Those of ``ids`` that have a committed artifact, seen afresh."""
+        return {task_id for task_id in ids if self.has(task_id)}
+
+    def task_ids(self) -> list[TaskId]:
+        """Ids of all committed artifacts, sorted."""
+        found = Path(self._folders).glob(f"??/*/{MANIFEST}")
+        return sorted(TaskId(p.parent.name) for p in found if not p.parent.name.startswith("."))
+
+    def unfinished(self) -> list[Path]:
+        """What killed writers left behind."""
+        return sorted(Path(self._folders).glob("??/.*.part"))
+
+    # Writing
+
+    def commit(
+        self, task_id: TaskId, identity: Mapping[str, Any], result: Mapping[str, Any], files: Mapping[str, bytes]
+    ) -> dict[str, Any]:
+        """Write an artifact whole: files, manifest, rename. Committing twice keeps the first.
+
+        Returns:
+            The manifest of what is in the store now, exactly as a reader gets it.
+
+        Raises:
+            StoreError: the disk is full or not writable.
+            TypeError: identity or result cannot be written as JSON.
+            ValueError: a file's name is not a plain one.
+        """
+        manifest = make_manifest(task_id, identity, result, files)
+        final = self.folder(task_id)
+        part = final.with_name(f".{task_id[:16]}.{uuid.uuid4().hex}.part")
+        try:
+            part.mkdir(parents=True)
+            for name, raw in files.items():
+                _write(part / name, raw)
+            _write(part / MANIFEST, encode_manifest(manifest))
+            sync_folder(part)
+            return self._publish(task_id, part, final) or manifest
+        except OSError as error:
+            raise StoreError(
+                f"expected to write artifact {task_id[:12]}, got: {error}; free space in {self.root}"
+            ) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _publish(self, task_id: TaskId, part: Path, final: Path) -> dict[str, Any] | None:
+        """Rename ``part`` into place; the manifest that is there already, if one is."""
+        try:
+            part.rename(final)
+        except OSError:
+            if not final.exists():
+                raise
+            kept = self.intact_manifest(task_id)
+            if kept is not None:
+                return kept
+            self.set_aside(task_id)
+            part.rename(final)
+        sync_folder(final.parent)
+        return None
+
+    def set_aside(self, task_id: TaskId) -> None:
+        """Move a damaged artifact out of the way; it will be computed again, and can be inspected."""
+        folder = self.folder(task_id)
+        self._verified = {p: s for p, s in self._verified.items() if folder not in p.parents}
+        target = self.root / "set_aside" / f"{task_id}-{uuid.uuid4().hex[:8]}"
+        try:
+            target.parent.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(target)
+        except OSError as error:
+            raise StoreError(f"expected to move the damaged {folder} to {target.parent}, got: {error}") from error
+
+    # Reading
+
+    def manifest(self, task_id: TaskId) -> dict[str, Any] | None:
+        """The sidecar, or None if there is no artifact.
+
+        Raises:
+            CorruptArtifact: it is unreadable, was altered, or belongs to another task.
+        """
+        try:
+            raw = (self.folder(task_id) / MANIFEST).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unreadable(task_id, MANIFEST, error) from None
+        return decode_manifest(task_id, raw)
+
+    def manifests(self, ids: Collection[TaskId]) -> Iterator[tuple[TaskId, Sidecar]]:
+        """The sidecar of each of ``ids``, in order: None if there is no artifact, an error if it cannot be trusted."""
+        return ((task_id, self._sidecar(task_id)) for task_id in ids)
+
+    def _sidecar(self, task_id: TaskId) -> Sidecar:
+        try:
+            return self.manifest(task_id)
+        except CorruptArtifact as error:
+            return error
+
+    def intact_manifest(self, task_id: TaskId) -> dict[str, Any] | None:
+        """The sidecar, or None if there is none that can be trusted."""
+        try:
+            return self.manifest(task_id)
+        except CorruptArtifact:
+            return None
+
+    def sha256(self, task_id: TaskId, name: str) -> str:
+        """What the manifest says of a file's bytes.
+
+        Raises:
+            CorruptArtifact: there is no such file or no manifest.
+        """
+        manifest = self.manifest(task_id)
+        if manifest is None or name not in manifest["files"]:
+            raise CorruptArtifact(task_id, f"{name} is missing")
+        return str(manifest["files"][name]["sha256"])
+
+    def read(self, task_id: TaskId, name: str) -> bytes:
+        """The bytes of one file, checked.
+
+        Raises:
+            CorruptArtifact: missing, or other bytes than the manifest says.
+            StoreError: it cannot be read now.
+        """
+        expected = self.sha256(task_id, name)
+        try:
+            raw = (self.folder(task_id) / name).read_bytes()
+        except OSError as error:
+            raise _unreadable(task_id, name, error) from None
+        if hashlib.sha256(raw).hexdigest() != expected:
+            raise CorruptArtifact(task_id, f"{name} has other bytes than its manifest says")
+        return raw
+
+    def path(self, task_id: TaskId, name: str) -> Path:
+        """A file of an artifact, its hash checked (once per process and file state).
+
+        Raises:
+            CorruptArtifact: missing, or other bytes than the manifest says.
+        """
+        path, expected = self.folder(task_id) / name, self.sha256(task_id, name)
+        try:
+            stat = path.stat()
+            state = (stat.st_mtime_ns, stat.st_size)
+            found = expected if self._verified.get(path) == state else file_digest(path)
+        except OSError as error:
+            raise _unreadable(task_id, name, error) from None
+        if found != expected:
+            raise CorruptArtifact(task_id, f"{name} has other bytes than its manifest says")
+        self._verified[path] = state
+        return path
+
+    def uri(self, task_id: TaskId, name: str) -> str:
+        """Where a file of an artifact is, for other programs; checked like ``path`` where that costs no transfer.
+
+        Raises:
+            CorruptArtifact: missing, or other bytes than the manifest says.
+        """
+        return self.path(task_id, name).as_uri()
+
+    def load_tensors(self, task_id: TaskId, name: str) -> dict[str, Tensor]:
+        """Tensors of one safetensors file of an artifact, checked."""
+        try:
+            tensors: dict[str, Tensor] = load(self.read(task_id, name))
+        except SafetensorError as error:
+            raise CorruptArtifact(task_id, f"{name}: {error}") from None
+        return tensors
+
+
+def _unreadable(task_id: TaskId, name: str, error: OSError) -> OSError:
+    """A file that is not there or whose sectors are lost is damage; whatever else keeps it from us may pass."""
+    detail = f"{name}: {error.strerror or error}"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO):
+        return CorruptArtifact(task_id, detail)
+    return StoreError(f"expected to read artifact {task_id[:12]}, got {detail}; see that the store can be read")
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file of CPU copies (tied weights are written twice); equal tensors give equal bytes."""
+    raw: bytes = save({n: tensors[n].detach().cpu().contiguous().clone() for n in sorted(tensors)})
+    return raw
+
+
+def _write(path: Path, raw: bytes) -> None:
+    with path.open("xb") as f:
+        f.write(raw)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's own entries durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

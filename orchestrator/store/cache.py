@@ -1,0 +1,104 @@
+"""Files of a shared store on this machine's disk: by content, checked, bounded."""
+
+import contextlib
+import hashlib
+import os
+import time
+import uuid
+from pathlib import Path
+
+from wmarena.orchestrator.plan.identity import file_digest
+
+_SLACK = 0.1
+
+
+def user_cache() -> Path:
+    """This user's folder for what can be fetched or rebuilt: ``$XDG_CACHE_HOME/wmarena``, else ``~/.cache/wmarena``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "wmarena"
+
+
+class FileCache:
+    """Any number of processes may share one folder; what one of them removes, another fetches again.
+
+    Args:
+        folder: created when the first file is kept.
+        most_bytes: beyond it the files that were used least recently go.
+    """
+
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        self._folder = folder
+        self._most_bytes = most_bytes
+        self._checked: dict[Path, tuple[int, int]] = {}
+        self._unmeasured = most_bytes  # the first file asks what others left
+
+    def path(self, sha256: str, name: str) -> Path | None:
+        """The file with this content, hashed once per process and file state; None if it is not (or no longer) here."""
+        path = self._place(sha256, name)
+        try:
+            stat = path.stat()
+            state = (stat.st_mtime_ns, stat.st_size)
+            if self._checked.get(path) != state:
+                if file_digest(path) != sha256:
+                    path.unlink()
+                    return None
+                self._checked[path] = state
+            os.utime(path, ns=(time.time_ns(), stat.st_mtime_ns))
+        except FileNotFoundError:
+            return None
+        return path
+
+    def read(self, sha256: str, name: str) -> bytes | None:
+        """The bytes with this hash, checked now; None if they are not here."""
+        path = self._place(sha256, name)
+        try:
+            raw = path.read_bytes()
+            if hashlib.sha256(raw).hexdigest() == sha256:
+                os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+                return raw
+            path.unlink()
+        except OSError:
+            pass
+        return None
+
+    def keep(self, sha256: str, name: str, raw: bytes) -> Path:
+        """Put bytes of this hash here.
+
+        Raises:
+            OSError: there is no room, or the folder cannot be written.
+        """
+        path = self._place(sha256, name)
+        part = path.with_name(f".{uuid.uuid4().hex}.part")
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            part.write_bytes(raw)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        stat = path.stat()
+        self._checked[path] = (stat.st_mtime_ns, stat.st_size)
+        self._unmeasured += len(raw)
+        if self._unmeasured >= _SLACK * self._most_bytes:
+            self._trim(path)
+        return path
+
+    def _place(self, sha256: str, name: str) -> Path:
+        return self._folder / sha256[:2] / sha256 / name
+
+    def _trim(self, newest: Path) -> None:
+        """Remove the files that were used least recently, all but ``newest``, until there is slack again."""
+        found = []
+        for path in self._folder.glob("??/*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                stat = path.stat()
+                found.append((stat.st_atime_ns, stat.st_size, path))
+        total = sum(size for _, size, _ in found)
+        if total > self._most_bytes:
+            for _, size, path in sorted(found):
+                if total <= (1 - _SLACK) * self._most_bytes:
+                    break
+                if path != newest:
+                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        path.parent.rmdir()
+                    total -= size
+        self._unmeasured = 0

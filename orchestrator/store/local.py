@@ -1,0 +1,278 @@
+"""Everything that a run leaves behind, in one local folder.
+
+Layout::
+
+    journal.sqlite   artifacts/<aa>/<task id>/   keys/<task id>/ (0700)   checkpoints/<trajectory id>/   set_aside/
+    reports/<experiment>/<run id>/   mlflow.db   mlartifacts/
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Self
+
+from wmarena.orchestrator.store.artifacts import Artifacts, StoreError, tensors_to_bytes
+from wmarena.orchestrator.lock import StoreBusy, hold, join
+from wmarena.orchestrator.store.manifest import CorruptArtifact
+from wmarena.orchestrator.sealing import Passphrase
+from wmarena.orchestrator.store.backends import FolderCheckpoints, CheckpointBackend
+from wmarena.orchestrator.plan.task import TaskId
+
+_ROOM = 2**20
+_NAME_BYTES = 100
+_MARK = ".wmarena-keys"
+CHECKPOINTS = ".checkpoints"
+"""Folder beside keys: states of long computations that hold a part of one."""
+
+
+class Store(Artifacts):
+    """Artifacts, and beside them keys, checkpoints and reports; held by one run at a time.
+
+    Attributes:
+        shared: True if other drivers may write at the same time.
+        own_keys: a folder of keys that is not the store's, or None.
+        keys_travel: True if keys are in the shared place too, sealed.
+    """
+
+    shared = False
+    keys_travel = False
+
+    def __init__(self, root: Path | str, keys: Path | None = None) -> None:
+        # A Path has already lost one of the URL's slashes.
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(root)):
+            raise StoreError(f"expected a local folder as store, got the URL {root}; pass --store DIR")
+        super().__init__(Path(root).expanduser().absolute())
+        self.own_keys = None if keys is None else keys.expanduser().absolute()
+
+    @property
+    def keys_root(self) -> Path:
+        """The folder of all keys."""
+        return self.own_keys or self.root / "keys"
+
+    @property
+    def address(self) -> str:
+        """What ``wmarena.orchestrator.store.opening.open_store`` makes this store of, in any process."""
+        return str(self.root)
+
+    def open(self) -> Self:
+        """Create the folder if missing and prove that it can be written.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        try:
+            checkpoints = self.root / "checkpoints"
+            for folder in (self.root / "artifacts", self.keys_root, checkpoints, self.root / "reports"):
+                folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self.keys_root, checkpoints):  # of a key that is trained, checkpoints hold a part
+                folder.chmod(0o700)
+            self._write_probe(b"x")
+        except OSError as error:
+            raise StoreError(
+                f"expected a store folder that can be written, got {self.root} ({error.strerror or error}); "
+                "choose another with --store DIR or WMARENA_STORE"
+            ) from None
+        return self
+
+    def probe(self) -> None:
+        """Prove that the store can be written, with room for a small artifact.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        try:
+            self._write_probe(bytes(_ROOM))
+        except OSError as error:
+            raise StoreError(
+                f"expected to write {_ROOM >> 10} KiB in {self.root}, got: {error.strerror or error}; "
+                "free space, or see that it can be written"
+            ) from None
+
+    def _write_probe(self, content: bytes) -> None:
+        probe = self.root / f".probe-{uuid.uuid4().hex}"
+        try:
+            with probe.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+
+    @property
+    def journal_path(self) -> Path:
+        """The SQLite system of record."""
+        return self.root / "journal.sqlite"
+
+    def key_dir(self, task_id: TaskId) -> Path:
+        """Where the key that a task completed is or will be; never anywhere else."""
+        return self.keys_root / task_id
+
+    def checkpoint_dir(self, trajectory: str) -> Path:
+        """Where a long computation leaves its state, if that is a folder here."""
+        return self.root / "checkpoints" / trajectory
+
+    def share_key(self, task_id: TaskId) -> None:
+        """Called when a key was written to ``key_dir``: every node finds it there."""
+
+    def receive_keys(self, task_ids: Iterable[TaskId]) -> None:
+        """Called before keys are read from ``key_dir``."""
+
+    def agree(self, passphrase: Passphrase | None) -> None:
+        """Called before a run that needs keys.
+
+        Raises:
+            SealError: keys cannot be where they have to be, or others seal them with another passphrase.
+        """
+
+    def keys_mark(self) -> str:
+        """What is written in the folder of keys, made if it is missing: who reads the same sees the same folder.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        path = self.keys_root / _MARK
+        try:
+            self.keys_root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as f:
+                f.write(uuid.uuid4().hex)
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise StoreError(
+                f"expected a folder of keys that can be written, got {self.keys_root} ({error.strerror}); "
+                "pass another by --keys DIR"
+            ) from None
+
+    def checkpoint_backend(self, trajectory: str, *, secret: bool) -> CheckpointBackend:
+        """Where a long computation leaves its state.
+
+        Args:
+            secret: True if the state holds a part of a key.
+        """
+        return FolderCheckpoints(self.checkpoint_dir(trajectory))
+
+    def report_dir(self, experiment: str, run_id: str) -> Path:
+        """Where the report of one execution goes; names cannot leave the store."""
+        return self.root / "reports" / safe_name(experiment) / safe_name(run_id)
+
+    def share_report(self, folder: Path) -> str | None:
+        """Called when a report was written; says where others find it, None where that is the folder itself."""
+        return None
+
+    @contextmanager
+    def exclusive(self, run: str = "", waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Hold the store for one run.
+
+        Args:
+            run: id of the run, to tell others.
+            waiting: wait until the store is free, after having said so through this; None: do not.
+
+        Raises:
+            StoreBusy: another run holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with hold(self.root / "run.lock", f"run {run}" if run else "housekeeping", waiting):
+            yield
+
+    @contextmanager
+    def joined(self, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Hold the store together with other runs: nobody holds it exclusively meanwhile.
+
+        Args:
+            waiting: as of ``exclusive``.
+
+        Raises:
+            StoreBusy: another process holds it exclusively.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with join(self.root / "run.lock", waiting):
+            yield
+
+    # Housekeeping
+
+    def ls(self) -> list[dict[str, Any]]:
+        """One row per artifact: task_id, kind, workload, scheme, attack, seed, bytes; damaged ones say so."""
+        return [self._row(task_id, _size(self.folder(task_id))) for task_id in self.task_ids()]
+
+    def _row(self, task_id: TaskId, n_bytes: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"task_id": task_id, "bytes": n_bytes}
+        try:
+            identity = (self.manifest(task_id) or {}).get("identity", {})
+            config = identity.get("config", {})
+            row |= {"kind": identity.get("kind"), "seed": identity.get("seed")}
+            row |= {part: _name_of(config.get(part)) for part in ("workload", "scheme", "attack")}
+        except CorruptArtifact as error:
+            row |= {"kind": None, "damaged": str(error)}
+        row["key"] = str(self.key_dir(task_id)) if self.key_dir(task_id).exists() else None
+        return row
+
+    def verify(self) -> dict[str, Any]:
+        """Check every file of every artifact: checked, files, damaged (task_id, detail), unfinished."""
+        damaged: list[dict[str, str]] = []
+        n_files = 0
+        ids = self.task_ids()
+        for task_id in ids:
+            try:
+                for name in (self.manifest(task_id) or {"files": {}})["files"]:
+                    n_files += 1
+                    self._verified.pop(self.folder(task_id) / name, None)
+                    self.path(task_id, name)
+            except CorruptArtifact as error:
+                damaged.append({"task_id": task_id, "detail": str(error)})
+        return {"checked": len(ids), "files": n_files, "damaged": damaged, "unfinished": len(self.unfinished())}
+
+    def gc(self, keep: Iterable[TaskId], *, apply: bool, trajectories: Iterable[str] = ()) -> dict[str, Any]:
+        """Remove artifacts, keys and checkpoints outside ``keep``, leftovers of killed writers, what was set aside.
+
+        Args:
+            apply: without it nothing is removed, only counted.
+            trajectories: checkpoint folders to keep besides those named like a task of ``keep``
+                (``wmarena.orchestrator.worker.context.trajectory_id``); a lost one costs time, never a result.
+
+        Raises:
+            StoreBusy: a run holds the store, whose unfinished artifacts are not leftovers.
+        """
+        kept = set(keep)
+        with self.exclusive() if apply else nullcontext():
+            ids = self.task_ids()
+            doomed = [self.folder(t) for t in ids if t not in kept]
+            doomed += _others(self.keys_root, kept)
+            doomed += _others(self.root / "checkpoints", kept | set(trajectories))
+            doomed += _others(self.root / "set_aside", set())
+            doomed += self.unfinished()
+            size = sum(_size(d) for d in doomed)
+            for folder in doomed if apply else ():
+                shutil.rmtree(folder)
+        return {"kept": len(kept.intersection(ids)), "removed": len(doomed), "bytes": size, "applied": apply}
+
+
+def _name_of(config: object) -> Any:
+    return config.get("name") if isinstance(config, dict) else None
+
+
+def _others(folder: Path, kept: set[TaskId] | set[str]) -> list[Path]:
+    return [p for p in _folders(folder) if p.name not in kept]
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Sub-folders, but for hidden ones."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [p for p in found if p.is_dir() and not p.name.startswith(".")]
+
+
+def _size(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+def safe_name(text: str) -> str:
+    """``text`` as one path component: letters, digits, '.', '_', '-' stay; it can never leave its folder."""
+    cleaned = "".join(c if c.isalnum() or c in "._-" else "-" for c in text).strip(".")
+    # File systems count bytes, and a letter may have four.
+    return cleaned.encode()[:_NAME_BYTES].decode(errors="ignore") or "unnamed"
+
+
+__all__ = ["CorruptArtifact", "Store", "StoreBusy", "StoreError", "safe_name", "tensors_to_bytes"]

@@ -1,0 +1,1 @@
+"""Adi et al.: a backdoor as a watermark."""

@@ -1,0 +1,1 @@
+"""Deep Serial Number: a network that works only on inputs stamped with its buyer's number."""

@@ -1,0 +1,1 @@
+"""MTLSign: a watermark as a second, secret task of the network."""

@@ -1,0 +1,1 @@
+"""Tartaglione et al.: a picture in locked weights."""

@@ -1,0 +1,1 @@
+"""What trigger schemes share: images, labels, forging, training."""

@@ -1,0 +1,93 @@
+"""Schemes that embed by training: on from the clean network, or from the first epoch.
+
+    pretrained: Adam on one cycle from the clean network, for ``epochs`` passes, or 4 and at least ``min_steps`` steps
+    scratch:    the workload's own recipe
+
+A constant rate, as the papers have it, costs more accuracy: a twin trained equally long loses as much without a mark.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
+
+from wmarena.schemes.base import Recipe, Scheme, Workload
+from wmarena.schemes.params import param
+
+_PASSES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinuedTraining(Scheme):
+    """The length, rate and batch of the training that embeds.
+
+    Attributes:
+        min_steps: optimiser steps of the pretrained mode, at least; 100 triggers need so many.
+        usual_batch: images in a batch of the pretrained mode; None: the workload's own.
+    """
+
+    min_steps: ClassVar[int] = 250
+    usual_batch: ClassVar[int | None] = 100
+
+    mode: Literal["pretrained", "scratch"] = param(
+        "pretrained",
+        doc="continue from the clean network, or embed from the first epoch",
+        stage="embed",
+        choices=("pretrained", "scratch"),
+    )
+    epochs: int | None = param(
+        None,
+        doc="passes over the training data; none: the workload's own (scratch), or 4 and at least 250 steps",
+        stage="embed",
+        low=1,
+    )
+    lr: float | None = param(
+        None,
+        doc="peak rate; none: the workload's own (scratch), else half of it, 5e-4 where it trains by SGD",
+        stage="embed",
+        low=0,
+        low_open=True,
+    )
+    batch_size: int | None = param(
+        None,
+        doc="B, task images in a batch; none: the workload's own (scratch, tartaglione), or 100",
+        stage="embed",
+        low=1,
+    )
+
+    @property
+    def from_scratch(self) -> bool:
+        return self.mode == "scratch"
+
+    def twin_recipe(self, task: Workload, n_train: int) -> Recipe | None:
+        return None if self.from_scratch else self.recipe(task, n_train)
+
+    def as_overwriter(self) -> Self:
+        return replace(self, mode="pretrained")
+
+    def for_epochs(self, epochs: int, n_train: int) -> Self:
+        return replace(self, epochs=epochs)
+
+    def recipe(self, task: Workload, n_train: int) -> Recipe:
+        """The training of ``embed`` on ``n_train`` samples, what the scheme adds to its loss apart."""
+        own = task.recipe
+        if self.from_scratch:
+            return replace(
+                own,
+                epochs=self.epochs or own.epochs,
+                lr=self.lr or own.lr,
+                batch_size=self.batch_size or own.batch_size,
+            )
+        batch_size = self.batch_size or self.usual_batch or own.batch_size
+        steps_per_epoch = math.ceil(n_train / batch_size)
+        steps = max(_PASSES * steps_per_epoch, self.min_steps)
+        if self.epochs is not None:
+            steps = self.epochs * steps_per_epoch
+        return Recipe(
+            optimiser="adam",
+            lr=self.lr or (own.lr / 2 if own.optimiser == "adam" else 5e-4),
+            batch_size=batch_size,
+            epochs=math.ceil(steps / steps_per_epoch),
+            steps=steps,
+            schedule="one_cycle",
+            augment=own.augment,
+        )

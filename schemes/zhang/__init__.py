@@ -1,0 +1,1 @@
+"""Zhang et al.: three backdoors as watermarks."""

@@ -1,0 +1,88 @@
+"""One run at a time: who waits, who is refused, and what a dead holder leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wmarena.orchestrator.lock import StoreBusy, hold, join
+
+TREE = Path(__file__).resolve().parents[3]
+
+HOLDER = """
+import signal, sys
+from pathlib import Path
+from wmarena.orchestrator.lock import hold
+with hold(Path(sys.argv[1]), "run r-7"):
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
+def holder(path: Path) -> subprocess.Popen[str]:
+    """Another process that holds the lock."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)],
+        env={**os.environ, "PYTHONPATH": str(TREE)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill it as an accident would."""
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def test_a_second_process_is_told_who_holds_it(tmp_path: Path) -> None:
+    """Its run and process; and it takes over as soon as that one is dead, however it died."""
+    path = tmp_path / "run.lock"
+    first = holder(path)
+    try:
+        with pytest.raises(StoreBusy, match=rf"held by run r-7 \(process {first.pid} on "), hold(path, "run r-8"):
+            pass
+    finally:
+        end(first)
+    with hold(path, "run r-8"):
+        assert '"run r-8"' in path.read_text()
+
+
+@pytest.mark.parametrize("take", [partial(hold, who="run r-8"), join])
+def test_who_waits_says_so_and_begins_afterwards(tmp_path: Path, take: Callable[..., Any]) -> None:
+    """Once told whom it waits for, it gets the lock, alone or with others, when that one lets go."""
+    path, heard = tmp_path / "run.lock", []
+    first = holder(path)
+
+    def waiting(text: str) -> None:
+        heard.append(text)
+        threading.Timer(0.1, end, [first]).start()
+
+    with take(path, waiting=waiting):
+        assert first.poll() == -signal.SIGKILL
+    assert len(heard) == 1
+    assert f"held by run r-7 (process {first.pid}" in heard[0]
+
+
+def test_an_unsigned_lock_is_a_lock(tmp_path: Path) -> None:
+    """On a full disk nobody can leave word; holding works all the same."""
+    path = tmp_path / "run.lock"
+    first = holder(path)
+    try:
+        path.write_text("not json")
+        with pytest.raises(StoreBusy, match="held by another run"), hold(path, "run r-8"):
+            pass
+    finally:
+        end(first)
