@@ -14,7 +14,16 @@ from typing import Any, ClassVar, Literal, NoReturn, final
 import torch
 from torch import nn
 
-from wmarena.attacks.knowledge import Budget, AuxiliaryData, Knowledge, Meter, Metered, NotGranted, SealedModel, uncounted
+from wmarena.attacks.knowledge import (
+    AuxiliaryData,
+    Budget,
+    Knowledge,
+    Meter,
+    Metered,
+    NotGranted,
+    SealedModel,
+    uncounted,
+)
 from wmarena.schemes.base import Checkpoints, Log, Owner, Samples, Scheme, TaskInfo, Workload
 from wmarena.schemes.keys import Key
 from wmarena.schemes.params import Configurable, Json, Stage
@@ -104,7 +113,7 @@ class AttackView:
         self.checkpoints = checkpoints
         self._scheme = scheme
         self._key = key
-        self.auxiliary_data = AuxiliaryData({}) if elsewhere is None else elsewhere.counted(budget.max_epochs)
+        self.auxiliary_data = AuxiliaryData({}) if auxiliary_data is None else auxiliary_data.counted(budget.max_epochs)
 
     @property
     def device(self) -> torch.device:

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from wmarena.attacks.base import Attack, AttackView, Claim, Family, Finding, AttackOutcome, Piracy
+from wmarena.attacks.base import Attack, AttackOutcome, AttackView, Claim, Family, Finding, Piracy
 from wmarena.attacks.knowledge import Knowledge
 from wmarena.attacks.phases import PART_SPAN, Phase
 from wmarena.schemes.base import Scheme, TaskInfo

@@ -27,9 +27,9 @@ from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.executors.ray import RayExecutor
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import Kind, Task
 from wmarena.orchestrator.running.runner import RunRequest, run_plan
 from wmarena.orchestrator.store.local import Store
-from wmarena.orchestrator.plan.task import Kind, Task
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
 
 PAYLOAD = "x" * 1000

@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import Kind, Task
 from wmarena.orchestrator.running.simulate import Schedule, simulate
 from wmarena.orchestrator.store.local import Store
-from wmarena.orchestrator.plan.task import Kind, Task
 
 TRAIN_H = 0.967
 ATTACK_H = {

@@ -24,9 +24,9 @@ from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.proposals import TrialOutcome
+from wmarena.orchestrator.plan.task import Kind, Task
 from wmarena.orchestrator.running.runner import RunRequest, run_plan
 from wmarena.orchestrator.store.local import Store
-from wmarena.orchestrator.plan.task import Kind, Task
 from wmarena.orchestrator.tuner import Tuner, open_storage
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
 from wmarena.schemes.base import Verdict
@@ -67,7 +67,9 @@ def fill(tuner: Tuner, journal: Journal, study: StudySpec, finished: int) -> Non
     """Trials that ended before: in Optuna's storage and in our journal."""
     for _ in range(finished):
         proposal = tuner.ask()
-        outcome = TrialOutcome(state="complete", values=(float(str(proposal.params["gamma"])),), constraints={"x": -1.0})
+        outcome = TrialOutcome(
+            state="complete", values=(float(str(proposal.params["gamma"])),), constraints={"x": -1.0}
+        )
         tuner.tell(proposal.number, outcome)
         document = describe(Trial(proposal.number, proposal.params), study, outcome)
         journal.record_trial(study.name, proposal.number, document)

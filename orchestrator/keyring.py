@@ -18,10 +18,10 @@ from typing import Any, cast
 import torch
 from safetensors.torch import save
 
-from wmarena.orchestrator.store.artifacts import sync_folder
-from wmarena.orchestrator.sealing import PASSPHRASE, Passphrase, SealError
-from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.plan.task import TaskId
+from wmarena.orchestrator.sealing import PASSPHRASE, Passphrase, SealError
+from wmarena.orchestrator.store.artifacts import sync_folder
+from wmarena.orchestrator.store.local import Store
 from wmarena.schemes.keys import KEY_FORMAT, Key, KeyFileError
 
 PUBLIC, SECRET, SEALED, SUMS = "key.json", "secret.safetensors", "secret.sealed", "SHA256SUMS"

@@ -24,7 +24,18 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from wmarena.orchestrator.lock import hold
-from wmarena.orchestrator.plan.proposals import Choices, Direction, Method, TrialOutcome, TrialParams, RecordedTrial, Proposal, Range, Space, Value
+from wmarena.orchestrator.plan.proposals import (
+    Choices,
+    Direction,
+    Method,
+    Proposal,
+    Range,
+    RecordedTrial,
+    Space,
+    TrialOutcome,
+    TrialParams,
+    Value,
+)
 from wmarena.orchestrator.store.local import StoreError
 
 _RETRY, _WARM = "wmarena.retry_of", "wmarena.warm_start"

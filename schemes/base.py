@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from wmarena.schemes.keys import Key
 from wmarena.schemes.params import Configurable, Json
 from wmarena.schemes.prf import Prf
-from wmarena.schemes.statistics import LEVEL, binomial_threshold, correlation_threshold, log10_adjusted, log10_binomial_tail, log10_correlation_tail, margin
+from wmarena.schemes.statistics import (
+    LEVEL,
+    binomial_threshold,
+    correlation_threshold,
+    log10_adjusted,
+    log10_binomial_tail,
+    log10_correlation_tail,
+    margin,
+)
 
 Access = Literal["black", "white"]
 SplitAt = Literal["dense", "head"]

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from wmarena.schemes.commitment import commit, merkle_root, verifies, tensor_digest
+from wmarena.schemes.commitment import commit, merkle_root, tensor_digest, verifies
 from wmarena.schemes.params import Json
 from wmarena.schemes.prf import Prf
 

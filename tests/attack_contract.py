@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from wmarena.attacks.base import Attack, AttackView, Claim, Finding, AttackOutcome, Piracy
-from wmarena.attacks.knowledge import Budget, AuxiliaryData, Knowledge, NotGranted, SealedModel
-from wmarena.orchestrator.worker.workload import BoundWorkload
+from tests.victims import NewestOnly, Victim, arena, marked, no_log
+from wmarena.attacks.base import Attack, AttackOutcome, AttackView, Claim, Finding, Piracy
+from wmarena.attacks.knowledge import AuxiliaryData, Budget, Knowledge, NotGranted, SealedModel
 from wmarena.orchestrator.plan.plugins import build_attack
+from wmarena.orchestrator.worker.workload import BoundWorkload
 from wmarena.schemes.base import Cancelled, Checkpoints, Scheme
 from wmarena.schemes.commitment import model_digest
 from wmarena.schemes.keys import Key
 from wmarena.schemes.prf import Prf, subseed
 from wmarena.schemes.uchida import Uchida
-from tests.victims import NewestOnly, Victim, arena, marked, no_log
 
 
 def make_view(
@@ -48,7 +48,7 @@ def make_view(
         log=no_log,
         checkpoints=checkpoints or NewestOnly(),
         key=key,
-        auxiliary_data=elsewhere,
+        auxiliary_data=auxiliary_data,
     )
 
 
@@ -65,7 +65,7 @@ def granted_view(attack: Attack, victim: Victim, **changes: Any) -> AttackView:
         victim.arena,
         scheme=victim.scheme if "algorithm" in needs else None,
         key=victim.key if "key" in needs else None,
-        **{"elsewhere": named_data(attack), **changes},
+        **{"auxiliary_data": named_data(attack), **changes},
     )
 
 

@@ -17,13 +17,6 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from wmarena.experiments.workloads.images.task import ImageTask
-from wmarena.schemes.base import Cancelled, Scheme, Suspect, untouched
-from wmarena.schemes.commitment import model_digest, tensor_bytes
-from wmarena.schemes.keys import Key
-from wmarena.schemes.params import STAGE_ORDER
-from wmarena.schemes.prf import Prf
-from wmarena.schemes.statistics import binomial_threshold, clopper_pearson, discrete_ks, log10_binomial_tail
 from tests.marks import (
     OWNER_SECRET,
     Embedded,
@@ -38,6 +31,13 @@ from tests.marks import (
     strangers,
 )
 from tests.victims import NewestOnly
+from wmarena.experiments.workloads.images.task import ImageTask
+from wmarena.schemes.base import Cancelled, Scheme, Suspect, untouched
+from wmarena.schemes.commitment import model_digest, tensor_bytes
+from wmarena.schemes.keys import Key
+from wmarena.schemes.params import STAGE_ORDER
+from wmarena.schemes.prf import Prf
+from wmarena.schemes.statistics import binomial_threshold, clopper_pearson, discrete_ks, log10_binomial_tail
 
 
 class SchemeContract:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
+from tests.victims import NewestOnly, no_log
 from wmarena.experiments.workloads.images.digits import DigitsCnn, DigitsMlp
 from wmarena.experiments.workloads.images.task import ImageTask
 from wmarena.orchestrator.worker.workload import BoundWorkload
 from wmarena.schemes.base import Checkpoints, Owner, Scheme, Suspect, Verdict
 from wmarena.schemes.keys import Key
 from wmarena.schemes.prf import Prf
-from tests.victims import NewestOnly, no_log
 
 WORKLOADS = {"digits_cnn": DigitsCnn(), "digits_mlp": DigitsMlp()}
 OWNER_SECRET = b"the owner's secret, for tests only"

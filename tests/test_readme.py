@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents.markdown import blocks, commands
 from wmarena.attacks import ATTACKS
 from wmarena.experiments.cli import make_parser
 from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.study.spec import StudySpec
 from wmarena.experiments.workloads import WORKLOADS
 from wmarena.schemes import SCHEMES
-from tests.documents.markdown import blocks, commands
 
 TREE = Path(__file__).resolve().parents[1]
 README = (TREE / "README.md").read_text(encoding="utf-8")

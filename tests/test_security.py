@@ -14,16 +14,16 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from tests.experiments.evidence_factory import Bench
+from tests.experiments.gallery import gallery
 from wmarena.experiments.commands.browsing import dashboard_server, mlflow_server
 from wmarena.experiments.report.writers.build import write_report
 from wmarena.experiments.results.table import build_rows
 from wmarena.orchestrator.keyring import save_key
+from wmarena.orchestrator.plan.task import TaskId
 from wmarena.orchestrator.sealing import Cost, Passphrase
 from wmarena.orchestrator.store.local import Store, safe_name
-from wmarena.orchestrator.plan.task import TaskId
 from wmarena.schemes.keys import Key
-from tests.experiments.evidence_factory import Bench
-from tests.experiments.gallery import gallery
 
 TREE = Path(__file__).resolve().parents[1]
 PACKAGES = ("schemes", "attacks", "orchestrator", "experiments", "benchmarks")

@@ -17,9 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from wmarena.attacks.base import Attack, AttackView, Family
-from wmarena.attacks.compression.channels import PrunableLayer, mean_activity, prunable_layers, weight_of, weighted_layers
-from wmarena.attacks.knowledge import Knowledge
+from wmarena.attacks.compression.channels import (
+    PrunableLayer,
+    mean_activity,
+    prunable_layers,
+    weight_of,
+    weighted_layers,
+)
 from wmarena.attacks.fine_tuning import Silenced, sgd, silence, tune_all
+from wmarena.attacks.knowledge import Knowledge
 from wmarena.schemes.params import param
 
 _WEIGHTS: frozenset[Knowledge] = frozenset({"weights"})

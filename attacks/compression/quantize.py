@@ -27,8 +27,8 @@ from torch.nn.utils import parametrize
 
 from wmarena.attacks.base import Attack, AttackView, Family
 from wmarena.attacks.compression.channels import weight_of, weighted_layers
-from wmarena.attacks.knowledge import Knowledge
 from wmarena.attacks.fine_tuning import sgd, tune_all
+from wmarena.attacks.knowledge import Knowledge
 from wmarena.schemes.params import param
 
 

@@ -120,7 +120,9 @@ class Distill(Attack):
             parameters, lr=self.lr or 0.1, momentum=0.9, nesterov=True, weight_decay=self.weight_decay
         )
 
-    def _epoch(self, student: nn.Module, answered: "QueriedAnswers", optimiser: torch.optim.Optimizer, seed: int) -> float:
+    def _epoch(
+        self, student: nn.Module, answered: "QueriedAnswers", optimiser: torch.optim.Optimizer, seed: int
+    ) -> float:
         """One shuffled pass; returns the mean loss."""
         total = torch.zeros((), dtype=torch.float64, device=answered.probabilities.device)
         for inputs, labels, probabilities in answered.batches(self.batch_size, seed):

@@ -42,7 +42,18 @@ from wmarena.schemes.base import Scheme, TaskInfo
 from wmarena.schemes.params import Json, param
 from wmarena.schemes.prf import subseed
 from wmarena.schemes.serial.numbers import SerialScheme, patterns_of
-from wmarena.schemes.serial.search import FIRST_IMAGES, Candidates, Oracle, all_positions, answers_of, gradient_round, greedy_round, halving, interleaved, random_candidates
+from wmarena.schemes.serial.search import (
+    FIRST_IMAGES,
+    Candidates,
+    Oracle,
+    all_positions,
+    answers_of,
+    gradient_round,
+    greedy_round,
+    halving,
+    interleaved,
+    random_candidates,
+)
 
 _BLOCK = 2**12
 """Candidates of one brute-force round."""

@@ -38,9 +38,9 @@ import torch
 from torch import Tensor, nn
 
 from wmarena.attacks.base import Attack, AttackView, Family
+from wmarena.attacks.fine_tuning import sgd, tune_all
 from wmarena.attacks.knowledge import Knowledge
 from wmarena.attacks.phases import Phase
-from wmarena.attacks.fine_tuning import sgd, tune_all
 from wmarena.schemes.base import Batch, Samples, Scheme, Suspect, TaskInfo, Workload
 from wmarena.schemes.params import param
 from wmarena.schemes.prf import subseed

@@ -27,10 +27,10 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from wmarena.attacks.base import Attack, AttackView, Claim, Family, Piracy
+from wmarena.attacks.fine_tuning import freeze_all_but, reinitialise, sgd
 from wmarena.attacks.knowledge import Knowledge
 from wmarena.attacks.overwriting.overwrite import held_to
 from wmarena.attacks.phases import Phase
-from wmarena.attacks.fine_tuning import freeze_all_but, reinitialise, sgd
 from wmarena.schemes.base import Scheme, Suspect, TaskInfo, Workload
 from wmarena.schemes.keys import Key
 from wmarena.schemes.params import Configurable, Json, param

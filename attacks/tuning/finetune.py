@@ -22,8 +22,8 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from wmarena.attacks.base import AttackView, Family
-from wmarena.attacks.knowledge import Knowledge
 from wmarena.attacks.fine_tuning import TuningAttack, reinitialise
+from wmarena.attacks.knowledge import Knowledge
 from wmarena.schemes.params import param
 from wmarena.schemes.prf import subseed
 

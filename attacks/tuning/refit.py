@@ -35,9 +35,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wmarena.attacks.base import Attack, AttackView, Family, Finding
-from wmarena.attacks.tuning.descent import Descent
-from wmarena.attacks.knowledge import Knowledge
 from wmarena.attacks.fine_tuning import reinitialise
+from wmarena.attacks.knowledge import Knowledge
+from wmarena.attacks.tuning.descent import Descent
 from wmarena.schemes.base import Batch, Samples, Scheme, TaskInfo, Workload
 from wmarena.schemes.params import ConfigError, param
 from wmarena.schemes.prf import subseed

@@ -25,8 +25,8 @@ import torch
 from torch import nn
 
 from wmarena.attacks.base import AttackView, Family, Finding
-from wmarena.attacks.knowledge import Knowledge
 from wmarena.attacks.fine_tuning import TuningAttack, Variant, reinitialise
+from wmarena.attacks.knowledge import Knowledge
 from wmarena.schemes.base import Samples, TaskInfo, untouched
 from wmarena.schemes.params import ConfigError, param
 from wmarena.schemes.prf import subseed

@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wmarena.attacks.base import Attack, AttackView, Family
-from wmarena.attacks.tuning.descent import Descent
 from wmarena.attacks.knowledge import Knowledge
+from wmarena.attacks.tuning.descent import Descent
 from wmarena.schemes.base import Batch, Scheme, TaskInfo
 from wmarena.schemes.params import param
 from wmarena.schemes.prf import subseed

@@ -9,14 +9,14 @@ from rich.table import Table
 from wmarena.experiments.commands.simulating import show, simulation
 from wmarena.experiments.commands.terminal import Terminal
 from wmarena.experiments.planning.expand import Expansion, expand
-from wmarena.experiments.spec.problems import Problem, SpecError
 from wmarena.experiments.running.progress import duration
 from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.orchestrator.running.durations import expected_seconds
+from wmarena.experiments.spec.problems import Problem, SpecError
 from wmarena.orchestrator.plan.plan import Plan
-from wmarena.orchestrator.recorders.plan_file import plan_document
-from wmarena.orchestrator.running.resume import already_done
+from wmarena.orchestrator.plan.plan_file import plan_document
 from wmarena.orchestrator.plan.task import Kind, Task, TaskId
+from wmarena.orchestrator.running.durations import expected_seconds
+from wmarena.orchestrator.running.resume import already_done
 
 _SHAPES = {Kind.TRAIN: ("[", "]"), Kind.EMBED: ("([", "])"), Kind.ATTACK: ("{{", "}}"), Kind.VERIFY: ("(", ")")}
 

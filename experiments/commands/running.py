@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from wmarena.experiments.commands.terminal import NO_RECORDS, Terminal
+from wmarena.experiments.report.writers.terminal import summary_lines, summary_table
+from wmarena.experiments.results.table import read_results
+from wmarena.experiments.running.context import RunOptions
 from wmarena.experiments.running.execution import RunSummary
 from wmarena.experiments.running.execution import run as run_spec
 from wmarena.experiments.running.pool import Pool
-from wmarena.experiments.spec.problems import Problem, SpecError
 from wmarena.experiments.running.progress import duration, lines, live
-from wmarena.experiments.report.writers.terminal import summary_lines, summary_table
 from wmarena.experiments.running.reporting import Pages, choose_run, rebuild
-from wmarena.experiments.results.table import read_results
-from wmarena.experiments.running.context import RunOptions
 from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.orchestrator.journal.journal import Journal
+from wmarena.experiments.spec.problems import Problem, SpecError
 from wmarena.orchestrator.files.addresses import resolve, shown
+from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.store.local import Store
 
 

@@ -12,11 +12,11 @@ from wmarena.experiments.planning.expand import Expansion
 from wmarena.experiments.running.progress import duration
 from wmarena.orchestrator.plan.events import Event
 from wmarena.orchestrator.plan.evidence import Record
-from wmarena.orchestrator.running.durations import TaskClass, expected_seconds, task_class
 from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import Task, TaskClass, TaskId, task_class
+from wmarena.orchestrator.running.durations import expected_seconds
 from wmarena.orchestrator.running.resume import already_done
 from wmarena.orchestrator.running.simulate import simulate
-from wmarena.orchestrator.plan.task import Task, TaskId
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from wmarena.experiments.commands.terminal import Terminal
 from wmarena.experiments.spec.problems import Problem, SpecError
-from wmarena.orchestrator.store.manifest import CorruptArtifact
-from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.plan.task import TaskId
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.store.manifest import CorruptArtifact
 from wmarena.orchestrator.worker.context import MODEL
 
 _TASK = re.compile(r"[0-9a-f]{12,64}")

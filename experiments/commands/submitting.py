@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from wmarena.experiments.commands.terminal import Terminal
 from wmarena.experiments.running.upload import SPEC, pack
-from wmarena.experiments.spec.problems import Problem, SpecError
 from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.experiments.spec.problems import Problem, SpecError
 from wmarena.orchestrator.executors.jobs import ClusterJob, ClusterJobs
 from wmarena.orchestrator.sealing import PASSPHRASE
 
@@ -79,7 +79,7 @@ def _exit_status(job: ClusterJob) -> int:
 
 def _command(args: Namespace) -> str:
     """What the cluster executes, in a folder that holds the code and the spec."""
-    words = ["python", "-m", "experiments", "run", SPEC, "--address", "auto", "--store", args.store]
+    words = ["python", "-m", "wmarena", "run", SPEC, "--address", "auto", "--store", args.store]
     for option in ("keys", "journal", "tracking_uri", "data_root", "workers", "gpus_per_worker"):
         value = getattr(args, option)
         if value not in (None, ""):

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from wmarena.attacks.base import Attack
-from wmarena.experiments.spec.entries import AttackEntry, Bisection
 from wmarena.experiments.planning.workload_planner import TaskConfig, WorkloadPlanner
+from wmarena.experiments.spec.entries import AttackEntry, Bisection
 from wmarena.experiments.spec.labels import flat, short, strength_path, telling
 from wmarena.orchestrator.plan.identity import canonical
 from wmarena.orchestrator.plan.plan import Cell, Plan

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from wmarena.attacks.knowledge import Budget
-from wmarena.experiments.planning.cells import PlannedAttack, Defence, CellPlanner, assault_of, assaults
+from wmarena.experiments.planning.cells import CellPlanner, Defence, PlannedAttack, assault_of, assaults
+from wmarena.experiments.planning.search import Search, Searches, owner_verdict
+from wmarena.experiments.planning.workload_planner import PlannerCache, WorkloadPlanner
 from wmarena.experiments.spec.entries import AttackEntry
-from wmarena.experiments.planning.workload_planner import WorkloadPlanner, PlannerCache
+from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.spec.labels import telling
 from wmarena.experiments.spec.problems import Problem, SpecError
-from wmarena.experiments.planning.search import Search, Searches, owner_verdict
-from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.orchestrator.custody import KeyRoot
 from wmarena.orchestrator.plan.identity import canonical
 from wmarena.orchestrator.plan.plan import Plan

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wmarena.experiments.planning.cells import PlannedAttack, CellPlanner
+from wmarena.experiments.planning.cells import CellPlanner, PlannedAttack
 from wmarena.experiments.spec.entries import Bisection
 from wmarena.orchestrator.plan.plan import Cell
 from wmarena.orchestrator.plan.task import Task, TaskId

@@ -11,11 +11,11 @@ import torch
 from wmarena.attacks.base import Attack
 from wmarena.attacks.knowledge import Budget
 from wmarena.experiments.spec.labels import short
-from wmarena.orchestrator.worker.workload import BoundWorkload, WorkloadConfig
-from wmarena.orchestrator.worker.roles import adversary_data
 from wmarena.orchestrator.plan.identity import canonical, code_digest, digest
 from wmarena.orchestrator.plan.plugins import build
 from wmarena.orchestrator.plan.task import Kind, Task, TaskId
+from wmarena.orchestrator.worker.roles import adversary_data
+from wmarena.orchestrator.worker.workload import BoundWorkload, WorkloadConfig
 from wmarena.schemes.base import Scheme, Workload, lists
 
 TaskConfig = dict[str, Any]
@@ -196,5 +196,7 @@ class PlannerCache:
         """The ground of ``workload``, whose tasks' labels say ``label``, with keys from the root of that commitment."""
         key = canonical(workload.config()), label, root
         if key not in self._known:
-            self._known[key] = WorkloadPlanner(workload, label=label, data_root=self._data_root, root=root, code=self._code)
+            self._known[key] = WorkloadPlanner(
+                workload, label=label, data_root=self._data_root, root=root, code=self._code
+            )
         return self._known[key]

@@ -6,8 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wmarena.experiments.results.rows import (
+    Params,
+    attack_params,
+    budget,
+    flat,
+    has_original_head,
+    is_realigned,
+    victim_of,
+    workload_params,
+)
 from wmarena.experiments.spec.labels import differing
-from wmarena.experiments.results.rows import Params, attack_params, budget, flat, has_original_head, is_realigned, victim_of, workload_params
 from wmarena.orchestrator.plan.identity import canonical
 
 Groups = dict[tuple[str | None, ...], dict[str, Params]]
@@ -103,7 +112,9 @@ class Labels:
     def assault(self, row: Mapping[str, Any]) -> AttackLabel:
         """The row's attack without its strength."""
         detail = _detail(_granted(row), self._attacks[row["attack"]])
-        return AttackLabel(PluginLabel(row["attack"], detail), row["strength_name"], has_original_head(row), is_realigned(row))
+        return AttackLabel(
+            PluginLabel(row["attack"], detail), row["strength_name"], has_original_head(row), is_realigned(row)
+        )
 
 
 def _granted(row: Mapping[str, Any]) -> Params:

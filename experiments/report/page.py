@@ -7,23 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmarena.experiments.results.calibration import Calibration
-from wmarena.experiments.results.caveats import EXPLANATIONS, raised
+from wmarena.experiments.report.labels import AttackLabel, Labels, Victim
+from wmarena.experiments.report.number_format import power_of_ten
+from wmarena.experiments.report.sections.calibration import NullCheck, null_checks
 from wmarena.experiments.report.sections.controls import Forgery, forgeries
 from wmarena.experiments.report.sections.curves import swept
-from wmarena.experiments.report.sections.runtime import FailedTask, SkippedRows, TaskDurations, losses, skips, steps
+from wmarena.experiments.report.sections.decoded_images import DecodedImage, readings
 from wmarena.experiments.report.sections.fidelity import Fidelity, TensorStore, paired_fidelity
-from wmarena.experiments.report.labels import AttackLabel, Labels, Victim
-from wmarena.experiments.report.sections.calibration import NullCheck, null_checks
 from wmarena.experiments.report.sections.overview import SchemeSummary, summaries, verdict_sentences
 from wmarena.experiments.report.sections.overwriting import OverwriteResult, encounters
 from wmarena.experiments.report.sections.removal_cost import FamilyPrice, family_prices
-from wmarena.experiments.report.sections.unlocking import StampMap, stamp_maps
-from wmarena.experiments.report.sections.decoded_images import DecodedImage, readings
+from wmarena.experiments.report.sections.runtime import FailedTask, SkippedRows, TaskDurations, losses, skips, steps
 from wmarena.experiments.report.sections.survival import AttackComparison
 from wmarena.experiments.report.sections.tradeoff import TradeOff, trade_offs
+from wmarena.experiments.report.sections.unlocking import StampMap, stamp_maps
 from wmarena.experiments.report.sections.valley import ValleyCurve, valleys
-from wmarena.experiments.report.number_format import power_of_ten
+from wmarena.experiments.results.calibration import Calibration
+from wmarena.experiments.results.caveats import EXPLANATIONS, raised
 from wmarena.experiments.results.rows import ResultRow
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Plan

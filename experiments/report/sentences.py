@@ -3,15 +3,29 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from wmarena.experiments.results.calibration import Calibration
-from wmarena.experiments.results.costs import Bracket, median_cost
+from wmarena.experiments.report.number_format import (
+    ELLIPSIS,
+    NONE,
+    THIN,
+    counted,
+    mean_percent,
+    number,
+    p_value,
+    percent,
+    points,
+    price,
+    seconds,
+    signed,
+    span,
+)
 from wmarena.experiments.report.sections.controls import ControlSummary
 from wmarena.experiments.report.sections.fidelity import Fidelity
 from wmarena.experiments.report.sections.overview import SchemeSummary
 from wmarena.experiments.report.sections.overwriting import OverwriteResult
 from wmarena.experiments.report.sections.strengths import plain_strength
 from wmarena.experiments.report.sections.survival import AttackComparison
-from wmarena.experiments.report.number_format import ELLIPSIS, NONE, THIN, counted, mean_percent, number, p_value, percent, points, price, seconds, signed, span
+from wmarena.experiments.results.calibration import Calibration
+from wmarena.experiments.results.costs import Bracket, median_cost
 from wmarena.experiments.results.rows import ResultRow
 
 

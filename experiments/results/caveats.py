@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from wmarena.experiments.results.rows import ResultRow, attack_params, has_original_head, is_claim, is_random_claim, is_realigned, is_unattacked, victim_of
+from wmarena.experiments.results.rows import (
+    ResultRow,
+    attack_params,
+    has_original_head,
+    is_claim,
+    is_random_claim,
+    is_realigned,
+    is_unattacked,
+    victim_of,
+)
 from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.identity import canonical

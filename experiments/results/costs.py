@@ -20,7 +20,16 @@ from itertools import pairwise
 from typing import Any
 
 from wmarena.attacks.base import Attack
-from wmarena.experiments.results.rows import ResultRow, attack_params, flat, has_original_head, is_claim, is_realigned, is_unattacked, victim_of
+from wmarena.experiments.results.rows import (
+    ResultRow,
+    attack_params,
+    flat,
+    has_original_head,
+    is_claim,
+    is_realigned,
+    is_unattacked,
+    victim_of,
+)
 from wmarena.orchestrator.plan.identity import canonical
 from wmarena.orchestrator.plan.plugins import UnknownName, plugin_class
 

@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 from wmarena.experiments.running.pool import Pool, make_executor
-from wmarena.experiments.spec.problems import Problem, SpecError
 from wmarena.experiments.running.recording import Recording
 from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.orchestrator.plan.events import Event, Listener
-from wmarena.orchestrator.plan.evidence import Record
+from wmarena.experiments.spec.problems import Problem, SpecError
 from wmarena.orchestrator.executors.base import Executor, NoWorkers
 from wmarena.orchestrator.executors.placement import gpu_share
-from wmarena.orchestrator.plan.growth import Grow, TaskSource
-from wmarena.orchestrator.running.store_outage import StoreLost
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.journal.opening import journal_address, open_journal
 from wmarena.orchestrator.keyring import check_passphrase
+from wmarena.orchestrator.plan.events import Event, Listener
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.plan.growth import Grow, TaskSource
 from wmarena.orchestrator.plan.plan import Plan
-from wmarena.orchestrator.sealing import Passphrase
+from wmarena.orchestrator.plan.task import Task, TaskId
 from wmarena.orchestrator.running.runner import RunRequest, run_plan
+from wmarena.orchestrator.running.store_outage import StoreLost
+from wmarena.orchestrator.sealing import Passphrase
 from wmarena.orchestrator.store.local import Store, StoreError
 from wmarena.orchestrator.store.opening import open_store
-from wmarena.orchestrator.plan.task import Task, TaskId
 
 ExpectedSeconds = Callable[[Task], float]
 """Expected seconds of a task."""
@@ -36,7 +36,9 @@ ExpectedSeconds = Callable[[Task], float]
 class RunDisplay(Protocol):
     """Shows a run to someone: a context around it that hears its events."""
 
-    def __call__(self, plan: Plan, cached: set[TaskId], seconds: ExpectedSeconds) -> AbstractContextManager[Listener | None]:
+    def __call__(
+        self, plan: Plan, cached: set[TaskId], seconds: ExpectedSeconds
+    ) -> AbstractContextManager[Listener | None]:
         """Called once everything is checked and before anything runs."""
         ...
 

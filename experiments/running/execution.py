@@ -1,6 +1,6 @@
 """Runs a spec: expands it, executes what is missing, records it, writes table and report.
 
-from experiments import ExperimentSpec, run
+from wmarena import ExperimentSpec, run
 
 summary = run(ExperimentSpec.load("quickstart"), store="wmarena-store")
 """
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from wmarena.experiments.planning.expand import expand
+from wmarena.experiments.running.context import RunContext, RunOptions, settle_keys
 from wmarena.experiments.running.pool import limits_of
 from wmarena.experiments.running.reporting import Pages, find_run, publish
-from wmarena.experiments.running.context import RunOptions, RunContext, settle_keys
 from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.plan.plan_file import save_plan
+from wmarena.orchestrator.plan.task import State, TaskId
 from wmarena.orchestrator.running.durations import expected_seconds
-from wmarena.orchestrator.recorders.plan_file import save_plan
 from wmarena.orchestrator.running.resume import already_done
 from wmarena.orchestrator.running.runner import RunRequest
-from wmarena.orchestrator.plan.task import State, TaskId
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,16 +11,18 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGES = ("schemes", "attacks", "orchestrator", "experiments")
+PACKAGES = ("wmarena", "wmarena.schemes", "wmarena.attacks", "wmarena.orchestrator", "wmarena.experiments")
+"""Named one by one: in a checkout the four below ``wmarena`` are links, which a walk over its folder does not follow."""
+
 SPEC = "spec.yaml"
-_KINDS = frozenset({".py", ".yaml", ".j2", ".css", ".js"})
+_KINDS = frozenset({".py", ".typed", ".yaml", ".j2", ".css", ".js"})
 
 
 def pack(spec_text: str, folder: Path) -> None:
     """Fill an empty folder with the packages, their version, and the spec as ``spec.yaml``."""
     for package in PACKAGES:
         for path, relative in _sources(package):
-            target = folder / package / relative
+            target = folder.joinpath(*package.split("."), relative)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     number = version("wmarena")
@@ -37,5 +39,6 @@ def _sources(package: str) -> Iterator[tuple[Path, Path]]:
         raise ModuleNotFoundError(f"expected the package {package} to be installed, got none; reinstall wmarena")
     root = Path(found.submodule_search_locations[0])
     for path in sorted(root.rglob("*")):
-        if path.suffix in _KINDS and path.is_file() and not path.is_symlink():
+        nested = package == "wmarena" and path.parent != root
+        if path.suffix in _KINDS and path.is_file() and not path.is_symlink() and not nested:
             yield path, path.relative_to(root)

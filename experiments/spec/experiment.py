@@ -33,11 +33,11 @@ from wmarena.experiments.spec.problems import Path as Place
 from wmarena.experiments.spec.problems import Problem, SpecError, dotted, unknown
 from wmarena.experiments.spec.shipped import Shipped
 from wmarena.experiments.spec.validation import problems_of
-from wmarena.experiments.workloads import WORKLOADS
 from wmarena.experiments.spec.yaml_lines import YamlDocument, read, text_of
-from wmarena.orchestrator.worker.workload import WorkloadConfig
+from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.plan.identity import canonical, digest
 from wmarena.orchestrator.plan.plugins import names, use_workloads
+from wmarena.orchestrator.worker.workload import WorkloadConfig
 from wmarena.schemes.base import Scheme
 from wmarena.schemes.params import Configurable
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from wmarena.experiments.results.rows import attack_params, budget_drop
 from wmarena.experiments.study.measures import MEASURES, MeasureCall, TrialEvidence, best_response, mean, taken
 from wmarena.experiments.study.spec import StudySpec
-from wmarena.experiments.study.trial import TrialResults, Trial
+from wmarena.experiments.study.trial import Trial, TrialResults
 from wmarena.orchestrator.plan.proposals import TrialOutcome
 
 TrialDocument = dict[str, Any]

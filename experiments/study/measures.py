@@ -10,7 +10,15 @@ from statistics import fmean
 from typing import Any
 
 from wmarena.experiments.results.costs import AUMC_REACH
-from wmarena.experiments.results.rows import ResultRow, budget_drop, has_original_head, is_claim, is_realigned, is_unattacked, max_drop
+from wmarena.experiments.results.rows import (
+    ResultRow,
+    budget_drop,
+    has_original_head,
+    is_claim,
+    is_realigned,
+    is_unattacked,
+    max_drop,
+)
 from wmarena.experiments.study.gamma import Statistics
 
 

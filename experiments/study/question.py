@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from wmarena.experiments.spec import experiment as specs
+from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.spec.overrides import assign
 from wmarena.experiments.spec.problems import Problem, SpecError
-from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.experiments.study.words import GAMMA, meant
 from wmarena.experiments.spec.yaml_lines import YamlDocument, read
+from wmarena.experiments.study.words import GAMMA, meant
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from wmarena.experiments.study.pareto import directions_of, feasible, front
 from wmarena.experiments.study.spec import StudySpec
 from wmarena.experiments.study.words import GAMMA, written
 from wmarena.orchestrator.journal.journal import Journal
-from wmarena.orchestrator.plan.proposals import Choices, TrialParams, RecordedTrial, Space
+from wmarena.orchestrator.plan.proposals import Choices, RecordedTrial, Space, TrialParams
 from wmarena.orchestrator.running.resume import find
 from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.tuner import Tuner

@@ -1,6 +1,6 @@
 """Runs a study: many trials at once on the workers of one run, then tables, pictures and records.
 
-from experiments import StudySpec, tune
+from wmarena import StudySpec, tune
 
 summary = tune(StudySpec.load("digits_lambda"), store="wmarena-store")
 """
@@ -13,13 +13,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Unpack
 
-from wmarena.experiments.running.execution import states_of
 from wmarena.experiments.planning.expand import expand
 from wmarena.experiments.planning.workload_planner import PlannerCache
+from wmarena.experiments.results.table import build_rows, write_results
+from wmarena.experiments.running.context import RunContext, RunOptions, settle_keys
+from wmarena.experiments.running.execution import states_of
 from wmarena.experiments.running.pool import limits_of
 from wmarena.experiments.spec.problems import Problem, SpecError
-from wmarena.experiments.results.table import build_rows, write_results
-from wmarena.experiments.running.context import RunOptions, RunContext, settle_keys
 from wmarena.experiments.study.documents import CONFIRMED, FINISHED, TrialDocument
 from wmarena.experiments.study.pareto import best_of, directions_of, front
 from wmarena.experiments.study.publish import StudyPages, publish
@@ -27,15 +27,15 @@ from wmarena.experiments.study.resume import recall, take_up
 from wmarena.experiments.study.source import TrialListener, Trials
 from wmarena.experiments.study.spec import StudySpec
 from wmarena.experiments.study.trial import rungs, stages_of
-from wmarena.orchestrator.plan.events import Event
 from wmarena.orchestrator.journal.journal import Journal
-from wmarena.orchestrator.running.durations import expected_seconds
+from wmarena.orchestrator.plan.events import Event
 from wmarena.orchestrator.plan.plan import Cell, Plan
-from wmarena.orchestrator.recorders.plan_file import save_plan
+from wmarena.orchestrator.plan.plan_file import save_plan
+from wmarena.orchestrator.plan.task import Task, TaskId
+from wmarena.orchestrator.running.durations import expected_seconds
 from wmarena.orchestrator.running.resume import find
 from wmarena.orchestrator.running.runner import RunRequest
 from wmarena.orchestrator.store.local import Store, safe_name
-from wmarena.orchestrator.plan.task import Task, TaskId
 from wmarena.orchestrator.tuner import Tuner, open_storage
 
 

@@ -12,17 +12,17 @@ from typing import Any
 
 from wmarena.experiments.planning.expand import expand
 from wmarena.experiments.planning.workload_planner import PlannerCache
-from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.study.documents import CONFIRMED, FINISHED, describe
 from wmarena.experiments.study.gamma import Statistics
 from wmarena.experiments.study.measures import MEASURES, MeasureCall, first_look, mean, taken
 from wmarena.experiments.study.pareto import best_of
 from wmarena.experiments.study.spec import StudySpec
-from wmarena.experiments.study.trial import TrialResults, TrialStage, Trial, stages_of
+from wmarena.experiments.study.trial import Trial, TrialResults, TrialStage, stages_of
+from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.growth import Growth
-from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.plan.plan import Cell
 from wmarena.orchestrator.plan.proposals import TrialOutcome
 from wmarena.orchestrator.plan.task import Task, TaskId
@@ -126,7 +126,9 @@ class Trials:
             self._journal.record_trial(self.study.name, proposal.number, describe(trial, self.study, "running"))
             excluded = self._excluded(trial)
             if excluded:
-                self._end(trial, TrialOutcome(state="pruned", constraints=excluded), why="infeasible: γ alone decides it")
+                self._end(
+                    trial, TrialOutcome(state="pruned", constraints=excluded), why="infeasible: γ alone decides it"
+                )
                 return
             try:
                 self._plan(trial, self.study.question.with_params(proposal.params, name=self.study.name))

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from wmarena.experiments.spec.problems import Problem, SpecError, unknown
+from wmarena.experiments.spec.yaml_lines import YamlDocument
 from wmarena.experiments.study.question import StudyExperiment
 from wmarena.experiments.study.words import GAMMA, meant, written
-from wmarena.experiments.spec.yaml_lines import YamlDocument
 from wmarena.orchestrator.plan.proposals import Choices, Range
 
 _FIELDS = ("low", "high", "step", "log", "choices")

@@ -25,12 +25,12 @@ from wmarena.experiments.spec import experiment as specs
 from wmarena.experiments.spec.overrides import apply
 from wmarena.experiments.spec.problems import Problem, SpecError, unknown
 from wmarena.experiments.spec.shipped import Shipped
-from wmarena.experiments.study.measures import MEASURES, MeasureCall, MeasureBound
+from wmarena.experiments.spec.validation import problems_of
+from wmarena.experiments.spec.yaml_lines import YamlDocument, read, text_of
+from wmarena.experiments.study.measures import MEASURES, MeasureBound, MeasureCall
 from wmarena.experiments.study.question import StudyExperiment, question_of
 from wmarena.experiments.study.space import read_space, settled_space
 from wmarena.experiments.study.words import GAMMA
-from wmarena.experiments.spec.validation import problems_of
-from wmarena.experiments.spec.yaml_lines import YamlDocument, read, text_of
 from wmarena.orchestrator.plan.identity import digest
 from wmarena.orchestrator.plan.proposals import Direction, Method, PrunerName, SamplerName, Space
 

@@ -13,9 +13,9 @@ from itertools import groupby
 from typing import Any
 
 from wmarena.experiments.planning.expand import Expansion
-from wmarena.experiments.results.table import build_rows
-from wmarena.experiments.results.rows import ResultRow
 from wmarena.experiments.planning.search import Searches
+from wmarena.experiments.results.rows import ResultRow
+from wmarena.experiments.results.table import build_rows
 from wmarena.experiments.study.gamma import Statistics, statistics_of
 from wmarena.experiments.study.measures import TrialEvidence
 from wmarena.orchestrator.plan.evidence import Record

@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from wmarena.orchestrator.worker.attempt import attempt_task
 from wmarena.orchestrator.executors.base import Completion, Executor
 from wmarena.orchestrator.plan.task import Failure, FailureKind, Task
+from wmarena.orchestrator.worker.attempt import attempt_task
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
 
 Perform = Callable[[WorkerContext, Task], Mapping[str, Any] | Failure]

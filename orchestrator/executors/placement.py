@@ -4,8 +4,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 
 from wmarena.orchestrator.executors.base import NoWorkers
-from wmarena.orchestrator.running.durations import TaskClass, task_class
-from wmarena.orchestrator.plan.task import Task
+from wmarena.orchestrator.plan.task import Task, TaskClass, task_class
 
 Resources = Mapping[str, float]
 """What one node has, as Ray names it: {"CPU": 8, "GPU": 2, ...}."""

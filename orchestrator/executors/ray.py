@@ -18,12 +18,12 @@ from ray.exceptions import RayError
 
 from wmarena.orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
 from wmarena.orchestrator.executors.cluster import Cluster
+from wmarena.orchestrator.executors.heartbeats import Heartbeats
 from wmarena.orchestrator.executors.placement import found, per_gpu, place, room
 from wmarena.orchestrator.executors.ray_errors import failure_of, last_line
 from wmarena.orchestrator.executors.roster import Roster, WorkerSlot
 from wmarena.orchestrator.executors.worker import Worker, is_lost
 from wmarena.orchestrator.plan.task import Task
-from wmarena.orchestrator.running.supervisor import Heartbeats
 from wmarena.orchestrator.worker.context import Setup
 
 logger = logging.getLogger(__name__)

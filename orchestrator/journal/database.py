@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wmarena.orchestrator.store.artifacts import StoreError
 from wmarena.orchestrator.files.addresses import shown
+from wmarena.orchestrator.store.artifacts import StoreError
 
 T = TypeVar("T")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wmarena.orchestrator.store.artifacts import StoreError
-from wmarena.orchestrator.plan.evidence import Lease, Record
 from wmarena.orchestrator.journal.reader import JournalReader
+from wmarena.orchestrator.plan.evidence import Lease, Record
 from wmarena.orchestrator.plan.plan import Cell, Plan
 from wmarena.orchestrator.plan.task import Task, TaskId
+from wmarena.orchestrator.store.artifacts import StoreError
 
 FLUSH_S = 0.05
 FLUSH_ROWS = 512

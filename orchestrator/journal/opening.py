@@ -2,9 +2,9 @@
 
 import os
 
-from wmarena.orchestrator.store.artifacts import StoreError
-from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.files.addresses import shown
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.store.artifacts import StoreError
 from wmarena.orchestrator.store.local import Store
 
 ADDRESS = "WMARENA_JOURNAL"

@@ -1,12 +1,18 @@
 """What the loop asks of the system of record, so that a simulation can do without one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from wmarena.orchestrator.plan.evidence import Lease, Record
 from wmarena.orchestrator.plan.plan import Cell
-from wmarena.orchestrator.running.resume import FinishedIndex
 from wmarena.orchestrator.plan.task import Task, TaskId
+
+
+class FinishedIndex(Protocol):
+    """Who knows what is finished: the journal."""
+
+    def finished(self, ids: Iterable[TaskId]) -> dict[TaskId, Record]:
+        """Records of those among ``ids`` that are done."""
 
 
 class RunJournal(FinishedIndex, Protocol):

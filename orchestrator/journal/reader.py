@@ -7,8 +7,7 @@ from typing import Any
 
 from wmarena.orchestrator.journal.database import Database
 from wmarena.orchestrator.plan.evidence import Record
-from wmarena.orchestrator.running.retry import QUARANTINED
-from wmarena.orchestrator.plan.task import State, TaskId
+from wmarena.orchestrator.plan.task import QUARANTINED, State, TaskId
 
 _COLUMNS = (
     *("id", "kind", "label", "workload", "scheme", "attack", "seed", "identity", "state", "attempt", "worker"),

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from wmarena.orchestrator.journal.database import FORMAT, SCHEMA
-from wmarena.orchestrator.plan.evidence import Lease, Record
 from wmarena.orchestrator.journal.journal import Journal
-from wmarena.orchestrator.lock import WAIT, StoreBusy, ask_until
 from wmarena.orchestrator.journal.postgres import PostgresConnection
+from wmarena.orchestrator.lock import WAIT, StoreBusy, ask_until
+from wmarena.orchestrator.plan.evidence import Lease, Record
 from wmarena.orchestrator.plan.task import Task, TaskId
 
 

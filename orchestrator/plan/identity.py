@@ -20,7 +20,7 @@ from wmarena.orchestrator.plan.graph import reach
 SEMANTICS = 1
 """Raise by hand when ``perform``, seeding, autocast or a codec changes what any task computes."""
 
-OUR_ROOTS = ("schemes", "attacks", "wmarena.experiments.workloads")
+OUR_ROOTS = ("wmarena.schemes", "wmarena.attacks", "wmarena.experiments.workloads")
 """Packages whose modules count in a task's code digest, as far as a plugin reaches them by imports."""
 
 

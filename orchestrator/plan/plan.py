@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from wmarena.orchestrator.plan.identity import digest
 from wmarena.orchestrator.plan.graph import reach
+from wmarena.orchestrator.plan.identity import digest
 from wmarena.orchestrator.plan.task import Kind, Task, TaskId
 
 

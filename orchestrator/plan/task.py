@@ -99,6 +99,15 @@ class Task:
         return dict(self.parents)[role]
 
 
+TaskClass = tuple[str, str, str, str]
+"""(kind, workload, scheme, attack): tasks of one class take about the same time and memory."""
+
+
+def task_class(task: Task) -> TaskClass:
+    """The class of a task."""
+    return (task.kind.value, task.workload, task.scheme, task.attack)
+
+
 class FailureKind(StrEnum):
     """Why a task failed; decides whether it is tried again."""
 
@@ -119,6 +128,10 @@ class FailureKind(StrEnum):
     def retryable(self) -> bool:
         """True if another attempt may end differently."""
         return self not in (self.ERROR, self.DIVERGED, self.CORRUPT, self.CANCELLED)
+
+
+QUARANTINED = "quarantined: "
+"""How the error of a task begins that later runs leave alone until they are asked to try it again."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from wmarena.orchestrator.plan.identity import digest, file_digest
-from wmarena.orchestrator.recorders.plan_file import PLAN_FILE
+from wmarena.orchestrator.plan.plan_file import PLAN_FILE
 
 STUDY_FILES = ("report.html", "report.md", "study.yaml", "trials.parquet", "trials.csv", "figures")
 """What of a report folder belongs to a study as a whole."""

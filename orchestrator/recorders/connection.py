@@ -1,14 +1,14 @@
-"""How MLflow is reached: a client, made at the first question, whose errors are one line without passwords."""
+"""How MLflow is reached: a client whose errors are one line without passwords, and the limits of its API."""
 
 import contextlib
 import os
+import re
 import socket
 import sqlite3
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from wmarena.orchestrator.files import addresses
-from wmarena.orchestrator.recorders.limits import REFUSALS
 from wmarena.orchestrator.recorders.process import ENVIRONMENT
 from wmarena.orchestrator.recorders.tracker import TrackerError
 
@@ -20,7 +20,26 @@ from mlflow import MlflowClient  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
+T = TypeVar("T")
+
+MAX_PARAMS, MAX_METRICS = 100, 900
+MAX_DIGEST = 36
+MAX_NOTE = 7900
+_MAX_KEY = 250
 _CONNECT_S = 5.0
+
+REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
+"""Errors that concern one entry, not the tracker."""
+
+
+def key(name: str) -> str:
+    """A name that MLflow takes: letters, digits, ``_-./: ``."""
+    return re.sub(r"[^\w\-./: ]", "_", name)[:_MAX_KEY]
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """``items`` in pieces of ``size``."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 class MlflowConnection:

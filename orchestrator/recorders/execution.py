@@ -5,11 +5,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from wmarena.orchestrator.plan.identity import digest_text
+from wmarena.orchestrator.plan.task import TaskId
 from wmarena.orchestrator.recorders.fields import PREFIX, DataSetInput, RunFields, cut, data_set
 from wmarena.orchestrator.recorders.links import ComparisonLink
 from wmarena.orchestrator.recorders.summary import RunTask, count_states, execution_note
-from wmarena.orchestrator.recorders.tracker import ParentRunResults, Ending, ParentRun
-from wmarena.orchestrator.plan.task import TaskId
+from wmarena.orchestrator.recorders.tracker import Ending, ParentRun, ParentRunResults
 
 _MAX_LIST = 500
 _ENDINGS: dict[str, Ending] = {"done": "done", "failed": "failed"}

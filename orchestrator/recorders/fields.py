@@ -13,8 +13,8 @@ from typing import Any
 
 from wmarena.orchestrator.plan.evidence import COVERTNESS, suspect_metric
 from wmarena.orchestrator.plan.identity import canonical
-from wmarena.orchestrator.recorders.links import ComparisonLink
 from wmarena.orchestrator.plan.task import TaskId
+from wmarena.orchestrator.recorders.links import ComparisonLink
 
 RunFields = Mapping[str, Any]
 """One row of ``Journal.task_rows``."""

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.journal.reader import JournalReader
-from wmarena.orchestrator.recorders.base import Recorder, SyncReport
+from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.task import State, TaskId
+from wmarena.orchestrator.recorders.base import Recorder, SyncReport
 
 
 class MemoryRecorder(Recorder):

@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.task import TaskId
 from wmarena.orchestrator.recorders.attachments import figures_of, report_of
 from wmarena.orchestrator.recorders.base import Recorder, SyncReport
 from wmarena.orchestrator.recorders.execution import closing, opening
-from wmarena.orchestrator.recorders.fields import TrackerEntry, MetricPoint, describe, points, relatives
+from wmarena.orchestrator.recorders.fields import MetricPoint, TrackerEntry, describe, points, relatives
 from wmarena.orchestrator.recorders.links import ComparisonLinks
 from wmarena.orchestrator.recorders.passes import Pass, lineage
 from wmarena.orchestrator.recorders.studies import StudyMirror
 from wmarena.orchestrator.recorders.summary import RunTask, entry_note
-from wmarena.orchestrator.recorders.tracker import Delivery, TrackedRun, Tracker, TrackerError, ModelFile
+from wmarena.orchestrator.recorders.tracker import Delivery, ModelFile, TrackedRun, Tracker, TrackerError
 from wmarena.orchestrator.store.local import CorruptArtifact, Store
-from wmarena.orchestrator.plan.task import TaskId
 
 _MODEL = "model.safetensors"
 _HISTORY = "history.json"

@@ -14,13 +14,28 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.files import addresses
-from wmarena.orchestrator.recorders.connection import MlflowConnection
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.recorders.connection import (
+    MAX_DIGEST,
+    MAX_METRICS,
+    MAX_NOTE,
+    MAX_PARAMS,
+    MlflowConnection,
+    chunks,
+    key,
+)
 from wmarena.orchestrator.recorders.fields import PREFIX, DataSetInput, TrackerEntry, cut
-from wmarena.orchestrator.recorders.limits import MAX_DIGEST, MAX_METRICS, MAX_NOTE, MAX_PARAMS, chunks, key
 from wmarena.orchestrator.recorders.mirror import Mirror
-from wmarena.orchestrator.recorders.tracker import ParentRunResults, Delivery, Ending, ParentRun, StudyEntry, TrackedRun, TrackerError
+from wmarena.orchestrator.recorders.tracker import (
+    Delivery,
+    Ending,
+    ParentRun,
+    ParentRunResults,
+    StudyEntry,
+    TrackedRun,
+    TrackerError,
+)
 from wmarena.orchestrator.recorders.views import KIND, experiment_tags, pictures
 from wmarena.orchestrator.store.local import Store, safe_name
 

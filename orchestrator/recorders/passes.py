@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wmarena.orchestrator.journal.reader import JournalReader
+from wmarena.orchestrator.plan.task import TaskId
 from wmarena.orchestrator.recorders.base import SyncReport
-from wmarena.orchestrator.recorders.fields import TrackerEntry, RunFields, parents
+from wmarena.orchestrator.recorders.fields import RunFields, TrackerEntry, parents
 from wmarena.orchestrator.recorders.links import ComparisonLink
 from wmarena.orchestrator.recorders.summary import RunTask
-from wmarena.orchestrator.plan.task import TaskId
 
 
 @dataclass
@@ -86,7 +86,9 @@ class Pass:
         )
 
 
-def lineage(journal: JournalReader, links: Mapping[TaskId, ComparisonLink], ids: Iterable[TaskId]) -> dict[TaskId, RunFields]:
+def lineage(
+    journal: JournalReader, links: Mapping[TaskId, ComparisonLink], ids: Iterable[TaskId]
+) -> dict[TaskId, RunFields]:
     """Rows of ``ids``, of what they are compared with, and of everything that they consumed."""
     found: dict[TaskId, RunFields] = {}
     asked: set[TaskId] = set()

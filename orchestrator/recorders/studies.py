@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.task import TaskId
 from wmarena.orchestrator.recorders.attachments import STUDY_FILES
 from wmarena.orchestrator.recorders.fields import PREFIX
 from wmarena.orchestrator.recorders.tracker import Ending, StudyEntry, Tracker
-from wmarena.orchestrator.plan.task import TaskId
 
 _ENDINGS: dict[str, Ending] = {"complete": "done", "pruned": "done", "failed": "failed", "lost": "killed"}
 _MOST_LINKS = 60

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from wmarena.orchestrator.plan.task import Kind, TaskId
 from wmarena.orchestrator.recorders.fields import RelatedRows, RunFields, cut, metrics, relatives
 from wmarena.orchestrator.recorders.links import ComparisonLink
-from wmarena.orchestrator.plan.task import Kind, TaskId
 
 RunTask = tuple[int, TaskId, bool, str | None]
 """One of ``Journal.run_tasks``: (position, task, cached, state)."""
@@ -87,7 +87,9 @@ def _counts(tasks: Sequence[RunTask], rows: Mapping[TaskId, RunFields]) -> str:
     return _table(["", "done", "reused", "failed", "skipped", "open"], lines)
 
 
-def _verdicts(tasks: Sequence[RunTask], rows: Mapping[TaskId, RunFields], links: Mapping[TaskId, ComparisonLink]) -> str:
+def _verdicts(
+    tasks: Sequence[RunTask], rows: Mapping[TaskId, RunFields], links: Mapping[TaskId, ComparisonLink]
+) -> str:
     groups: dict[tuple[str, ...], list[dict[str, float]]] = defaultdict(list)
     for _, task_id, _, state in tasks:
         row = rows.get(task_id)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from wmarena.orchestrator.recorders.fields import DataSetInput, TrackerEntry, MetricPoint
+from wmarena.orchestrator.recorders.fields import DataSetInput, MetricPoint, TrackerEntry
 
 Ending = Literal["done", "failed", "killed"]
 

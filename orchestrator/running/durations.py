@@ -1,36 +1,28 @@
-"""What tasks of one sort take, and which take so little that several travel in one call."""
+"""How long tasks of one class take, and which are so short that several are sent in one call."""
 
 from collections.abc import Callable, Mapping
 
-from wmarena.orchestrator.plan.task import Task
-
-TaskClass = tuple[str, str, str, str]
-"""(kind, workload, scheme, attack): tasks of one sort take about the same time."""
+from wmarena.orchestrator.plan.task import Task, TaskClass, task_class
 
 _TINY_S = 0.005
 
 
-def task_class(task: Task) -> TaskClass:
-    """The sort of a task."""
-    return (task.kind.value, task.workload, task.scheme, task.attack)
-
-
 def expected_seconds(durations: Mapping[TaskClass, float]) -> Callable[[Task], float]:
-    """Expected seconds of a task: the journal's median for its sort, else the plan's guess."""
+    """Expected seconds of a task: the journal's median for its class, else the plan's guess."""
     return lambda task: durations.get(task_class(task), task.cost)
 
 
 class DurationEstimator:
-    """A moving average of what each sort has been taking in this run."""
+    """A moving average of what each class has been taking in this run."""
 
     def __init__(self) -> None:
         self._seconds: dict[TaskClass, float] = {}
 
     def learn(self, task: Task, seconds: float) -> None:
         """A task is done."""
-        sort = task_class(task)
-        self._seconds[sort] = 0.7 * self._seconds.get(sort, seconds) + 0.3 * seconds
+        kind = task_class(task)
+        self._seconds[kind] = 0.7 * self._seconds.get(kind, seconds) + 0.3 * seconds
 
     def tiny(self, task: Task) -> bool:
-        """True if tasks of its sort have been taking a few milliseconds."""
+        """True if tasks of its class have been taking a few milliseconds."""
         return self._seconds.get(task_class(task), 1.0) <= _TINY_S

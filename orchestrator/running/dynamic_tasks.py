@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.growth import Grow, Growth, TaskSource
-from wmarena.orchestrator.running.resume import find
-from wmarena.orchestrator.running.outcomes import TaskOutcomes
-from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.plan.task import State, Task, TaskId
+from wmarena.orchestrator.running.outcomes import TaskOutcomes
+from wmarena.orchestrator.running.resume import find
+from wmarena.orchestrator.store.local import Store
 
 
 @dataclass

@@ -3,8 +3,8 @@
 import time
 from dataclasses import dataclass, field
 
-from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.journal.protocol import RunJournal
+from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.task import Task
 
 _LOOK_S = 0.5

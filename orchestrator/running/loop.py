@@ -10,27 +10,27 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from wmarena.orchestrator.running.locality import ModelLocality
-from wmarena.orchestrator.running.leases import LeasedTasks
+from wmarena.orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
+from wmarena.orchestrator.journal.journal import FLUSH_S
+from wmarena.orchestrator.journal.protocol import RunJournal
 from wmarena.orchestrator.plan.events import Listener
 from wmarena.orchestrator.plan.evidence import Record
-from wmarena.orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
 from wmarena.orchestrator.plan.growth import Grow, TaskSource
-from wmarena.orchestrator.running.store_outage import StoreOutage
-from wmarena.orchestrator.running.dynamic_tasks import DynamicTasks
-from wmarena.orchestrator.journal.journal import FLUSH_S
-from wmarena.orchestrator.running.ledger import Ledger
-from wmarena.orchestrator.journal.protocol import RunJournal
-from wmarena.orchestrator.running.durations import DurationEstimator
 from wmarena.orchestrator.plan.plan import Plan
-from wmarena.orchestrator.running.out_of_memory import WholeGpuQueue
-from wmarena.orchestrator.running.recompute import Recomputation
-from wmarena.orchestrator.running.retry import Limits, RetryDecision, Retries
-from wmarena.orchestrator.running.outcomes import TaskOutcomes
-from wmarena.orchestrator.running.stopping import Stop
-from wmarena.orchestrator.store.local import Store, StoreError
 from wmarena.orchestrator.plan.task import Failure, FailureKind, State, Task, TaskId
+from wmarena.orchestrator.running.durations import DurationEstimator
+from wmarena.orchestrator.running.dynamic_tasks import DynamicTasks
+from wmarena.orchestrator.running.leases import LeasedTasks
+from wmarena.orchestrator.running.ledger import Ledger
+from wmarena.orchestrator.running.locality import ModelLocality
+from wmarena.orchestrator.running.out_of_memory import WholeGpuQueue
+from wmarena.orchestrator.running.outcomes import TaskOutcomes
+from wmarena.orchestrator.running.recompute import Recomputation
+from wmarena.orchestrator.running.retry import Limits, Retries, RetryDecision
+from wmarena.orchestrator.running.stopping import Stop
+from wmarena.orchestrator.running.store_outage import StoreOutage
 from wmarena.orchestrator.running.supervisor import overdue, stalled
+from wmarena.orchestrator.store.local import Store, StoreError
 
 _TICK_S = 0.5
 _MOST_PER_CALL = 64

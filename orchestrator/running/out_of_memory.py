@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from wmarena.orchestrator.executors.base import Executor
-from wmarena.orchestrator.running.ledger import Ledger
 from wmarena.orchestrator.plan.task import Failure, FailureKind, Task
+from wmarena.orchestrator.running.ledger import Ledger
 
 
 @dataclass

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from wmarena.orchestrator.journal.protocol import RunJournal
 from wmarena.orchestrator.plan.events import Event, EventKind, Listener
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.growth import TaskSource
-from wmarena.orchestrator.running.ledger import Ledger
-from wmarena.orchestrator.journal.protocol import RunJournal
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import State, Task
+from wmarena.orchestrator.running.ledger import Ledger
 
 
 @dataclass

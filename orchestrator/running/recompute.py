@@ -3,11 +3,11 @@
 import time
 from dataclasses import dataclass, field
 
-from wmarena.orchestrator.plan.evidence import Record
-from wmarena.orchestrator.running.ledger import Ledger
 from wmarena.orchestrator.journal.protocol import RunJournal
-from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.task import State, Task, TaskId
+from wmarena.orchestrator.running.ledger import Ledger
+from wmarena.orchestrator.store.local import Store
 
 _MOST = 3
 

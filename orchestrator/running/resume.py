@@ -2,19 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
+from wmarena.orchestrator.journal.protocol import FinishedIndex
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Plan
-from wmarena.orchestrator.store.local import CorruptArtifact, Store
 from wmarena.orchestrator.plan.task import State, TaskId
-
-
-class FinishedIndex(Protocol):
-    """Who knows what is finished: the journal."""
-
-    def finished(self, ids: Iterable[TaskId]) -> dict[TaskId, Record]:
-        """Records of those among ``ids`` that are done."""
+from wmarena.orchestrator.store.local import CorruptArtifact, Store
 
 
 @dataclass(frozen=True)

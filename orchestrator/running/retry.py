@@ -4,10 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from wmarena.orchestrator.plan.task import Failure, FailureKind, TaskId
-
-QUARANTINED = "quarantined: "
-"""How the error of a task begins that later runs leave alone until they are asked."""
+from wmarena.orchestrator.plan.task import QUARANTINED, Failure, FailureKind, TaskId
 
 _MOST_LOST_NODES = 10
 

@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from wmarena.orchestrator.executors.base import Executor, NoWorkers
+from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.plan.events import Listener
 from wmarena.orchestrator.plan.evidence import Record
-from wmarena.orchestrator.executors.base import Executor, NoWorkers
 from wmarena.orchestrator.plan.growth import Grow, TaskSource
-from wmarena.orchestrator.running.store_outage import StoreLost
-from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import State, Task, TaskId
+from wmarena.orchestrator.running.durations import expected_seconds
 from wmarena.orchestrator.running.ledger import Ledger, Policy
 from wmarena.orchestrator.running.loop import STOPPED, Interrupted, Loop
-from wmarena.orchestrator.running.durations import expected_seconds
-from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.running.resume import already_done, find, with_changed_parents
 from wmarena.orchestrator.running.retry import Limits
 from wmarena.orchestrator.running.stopping import terminate_as_interrupt
+from wmarena.orchestrator.running.store_outage import StoreLost
 from wmarena.orchestrator.store.local import Store, StoreError
-from wmarena.orchestrator.plan.task import State, Task, TaskId
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wmarena.orchestrator.executors.virtual import VirtualExecutor
 from wmarena.orchestrator.plan.events import Listener
 from wmarena.orchestrator.plan.evidence import Lease, Record
-from wmarena.orchestrator.executors.virtual import VirtualExecutor
+from wmarena.orchestrator.plan.plan import Cell, Plan
+from wmarena.orchestrator.plan.task import State, Task, TaskId
 from wmarena.orchestrator.running.ledger import Ledger, Policy
 from wmarena.orchestrator.running.loop import Loop
-from wmarena.orchestrator.plan.plan import Cell, Plan
 from wmarena.orchestrator.running.retry import Limits
 from wmarena.orchestrator.store.local import Store
-from wmarena.orchestrator.plan.task import State, Task, TaskId
 
 TaskSeconds = Callable[[Task], float]
 

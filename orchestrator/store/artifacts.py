@@ -20,8 +20,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from wmarena.orchestrator.plan.identity import file_digest
-from wmarena.orchestrator.store.manifest import MANIFEST, CorruptArtifact, decode_manifest, encode_manifest, make_manifest
 from wmarena.orchestrator.plan.task import TaskId
+from wmarena.orchestrator.store.manifest import (
+    MANIFEST,
+    CorruptArtifact,
+    decode_manifest,
+    encode_manifest,
+    make_manifest,
+)
 
 
 class StoreError(OSError):

@@ -4,8 +4,8 @@ import contextlib
 from pathlib import Path
 from typing import Protocol
 
-from wmarena.orchestrator.store.artifacts import StoreError
 from wmarena.orchestrator.sealing import Passphrase, SealError
+from wmarena.orchestrator.store.artifacts import StoreError
 
 _PART = ".part"
 

@@ -63,7 +63,9 @@ class StoredCheckpoints:
         curves: saved and restored along with each state.
     """
 
-    def __init__(self, shelf: CheckpointBackend, *, every_s: float, cancelled: Callable[[], bool], curves: Curves) -> None:
+    def __init__(
+        self, shelf: CheckpointBackend, *, every_s: float, cancelled: Callable[[], bool], curves: Curves
+    ) -> None:
         self._shelf = shelf
         self._every_s = every_s
         self._cancelled = cancelled

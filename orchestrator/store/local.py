@@ -16,12 +16,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
-from wmarena.orchestrator.store.artifacts import Artifacts, StoreError, tensors_to_bytes
 from wmarena.orchestrator.lock import StoreBusy, hold, join
-from wmarena.orchestrator.store.manifest import CorruptArtifact
-from wmarena.orchestrator.sealing import Passphrase
-from wmarena.orchestrator.store.backends import FolderCheckpoints, CheckpointBackend
 from wmarena.orchestrator.plan.task import TaskId
+from wmarena.orchestrator.sealing import Passphrase
+from wmarena.orchestrator.store.artifacts import Artifacts, StoreError, tensors_to_bytes
+from wmarena.orchestrator.store.backends import CheckpointBackend, FolderCheckpoints
+from wmarena.orchestrator.store.manifest import CorruptArtifact
 
 _ROOM = 2**20
 _NAME_BYTES = 100

@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
-from wmarena.orchestrator.store.artifacts import StoreError
 from wmarena.orchestrator.files.addresses import has_credentials
+from wmarena.orchestrator.store.artifacts import StoreError
 
 _PUBLISH_WHOLE = ("s3", "gcs", "abfs")
 """File systems where an upload that was not finished is not seen by anybody."""
@@ -130,7 +130,8 @@ class Remote:
             files = [i for i in infos if i.type == FileType.File]
             start = len(folder) + 1
             return sorted(
-                (RemoteObject(i.path[start:], int(i.size), (i.mtime_ns or 0) / 1e9) for i in files), key=lambda s: s.name
+                (RemoteObject(i.path[start:], int(i.size), (i.mtime_ns or 0) / 1e9) for i in files),
+                key=lambda s: s.name,
             )
 
 

@@ -22,16 +22,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from wmarena.orchestrator.store.artifacts import StoreError
-from wmarena.orchestrator.store.cache import FileCache, user_cache
 from wmarena.orchestrator.keyring import PUBLIC, is_sealed, is_whole, packed, unpack
+from wmarena.orchestrator.plan.task import TaskId
+from wmarena.orchestrator.sealing import PASSPHRASE, Passphrase, SealError
+from wmarena.orchestrator.store.artifacts import StoreError
+from wmarena.orchestrator.store.backends import CheckpointBackend, FolderCheckpoints
+from wmarena.orchestrator.store.cache import FileCache, user_cache
+from wmarena.orchestrator.store.local import CHECKPOINTS, Store
 from wmarena.orchestrator.store.manifest import MANIFEST
 from wmarena.orchestrator.store.remote import Remote, RemoteCheckpoints, RemoteObject
-from wmarena.orchestrator.sealing import PASSPHRASE, Passphrase, SealError
 from wmarena.orchestrator.store.shared_artifacts import SharedArtifacts, together
-from wmarena.orchestrator.store.backends import FolderCheckpoints, CheckpointBackend
-from wmarena.orchestrator.store.local import CHECKPOINTS, Store
-from wmarena.orchestrator.plan.task import TaskId
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wmarena.orchestrator.plan.task import TaskId
 from wmarena.orchestrator.store.artifacts import Artifacts, Sidecar, StoreError
 from wmarena.orchestrator.store.cache import FileCache
-from wmarena.orchestrator.store.manifest import MANIFEST, CorruptArtifact, decode_manifest, encode_manifest, make_manifest
+from wmarena.orchestrator.store.manifest import (
+    MANIFEST,
+    CorruptArtifact,
+    decode_manifest,
+    encode_manifest,
+    make_manifest,
+)
 from wmarena.orchestrator.store.remote import Remote, RemoteObject, is_part
-from wmarena.orchestrator.plan.task import TaskId
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -150,7 +156,9 @@ class SharedArtifacts(Artifacts):
                 found[parts[depth - 1]].append(stored)
         return found
 
-    def orphans(self, task_ids: Collection[TaskId], objects: Mapping[str, list[RemoteObject]]) -> Iterator[list[RemoteObject]]:
+    def orphans(
+        self, task_ids: Collection[TaskId], objects: Mapping[str, list[RemoteObject]]
+    ) -> Iterator[list[RemoteObject]]:
         """Per artifact, objects that its manifest does not name: of writers who came second, or were killed."""
         for task_id, manifest in self.manifests(task_ids):
             if isinstance(manifest, dict):

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from wmarena.orchestrator.plan.task import Failure, FailureKind, Task
+from wmarena.orchestrator.store.local import CorruptArtifact, StoreError
+from wmarena.orchestrator.worker.context import WorkerContext
 from wmarena.orchestrator.worker.evaluation import SMALLER
 from wmarena.orchestrator.worker.perform import perform
-from wmarena.orchestrator.store.local import CorruptArtifact, StoreError
-from wmarena.orchestrator.plan.task import Failure, FailureKind, Task
-from wmarena.orchestrator.worker.context import WorkerContext
 from wmarena.schemes.base import Cancelled
 
 _PASSING = frozenset(

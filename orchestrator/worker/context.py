@@ -10,21 +10,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from wmarena.orchestrator.worker.allocator import keep_freed_memory
-from wmarena.orchestrator.worker.workload import BoundWorkload, WorkloadConfig
-from wmarena.orchestrator.store.artifacts import StoreError
-from wmarena.orchestrator.store.checkpoints import Curves, StoredCheckpoints
 from wmarena.orchestrator.custody import KeyRoot
-from wmarena.orchestrator.plan.identity import canonical, digest
 from wmarena.orchestrator.keyring import load_key, save_key
-from wmarena.orchestrator.store.manifest import CorruptArtifact
+from wmarena.orchestrator.plan.identity import canonical, digest
 from wmarena.orchestrator.plan.plugins import build, build_attack, use_workloads
-from wmarena.orchestrator.worker.resident import ModelCache
-from wmarena.orchestrator.sealing import PASSPHRASE, workers_passphrase
-from wmarena.orchestrator.store.backends import EncryptedCheckpoints
-from wmarena.orchestrator.store.local import Store
-from wmarena.orchestrator.store.opening import open_store
 from wmarena.orchestrator.plan.task import Kind, Task, TaskId
+from wmarena.orchestrator.sealing import PASSPHRASE, workers_passphrase
+from wmarena.orchestrator.store.artifacts import StoreError
+from wmarena.orchestrator.store.backends import EncryptedCheckpoints
+from wmarena.orchestrator.store.checkpoints import Curves, StoredCheckpoints
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.store.manifest import CorruptArtifact
+from wmarena.orchestrator.store.opening import open_store
+from wmarena.orchestrator.worker.allocator import keep_freed_memory
+from wmarena.orchestrator.worker.resident import ModelCache
+from wmarena.orchestrator.worker.workload import BoundWorkload, WorkloadConfig
 from wmarena.schemes.keys import Key, KeyFileError
 
 MODEL = "model.safetensors"

@@ -13,22 +13,22 @@ import numpy as np
 from torch import Tensor, nn
 
 from wmarena.attacks.base import Claim, Finding, Piracy, finish
-from wmarena.orchestrator.worker.workload import BoundWorkload
+from wmarena.orchestrator.plan.plugins import build_attack, build_scheme
+from wmarena.orchestrator.plan.task import Kind, Task, TaskId
 from wmarena.orchestrator.store.checkpoints import Curves
+from wmarena.orchestrator.store.local import CorruptArtifact, Store, tensors_to_bytes
+from wmarena.orchestrator.worker.context import MODEL, WorkerContext
 from wmarena.orchestrator.worker.covertness import covertness, mean_abs_deviation
 from wmarena.orchestrator.worker.evaluation import in_smaller_batches
-from wmarena.orchestrator.worker.roles import TaskContext, adversary_data, attack_view, owner_of, scratch_recipe
 from wmarena.orchestrator.worker.memory import PeakMemory
-from wmarena.orchestrator.plan.plugins import build_attack, build_scheme
-from wmarena.orchestrator.store.local import CorruptArtifact, Store, tensors_to_bytes
-from wmarena.orchestrator.plan.task import Kind, Task, TaskId
-from wmarena.orchestrator.worker.context import MODEL, WorkerContext
+from wmarena.orchestrator.worker.roles import TaskContext, adversary_data, attack_view, owner_of, scratch_recipe
+from wmarena.orchestrator.worker.workload import BoundWorkload
 from wmarena.schemes.base import Recipe, Scheme, Suspect, Verdict
 from wmarena.schemes.keys import Key
 from wmarena.schemes.params import Json
 from wmarena.schemes.prf import subseed
-from wmarena.schemes.symmetry.realign import realign
 from wmarena.schemes.statistics import log10_adjusted
+from wmarena.schemes.symmetry.realign import realign
 from wmarena.schemes.training_state import seeded
 
 PREDICTIONS = "predictions.safetensors"

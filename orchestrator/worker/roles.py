@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from wmarena.attacks.base import Attack, AttackView
-from wmarena.attacks.knowledge import Budget, AuxiliaryDataSet, AuxiliaryData, NotGranted
-from wmarena.orchestrator.worker.workload import BoundWorkload, WorkloadConfig
-from wmarena.orchestrator.store.checkpoints import Curves, StoredCheckpoints
+from wmarena.attacks.knowledge import AuxiliaryData, AuxiliaryDataSet, Budget, NotGranted
 from wmarena.orchestrator.custody import Role
 from wmarena.orchestrator.plan.identity import canonical
 from wmarena.orchestrator.plan.plugins import build
 from wmarena.orchestrator.plan.task import Task
+from wmarena.orchestrator.store.checkpoints import Curves, StoredCheckpoints
 from wmarena.orchestrator.worker.context import WorkerContext
+from wmarena.orchestrator.worker.workload import BoundWorkload, WorkloadConfig
 from wmarena.schemes.base import Owner, Recipe, Samples, Scheme
 from wmarena.schemes.prf import Prf, subseed
 

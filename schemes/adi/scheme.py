@@ -31,14 +31,14 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from wmarena.schemes.triggers.labelled import class_count, commit_triggers, draw_triggers, flaw, set_count, trigger_set
 from wmarena.schemes.base import Access, Owner, Recipe, Suspect, TaskInfo, Verdict, Workload, lists
-from wmarena.schemes.triggers.embedding import ContinuedTraining
 from wmarena.schemes.keys import Key
 from wmarena.schemes.params import Json, param
 from wmarena.schemes.prf import Prf, subseed
 from wmarena.schemes.statistics import LEVEL, binomial_threshold
+from wmarena.schemes.triggers.embedding import ContinuedTraining
 from wmarena.schemes.triggers.forging import adversarial_images
+from wmarena.schemes.triggers.labelled import class_count, commit_triggers, draw_triggers, flaw, set_count, trigger_set
 from wmarena.schemes.triggers.training import TriggerFeed, optimiser_steps
 
 

@@ -119,7 +119,9 @@ class SerialTest:
                 screened.append(matches)
                 counts.append(matches + (self.rest(pattern) if missed <= self.n - self.k else 0))
                 if sum(c >= self.k for c in counts) == ENOUGH:
-                    return OtherNumbers(rivals[: len(counts)], torch.tensor(screened), torch.tensor(counts), len(rivals))
+                    return OtherNumbers(
+                        rivals[: len(counts)], torch.tensor(screened), torch.tensor(counts), len(rivals)
+                    )
         for index in np.argsort(screened, kind="stable")[::-1][:ENOUGH]:
             if counts[index] == screened[index]:
                 counts[index] += self.rest(rivals[index])
@@ -155,7 +157,9 @@ def one_bit_wrong(pattern: Tensor) -> Tensor:
     return pattern.cpu().to(torch.uint8) ^ torch.eye(side * side, dtype=torch.uint8).view(-1, side, side)
 
 
-def number_facts(trial: SerialTest, number: SerialNumber, rivals: OtherNumbers, others: Tensor, *, open_to_all: bool) -> dict[str, Json]:
+def number_facts(
+    trial: SerialTest, number: SerialNumber, rivals: OtherNumbers, others: Tensor, *, open_to_all: bool
+) -> dict[str, Json]:
     """How many numbers unlock; empty for an open network, where no number is needed.
 
     Args:

@@ -29,7 +29,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wmarena.schemes.base import Access, Owner, PMethod, Recipe, Samples, Scheme, Suspect, TaskInfo, Verdict, Workload, lists, untouched
+from wmarena.schemes.base import (
+    Access,
+    Owner,
+    PMethod,
+    Recipe,
+    Samples,
+    Scheme,
+    Suspect,
+    TaskInfo,
+    Verdict,
+    Workload,
+    lists,
+    untouched,
+)
 from wmarena.schemes.dsn.evidence import SerialTest, number_facts, rivals_of
 from wmarena.schemes.dsn.licence import SerialNumber, licensed_task
 from wmarena.schemes.dsn.training import LockFields, LockTraining

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wmarena.schemes.base import untouched
-from wmarena.schemes.symmetry.tensors import Gain, Group, ChannelWeights, TensorAxis
+from wmarena.schemes.symmetry.tensors import ChannelWeights, Gain, Group, TensorAxis
 
 
 def traced_groups(model: nn.Module, inputs: Tensor) -> list[Group]:
@@ -234,7 +234,9 @@ def _tensor_uses(model: nn.Module, graph: fx.Graph) -> Counter[int]:
     return uses
 
 
-def _slots(node: fx.Node, module: nn.Module, names: Iterable[str], block: _Block, start: int = 0) -> tuple[TensorAxis, ...]:
+def _slots(
+    node: fx.Node, module: nn.Module, names: Iterable[str], block: _Block, start: int = 0
+) -> tuple[TensorAxis, ...]:
     """Rows of the module's tensors ``names``, as far as it has them, that belong to ``block``."""
     found = [(f"{node.target}.{name}", getattr(module, name)) for name in names]
     return tuple(TensorAxis(name, t, 0, block.width, start, block.size) for name, t in found if t is not None)

@@ -34,9 +34,9 @@ import torch
 from torch import Tensor, nn
 
 from wmarena.schemes.symmetry.flow import traced_groups
-from wmarena.schemes.symmetry.tensors import Gain, Group, ChannelWeights, TensorAxis
+from wmarena.schemes.symmetry.tensors import ChannelWeights, Gain, Group, TensorAxis
 
-__all__ = ["Gain", "Group", "ChannelWeights", "TensorAxis", "channel_groups", "ensure_equivalent", "logit_difference"]
+__all__ = ["ChannelWeights", "Gain", "Group", "TensorAxis", "channel_groups", "ensure_equivalent", "logit_difference"]
 
 MAX_DIFFERENCE = 1e-4
 """Largest difference of logits between equivalent networks, relative to the largest logit where that exceeds 1."""

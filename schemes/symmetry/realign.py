@@ -31,7 +31,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from wmarena.schemes.symmetry.groups import Gain, Group, ChannelWeights, channel_groups, ensure_equivalent
+from wmarena.schemes.symmetry.groups import ChannelWeights, Gain, Group, channel_groups, ensure_equivalent
 
 MAX_SWEEPS = 20
 """Passes over all groups; exact rewrites need two."""

@@ -50,13 +50,13 @@ import torch
 from torch import nn
 
 from wmarena.schemes.base import Access, Carrier, Owner, PMethod, Recipe, Samples, Suspect, Verdict, Workload
-from wmarena.schemes.triggers.embedding import ContinuedTraining
-from wmarena.schemes.tartaglione.emblem import MIN_SIDE, emblem
 from wmarena.schemes.keys import Key
 from wmarena.schemes.params import Json, param
 from wmarena.schemes.prf import Prf
-from wmarena.schemes.tartaglione.payload import PayloadLayer, Payload, as_pixels, image_of, layers_of, weight_layers
+from wmarena.schemes.tartaglione.emblem import MIN_SIDE, emblem
+from wmarena.schemes.tartaglione.payload import Payload, PayloadLayer, as_pixels, image_of, layers_of, weight_layers
 from wmarena.schemes.tartaglione.training import LockedTraining, Objective, Replicas, ValleySettings, mean_rise
+from wmarena.schemes.triggers.embedding import ContinuedTraining
 
 _LAMBDA = {"naive": 0.0, "paper": 0.1, "gap": 0.3}
 

@@ -172,7 +172,9 @@ class LockedTraining:
         payload: what is locked; it is written before the first step.
     """
 
-    def __init__(self, model: nn.Module, owner: Owner, payload: Payload, recipe: Recipe, valley: ValleySettings) -> None:
+    def __init__(
+        self, model: nn.Module, owner: Owner, payload: Payload, recipe: Recipe, valley: ValleySettings
+    ) -> None:
         self.model = model
         self.owner = owner
         self.recipe = recipe

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from wmarena.schemes.commitment import commit, verifies, tensor_bytes
+from wmarena.schemes.commitment import commit, tensor_bytes, verifies
 from wmarena.schemes.keys import Key
 from wmarena.schemes.params import Json
 from wmarena.schemes.prf import Prf, as_tensor

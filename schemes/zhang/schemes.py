@@ -40,15 +40,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from wmarena.schemes.triggers.labelled import class_count
 from wmarena.schemes.base import Access, Owner, PMethod, Recipe, Suspect, TaskInfo, Verdict, Workload, lists
-from wmarena.schemes.triggers.embedding import ContinuedTraining
 from wmarena.schemes.keys import Key
 from wmarena.schemes.params import Json, param
 from wmarena.schemes.prf import Prf, as_tensor, subseed
 from wmarena.schemes.statistics import LEVEL, binomial_threshold
+from wmarena.schemes.triggers.embedding import ContinuedTraining
 from wmarena.schemes.triggers.forging import adversarial_images
 from wmarena.schemes.triggers.images import glyph_images, has_repeats
+from wmarena.schemes.triggers.labelled import class_count
 from wmarena.schemes.triggers.training import Feed, TriggerFeed, together
 from wmarena.schemes.zhang.patterns import Block, Noise, PatternKey, Stamp, draw_secret, images_of_class
 

@@ -4,14 +4,14 @@ import dataclasses
 
 import pytest
 
-from wmarena.attacks.forging.ambiguity import Ambiguity
+from tests.attack_contract import AttackContract, granted_view
+from tests.victims import Victim, arena, marked
 from wmarena.attacks.base import Attack, Claim
+from wmarena.attacks.forging.ambiguity import Ambiguity
 from wmarena.schemes.base import Scheme
 from wmarena.schemes.mtlsign.scheme import MTLSign
 from wmarena.schemes.uchida import Uchida
 from wmarena.schemes.zhang.schemes import ZhangContent, ZhangNoise
-from tests.attack_contract import AttackContract, granted_view
-from tests.victims import Victim, arena, marked
 
 MARKED_TASK = MTLSign(n=60, steps=150, lr=1e-3, head_lr=3e-3, lambda2=0.0, check_every=50)
 

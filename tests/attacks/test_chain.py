@@ -6,20 +6,20 @@ from typing import ClassVar
 import pytest
 from torch import nn
 
-from wmarena.attacks.forging.ambiguity import Ambiguity
-from wmarena.attacks.base import Attack, AttackView, Family, Piracy
-from wmarena.attacks.chain import Chain
-from wmarena.attacks.tuning.finetune import FineTune
-from wmarena.attacks.knowledge import Knowledge, NotGranted
-from wmarena.attacks.none import NoAttack
-from wmarena.attacks.overwriting.overwrite import Overwrite
-from wmarena.attacks.compression.pruning import PruneWeights, smallest
-from wmarena.attacks.known_key.spoil import Spoil
-from wmarena.schemes.params import ConfigError
-from wmarena.schemes.uchida import Uchida
 from tests.attack_contract import AttackContract, granted_view
 from tests.attacks.test_pruning import weights
 from tests.victims import Victim, arena, marked
+from wmarena.attacks.base import Attack, AttackView, Family, Piracy
+from wmarena.attacks.chain import Chain
+from wmarena.attacks.compression.pruning import PruneWeights, smallest
+from wmarena.attacks.forging.ambiguity import Ambiguity
+from wmarena.attacks.knowledge import Knowledge, NotGranted
+from wmarena.attacks.known_key.spoil import Spoil
+from wmarena.attacks.none import NoAttack
+from wmarena.attacks.overwriting.overwrite import Overwrite
+from wmarena.attacks.tuning.finetune import FineTune
+from wmarena.schemes.params import ConfigError
+from wmarena.schemes.uchida import Uchida
 
 
 class TestChain(AttackContract):

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tests.victims import arena, clean_model
 from wmarena.attacks.compression.channels import PrunableLayer, mean_activity, prunable_layers
 from wmarena.experiments.workloads.networks.base import Network
 from wmarena.experiments.workloads.networks.lenet import LeNet5
 from wmarena.experiments.workloads.networks.resnet import ResNet18
 from wmarena.schemes.base import Batch
-from tests.victims import arena, clean_model
 
 TASK = arena("digits_cnn").task
 

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.attack_contract import AttackContract, granted_view
+from tests.victims import Victim, arena, marked
 from wmarena.attacks.base import Attack, AttackView, Finding
 from wmarena.attacks.chain import Chain
-from wmarena.attacks.extraction.distill import QueriedAnswers, Distill, ask, softened
-from wmarena.attacks.tuning.finetune import FineTune
+from wmarena.attacks.extraction.distill import Distill, QueriedAnswers, ask, softened
 from wmarena.attacks.knowledge import Budget, NotGranted, SealedModel
+from wmarena.attacks.tuning.finetune import FineTune
 from wmarena.schemes.adi.scheme import Adi
 from wmarena.schemes.base import Scheme, TaskInfo
 from wmarena.schemes.uchida import Uchida
-from tests.attack_contract import AttackContract, granted_view
-from tests.victims import Victim, arena, marked
 
 BACKDOOR = Adi(n_triggers=30, lr=2e-3)
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 4.0, -3.0]])

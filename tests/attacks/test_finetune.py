@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wmarena.attacks.base import Attack
-from wmarena.attacks.tuning.finetune import FineTune
-from wmarena.attacks.fine_tuning import reinitialise
-from wmarena.schemes.base import Scheme
-from wmarena.schemes.mtlsign.scheme import MTLSign
 from tests.attack_contract import AttackContract, granted_view, make_view
 from tests.victims import Victim, arena, clean_model, marked
+from wmarena.attacks.base import Attack
+from wmarena.attacks.fine_tuning import reinitialise
+from wmarena.attacks.tuning.finetune import FineTune
+from wmarena.schemes.base import Scheme
+from wmarena.schemes.mtlsign.scheme import MTLSign
 
 MARKED_TASK = MTLSign(n=60, steps=150, lr=1e-3, head_lr=3e-3, lambda2=0.0, check_every=50)
 

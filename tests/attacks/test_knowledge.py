@@ -14,25 +14,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wmarena.attacks import ATTACKS
-from wmarena.attacks.base import Attack, AttackView, Family, Finding, AttackOutcome
-from wmarena.attacks.chain import Chain
-from wmarena.attacks.tuning.finetune import FineTune
-from wmarena.attacks.knowledge import Budget, AuxiliaryData, Knowledge, Metered, NotGranted, SealedModel
-from wmarena.attacks.none import NoAttack
-from wmarena.attacks.known_key.spoil import Spoil
-from wmarena.attacks.tuning.transfer import Transfer
-from wmarena.attacks.fine_tuning import sgd
-from wmarena.experiments.workloads import WORKLOADS
-from wmarena.orchestrator.worker.roles import attack_view
-from wmarena.orchestrator.plan.plugins import build_attack, build_scheme, use_workloads
-from wmarena.orchestrator.plan.task import Failure
-from wmarena.schemes.uchida import Uchida
 from tests.attack_contract import make_view
 from tests.orchestrator.digits import Bench
 from tests.orchestrator.test_custody import leaked, marked, reachable, secrets  # noqa: F401 - a fixture among them
 from tests.victims import Victim, arena, clean_model
 from tests.victims import marked as marked_model
+from wmarena.attacks import ATTACKS
+from wmarena.attacks.base import Attack, AttackOutcome, AttackView, Family, Finding
+from wmarena.attacks.chain import Chain
+from wmarena.attacks.fine_tuning import sgd
+from wmarena.attacks.knowledge import AuxiliaryData, Budget, Knowledge, Metered, NotGranted, SealedModel
+from wmarena.attacks.known_key.spoil import Spoil
+from wmarena.attacks.none import NoAttack
+from wmarena.attacks.tuning.finetune import FineTune
+from wmarena.attacks.tuning.transfer import Transfer
+from wmarena.experiments.workloads import WORKLOADS
+from wmarena.orchestrator.plan.plugins import build_attack, build_scheme, use_workloads
+from wmarena.orchestrator.plan.task import Failure
+from wmarena.orchestrator.worker.roles import attack_view
+from wmarena.schemes.uchida import Uchida
 
 Deed = Callable[[nn.Module, AttackView], object]
 SCHEME = Uchida(bits=32)
@@ -86,7 +86,10 @@ def undeclared(victim: Victim, **budget: int) -> AttackView:
         (lambda model, view: view.key, "declare 'key'"),
         (lambda model, view: view.scheme, "declare 'algorithm'"),
         (lambda model, view: view.as_owner("overwrite"), "declare 'algorithm'"),
-        (lambda model, view: view.auxiliary_data("mnist_lenet5"), "names, got 'mnist_lenet5'; add it to its `data_sets`"),
+        (
+            lambda model, view: view.auxiliary_data("mnist_lenet5"),
+            "names, got 'mnist_lenet5'; add it to its `data_sets`",
+        ),
     ],
     ids=["test", "train", "key", "scheme", "as_owner", "elsewhere"],
 )

@@ -2,11 +2,11 @@
 
 import pytest
 
+from tests.attack_contract import AttackContract, granted_view
+from tests.victims import Victim
 from wmarena.attacks.base import Attack
 from wmarena.attacks.none import NoAttack
 from wmarena.schemes.commitment import model_digest
-from tests.attack_contract import AttackContract, granted_view
-from tests.victims import Victim
 
 
 class TestNothing(AttackContract):

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from tests.attack_contract import AttackContract, granted_view
+from tests.victims import Victim, arena, marked
 from wmarena.attacks.base import Attack, Piracy
 from wmarena.attacks.overwriting.overwrite import Overwrite, held_to
 from wmarena.schemes.adi.scheme import Adi
@@ -12,8 +14,6 @@ from wmarena.schemes.dsn.scheme import Dsn
 from wmarena.schemes.mtlsign.scheme import MTLSign
 from wmarena.schemes.params import ConfigError
 from wmarena.schemes.uchida import Uchida
-from tests.attack_contract import AttackContract, granted_view
-from tests.victims import Victim, arena, marked
 
 OWN = Uchida(bits=32)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from wmarena.attacks.phases import LOOP_SPAN, PART_SPAN, Phase
 from tests.victims import NewestOnly
+from wmarena.attacks.phases import LOOP_SPAN, PART_SPAN, Phase
 
 
 def state(value: float) -> dict[str, Tensor]:

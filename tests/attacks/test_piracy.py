@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.attack_contract import AttackContract, granted_view
+from tests.victims import NewestOnly, Victim, arena, marked
 from wmarena.attacks.base import Attack, Piracy
 from wmarena.attacks.overwriting.piracy import PlantTriggers
 from wmarena.schemes.adi.scheme import Adi
 from wmarena.schemes.base import Owner, Scheme
 from wmarena.schemes.uchida import Uchida
-from tests.attack_contract import AttackContract, granted_view
-from tests.victims import NewestOnly, Victim, arena, marked
 
 ORIGINAL = Adi(n_triggers=30)
 TASK = arena("digits_mlp").task

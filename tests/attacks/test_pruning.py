@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.attack_contract import AttackContract, granted_view, make_view
+from tests.victims import Victim, arena, clean_model
 from wmarena.attacks.base import Attack
 from wmarena.attacks.compression.channels import WEIGHTED, prunable_layers
 from wmarena.attacks.compression.pruning import FinePrune, PruneNeurons, PruneWeights, share, smallest
 from wmarena.experiments.workloads.networks.base import Network
 from wmarena.schemes.params import ConfigError
-from tests.attack_contract import AttackContract, granted_view, make_view
-from tests.victims import Victim, arena, clean_model
 
 
 def weights(model: nn.Module) -> list[torch.Tensor]:

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.attack_contract import AttackContract, granted_view
+from tests.victims import Victim, clean_model, marked
 from wmarena.attacks.base import Attack
 from wmarena.attacks.compression.channels import WEIGHTED
 from wmarena.attacks.compression.quantize import Grid, Quantize
 from wmarena.schemes.uchida import Uchida
-from tests.attack_contract import AttackContract, granted_view
-from tests.victims import Victim, clean_model, marked
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

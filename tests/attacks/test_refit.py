@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
+from tests.attack_contract import AttackContract, granted_view, make_view
+from tests.victims import NewestOnly, Victim, arena, marked
 from wmarena.attacks.base import Attack, Finding
-from wmarena.attacks.tuning.finetune import FineTune
 from wmarena.attacks.knowledge import AuxiliaryData, NotGranted
+from wmarena.attacks.tuning.finetune import FineTune
 from wmarena.attacks.tuning.refit import ElasticPenalty, Refit, UnlabelledImages, fisher
 from wmarena.experiments.workloads.networks.base import Network
 from wmarena.schemes.adi.scheme import Adi
 from wmarena.schemes.base import Cancelled, TaskInfo
 from wmarena.schemes.params import ConfigError
-from tests.attack_contract import AttackContract, granted_view, make_view
-from tests.victims import NewestOnly, Victim, arena, marked
 
 BACKDOOR = Adi(n_triggers=50, lr=3e-3)
 BATCH = 23

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.attack_contract import AttackContract, granted_view
+from tests.victims import NewestOnly, Victim, arena, marked
 from wmarena.attacks.base import Attack, Claim
-from wmarena.attacks.knowledge import SealedModel
 from wmarena.attacks.extraction.reverse_serial import _BLOCK, _SURVIVORS, ReverseSerial
+from wmarena.attacks.knowledge import SealedModel
 from wmarena.schemes.base import Cancelled, Scheme
 from wmarena.schemes.dsn.scheme import Dsn, number_of
 from wmarena.schemes.prf import Prf
 from wmarena.schemes.serial.numbers import MAX_SIDE
 from wmarena.schemes.serial.search import Candidates, Oracle, all_positions, halving, interleaved, random_candidates
 from wmarena.schemes.uchida import Uchida
-from tests.attack_contract import AttackContract, granted_view
-from tests.victims import NewestOnly, Victim, arena, marked
 
 LOCK = Dsn(epochs=40, batch_size=50, n_images=100)
 """Locks the small perceptron within seconds; nine bits, trained against nearly right numbers."""

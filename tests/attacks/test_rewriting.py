@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.attack_contract import AttackContract, granted_view
+from tests.channel_networks import largest_change
+from tests.victims import Victim, clean_model, marked
 from wmarena.attacks.base import Attack, Finding
 from wmarena.attacks.equivalence.rewriting import Permute, Rescale, partial_cycle
 from wmarena.schemes.adi.scheme import Adi
 from wmarena.schemes.base import Scheme
 from wmarena.schemes.commitment import model_digest
 from wmarena.schemes.mtlsign.scheme import MTLSign
-from wmarena.schemes.symmetry.realign import realign
 from wmarena.schemes.symmetry.groups import channel_groups
+from wmarena.schemes.symmetry.realign import realign
 from wmarena.schemes.uchida import Uchida
-from tests.attack_contract import AttackContract, granted_view
-from tests.channel_networks import largest_change
-from tests.victims import Victim, clean_model, marked
 
 ADI = Adi(n_triggers=40, epochs=2)
 UCHIDA = Uchida(bits=64)

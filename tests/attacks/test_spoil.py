@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.attack_contract import AttackContract, granted_view
+from tests.victims import NewestOnly, Victim, arena, marked
 from wmarena.attacks.base import Attack
 from wmarena.attacks.knowledge import NotGranted
 from wmarena.attacks.known_key.spoil import Spoil, redraw_carriers
@@ -13,8 +15,6 @@ from wmarena.schemes.adi.scheme import Adi
 from wmarena.schemes.base import Carrier, Scheme
 from wmarena.schemes.mtlsign.scheme import MTLSign, MTLSignFixed
 from wmarena.schemes.uchida import Uchida
-from tests.attack_contract import AttackContract, granted_view
-from tests.victims import NewestOnly, Victim, arena, marked
 
 BACKDOOR = Adi(n_triggers=50, lr=3e-3)
 SIDE_TASK = MTLSign(n=60, steps=150, lr=1e-3, head_lr=3e-3, lambda2=0.0, check_every=50)

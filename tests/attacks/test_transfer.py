@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from tests.attack_contract import AttackContract, granted_view
+from tests.attacks.test_finetune import changed_tensors
+from tests.victims import NewestOnly, Victim, arena, marked
 from wmarena.attacks.base import Attack, AttackView, Finding
 from wmarena.attacks.chain import Chain
-from wmarena.attacks.tuning.finetune import FineTune
 from wmarena.attacks.knowledge import AuxiliaryData, NotGranted
+from wmarena.attacks.tuning.finetune import FineTune
 from wmarena.attacks.tuning.transfer import Transfer, plug, top_1
-from wmarena.experiments.workloads.data import Container, Dataset, Images, DataSource
+from wmarena.experiments.workloads.data import Container, Dataset, DataSource, Images
 from wmarena.experiments.workloads.images.digits import DIGITS, DigitsMlp
 from wmarena.experiments.workloads.networks.base import Network
 from wmarena.experiments.workloads.networks.small import SmallMlp
@@ -22,9 +25,6 @@ from wmarena.schemes.base import Samples, Scheme, TaskInfo
 from wmarena.schemes.mtlsign.scheme import MTLSign
 from wmarena.schemes.params import ConfigError
 from wmarena.schemes.uchida import Uchida
-from tests.attack_contract import AttackContract, granted_view
-from tests.attacks.test_finetune import changed_tensors
-from tests.victims import NewestOnly, Victim, arena, marked
 
 QUICK = Transfer(target="digits_cnn", epochs=2, lr=1e-2)
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.attack_contract import AttackContract, granted_view
+from tests.victims import Victim, arena, marked
 from wmarena.attacks.base import Attack
-from wmarena.attacks.tuning.finetune import FineTune
 from wmarena.attacks.fine_tuning import sgd
+from wmarena.attacks.tuning.finetune import FineTune
 from wmarena.attacks.tuning.wild import Wild, _entering, cross_entropy, inside, jensen_shannon, rectangles
 from wmarena.experiments.workloads.networks.lenet import LeNet5
 from wmarena.schemes.adi.scheme import Adi
 from wmarena.schemes.params import ConfigError
 from wmarena.schemes.prf import subseed
-from tests.attack_contract import AttackContract, granted_view
-from tests.victims import Victim, arena, marked
 
 BACKDOOR = Adi(n_triggers=50, lr=3e-3)
 BATCH = 23

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.browser.chromium import browser, page_text
+from tests.orchestrator.recorder_world import EXPERIMENT, World
+from tests.servers import fetched, free_ports
 from wmarena.experiments.commands.browsing import mlflow_server, start, stop
 from wmarena.orchestrator.recorders.connection import MlflowClient
 from wmarena.orchestrator.recorders.mlflow import MlflowRecorder
 from wmarena.orchestrator.recorders.views import experiment_tags
-from tests.browser.chromium import browser, page_text
-from tests.orchestrator.recorder_world import EXPERIMENT, World
-from tests.servers import fetched, free_ports
 
 Look = Callable[[str], str]
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.attack_contract import AttackContract
+from tests.contracts import SchemeContract
 from wmarena.attacks.base import Attack
 from wmarena.experiments.workloads.images.digits import DIGITS
 from wmarena.schemes.base import Scheme
-from tests.attack_contract import AttackContract
-from tests.contracts import SchemeContract
 
 TREE = Path(__file__).resolve().parents[2]
 EXAMPLES = TREE / "docs" / "examples"
@@ -98,7 +98,7 @@ def install(folder: Path) -> None:
 def wmarena(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """One command in a process that sees the installed examples."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"], str(TREE)])}
-    command = [sys.executable, "-m", "experiments", "--store", str(tmp_path / "store"), "--tracking-uri", "none"]
+    command = [sys.executable, "-m", "wmarena", "--store", str(tmp_path / "store"), "--tracking-uri", "none"]
     return subprocess.run(
         [*command, "--json", *arguments],
         cwd=tmp_path,

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from wmarena.attacks import ATTACKS
 from docs._build.commands import subcommands
 from docs._build.pages import generated_pages
 from docs._build.specification import page as spec_page
+from tests.documents.markdown import blocks, commands
+from wmarena.attacks import ATTACKS
 from wmarena.experiments.cli import make_parser
-from wmarena.experiments.spec.schema import json_schema
 from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.experiments.spec.schema import json_schema
 from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.plan.plugins import plugin_class
 from wmarena.schemes import SCHEMES
-from tests.documents.markdown import blocks, commands
 
 TREE = Path(__file__).resolve().parents[2]
 PAGES = sorted((TREE / "docs").rglob("*.md"))

@@ -102,7 +102,7 @@ class Arena:
     def command(self, *options: str) -> list[str]:
         """``wmarena run`` of the spec, or another verb."""
         places = ["--store", self.url or str(self.store), "--tracking-uri", self.tracking_uri]
-        head = [*self.prefix, sys.executable, "-m", "experiments", *places, "--json"]
+        head = [*self.prefix, sys.executable, "-m", "wmarena", *places, "--json"]
         return [*head, self.verb, str(self.folder / "spec.yaml"), *self.options, *options]
 
     def start(self, *options: str) -> "Driver":

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from wmarena.orchestrator.worker.context import MODEL
 from tests.drills.arena import FULL, Arena, needs
+from wmarena.orchestrator.worker.context import MODEL
 
 MORE = ("--set", "attacks.prune_weights.sparsity=[0.3,0.5,0.9]")
 """One more attack: a finished plan has to read its models again."""
@@ -111,7 +111,7 @@ def test_damaged_files_are_found_and_made_again(inline: Arena, more: Arena, seed
     broken = [read_again, *rng.sample([p for p in files if p != read_again], len(files) // 3)]
     for path in broken:
         rng.choice([flipped, torn])(path, rng)
-    verify = [sys.executable, "-m", "experiments", "--store", str(inline.store), "store", "verify"]
+    verify = [sys.executable, "-m", "wmarena", "--store", str(inline.store), "store", "verify"]
     checked = subprocess.run(verify, capture_output=True, text=True, check=False)
     inline.run(*MORE)
     counts["files damaged"] += len(broken)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from wmarena.orchestrator.store.remote import Remote
-from wmarena.orchestrator.sealing import PASSPHRASE
 from tests.drills.arena import FULL, Arena, Driver, all_end, descendants, kill_one
+from wmarena.orchestrator.sealing import PASSPHRASE
+from wmarena.orchestrator.store.remote import Remote
 
 WORDS = "nineteen-dotterel-eggs"
 SEEDS = range(5 if FULL else 1)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from tests.drills.arena import FULL, Arena, meet
 from wmarena.experiments.study.documents import FINISHED
 from wmarena.experiments.study.spec import SHIPPED
 from wmarena.orchestrator.journal.opening import ADDRESS
-from wmarena.orchestrator.sealing import PASSPHRASE
 from wmarena.orchestrator.journal.shared import PostgresJournal
-from tests.drills.arena import FULL, Arena, meet
+from wmarena.orchestrator.sealing import PASSPHRASE
 
 STUDY = SHIPPED.find("digits_lambda").read_text()
 N_TRIALS = 12 if FULL else 3

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from wmarena.orchestrator.sealing import PASSPHRASE
 from tests.drills.arena import FULL, TREE, Arena
 from tests.experiments.ray_head import Head, ray_head
 from tests.real_servers import CREDENTIALS
+from wmarena.orchestrator.sealing import PASSPHRASE
 
 WORDS = "eleven-lapwing-eggs"
 SECRETS = (CREDENTIALS["AWS_SECRET_ACCESS_KEY"], WORDS)
@@ -69,7 +69,7 @@ def at_work(cache: Path) -> dict[str, list[dict[str, str]]]:
             words, environment = " ".join(process.cmdline()), process.environ()
             if words.startswith("ray::GpuWorker"):
                 found["worker"].append(environment)
-            elif " -m experiments run " in words and " submit " not in words:
+            elif " -m wmarena run " in words and " submit " not in words:
                 found["driver"].append(environment)
     return found
 
@@ -86,7 +86,7 @@ def test_secrets_of_a_store_come_from_the_nodes(
         words = ["submit", str(tmp_path / "spec.yaml"), "--store", str(arena.url), "--tracking-uri", "none"]
         said: list[str] = []
         with subprocess.Popen(
-            [sys.executable, "-m", "experiments", *words, "--address", head.address],
+            [sys.executable, "-m", "wmarena", *words, "--address", head.address],
             cwd=TREE,
             env=head.environment(),
             stdout=subprocess.PIPE,

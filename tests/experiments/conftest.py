@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.experiments.evidence_factory import Bench
+from tests.experiments.spec_texts import TINY
 from wmarena.experiments.cli import main
 from wmarena.experiments.running.execution import RunSummary, run
 from wmarena.experiments.running.pool import Pool
 from wmarena.experiments.spec.experiment import ExperimentSpec
-from tests.experiments.evidence_factory import Bench
-from tests.experiments.spec_texts import TINY
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wmarena.experiments.results.table import build_rows
 from wmarena.experiments.results.rows import ResultRow
+from wmarena.experiments.results.table import build_rows
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Cell, Plan
 from wmarena.orchestrator.plan.task import Kind, State, Task, TaskId

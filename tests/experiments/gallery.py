@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from tests.experiments.evidence_factory import BUDGET, Bench, PredictionStore, showcase, verdict
 from wmarena.experiments.results.calibration import Calibration, Rate
-from wmarena.experiments.results.table import build_rows
 from wmarena.experiments.results.rows import ResultRow
+from wmarena.experiments.results.table import build_rows
 from wmarena.orchestrator.plan.task import Task, TaskId
 from wmarena.schemes.prf import Prf
 from wmarena.schemes.statistics import clopper_pearson
-from tests.experiments.evidence_factory import BUDGET, Bench, PredictionStore, showcase, verdict
 
 SHAPE = (14, 12, 3)
 """Height, width and channels of the emblem."""
@@ -68,7 +68,9 @@ def calibrated() -> list[Calibration]:
     ]
 
 
-def calibration_of(row: ResultRow, n: int, q: float, *, mismatch: bool, pairs: int = 300, **changes: Any) -> Calibration:
+def calibration_of(
+    row: ResultRow, n: int, q: float, *, mismatch: bool, pairs: int = 300, **changes: Any
+) -> Calibration:
     """Statistics of ``pairs`` binomial draws, shifted by a tenth of their range in case of a mismatch."""
     luck = Prf(f"gallery-null-{row['scheme']}-0123456789ab".encode())
     shift = 0.08 if mismatch else 0.0

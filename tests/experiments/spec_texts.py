@@ -6,8 +6,8 @@ import textwrap
 
 import pytest
 
-from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.workloads.images.base import ImageWorkload
 
 TINY = """\

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.experiments.conftest import Finished
+from tests.fuzz.mutations import DEPTH, VALUES, altered_bytes, altered_value, fenced
 from wmarena.experiments.cli import main
 from wmarena.experiments.commands.dispatch import INPUT_ERRORS
 from wmarena.orchestrator.custody import KeyRoot
@@ -18,8 +20,6 @@ from wmarena.orchestrator.sealing import Cost, Passphrase, SealError
 from wmarena.orchestrator.store.local import tensors_to_bytes
 from wmarena.schemes.keys import Key, KeyFileError
 from wmarena.schemes.params import Json
-from tests.experiments.conftest import Finished
-from tests.fuzz.mutations import DEPTH, VALUES, altered_bytes, altered_value, fenced
 
 RIGHT = Passphrase(b"the right passphrase", Cost(log2_n=4, r=1, p=1))
 PUBLIC: dict[str, Json] = {

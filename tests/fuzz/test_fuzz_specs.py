@@ -10,18 +10,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.experiments.spec_texts import TINY
+from tests.fuzz.mutations import VALUES, altered_bytes, altered_value, fenced
 from wmarena.attacks import ATTACKS
 from wmarena.experiments.commands.dispatch import INPUT_ERRORS
 from wmarena.experiments.planning.expand import expand
-from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.spec.experiment import SHIPPED, ExperimentSpec
-from wmarena.experiments.workloads import WORKLOADS
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.spec.yaml_lines import MAX_CHARACTERS, MAX_DEPTH
+from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.plan.plugins import build, plugin_class
 from wmarena.schemes import SCHEMES
 from wmarena.schemes.params import Configurable
-from tests.experiments.spec_texts import TINY
-from tests.fuzz.mutations import VALUES, altered_bytes, altered_value, fenced
 
 RICH = """\
 name: everything

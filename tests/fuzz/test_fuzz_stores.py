@@ -13,19 +13,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.experiments.conftest import Finished
+from tests.fuzz.mutations import VALUES, altered_bytes, altered_value, fenced
 from wmarena.experiments.cli import main
 from wmarena.experiments.commands.judging import read_weights
 from wmarena.experiments.spec.problems import SpecError
-from wmarena.orchestrator.store.checkpoints import Curves, StoredCheckpoints, _name
 from wmarena.orchestrator.journal.journal import Journal
-from wmarena.orchestrator.store.manifest import MANIFEST, CorruptArtifact, _manifest_digest
 from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import TaskId
 from wmarena.orchestrator.recorders.links import ComparisonLinks
 from wmarena.orchestrator.store.backends import FolderCheckpoints
+from wmarena.orchestrator.store.checkpoints import Curves, StoredCheckpoints, _name
 from wmarena.orchestrator.store.local import Store, StoreError, safe_name, tensors_to_bytes
-from wmarena.orchestrator.plan.task import TaskId
-from tests.experiments.conftest import Finished
-from tests.fuzz.mutations import VALUES, altered_bytes, altered_value, fenced
+from wmarena.orchestrator.store.manifest import MANIFEST, CorruptArtifact, _manifest_digest
 
 ID = TaskId("ab" * 32)
 IDENTITY = {"kind": "train", "config": {"workload": {"name": "digits_mlp"}, "scheme": None}, "seed": 0, "parents": []}
@@ -135,7 +135,9 @@ def test_forged_checkpoints(data: st.DataObject, tmp_path: Path) -> None:
     (tmp_path / _name(7, "keep", raw)).write_bytes(raw)
     kept = Curves()
     with fenced(tmp_path):
-        found = StoredCheckpoints(FolderCheckpoints(tmp_path), every_s=1.0, cancelled=lambda: False, curves=kept).latest()
+        found = StoredCheckpoints(
+            FolderCheckpoints(tmp_path), every_s=1.0, cancelled=lambda: False, curves=kept
+        ).latest()
 
     assert found is None or (found[0] == 7 and "wmarena.curves" not in found[1])
     assert found is not None or kept.points == []

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from wmarena.orchestrator.store.local import Store
-from wmarena.orchestrator.plan.task import Task
 from tests.orchestrator.toys import task
+from wmarena.orchestrator.plan.task import Task
+from wmarena.orchestrator.store.local import Store
 
 
 @pytest.fixture

@@ -6,19 +6,19 @@ from typing import Any
 
 from wmarena.attacks.base import Attack
 from wmarena.experiments.workloads import WORKLOADS
-from wmarena.orchestrator.worker.attempt import attempt_task
-from wmarena.orchestrator.store.checkpoints import Curves
 from wmarena.orchestrator.custody import KeyRoot
-from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.executors.inline import InlineExecutor
-from wmarena.orchestrator.worker.roles import TaskContext
 from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.plugins import build, build_attack, build_scheme, use_workloads
-from wmarena.orchestrator.running.runner import RunRequest, run_plan
-from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.plan.task import Failure, Kind, Task, TaskId
+from wmarena.orchestrator.running.runner import RunRequest, run_plan
+from wmarena.orchestrator.store.checkpoints import Curves
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.worker.attempt import attempt_task
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
+from wmarena.orchestrator.worker.roles import TaskContext
 from wmarena.schemes.base import Scheme
 from wmarena.schemes.keys import Key
 
@@ -105,7 +105,9 @@ class Bench:
     def job(self, task: Task) -> TaskContext:
         """A task as the verbs see it."""
         curves = Curves()
-        return TaskContext(self.bench, self.bench.arena(self.workload), task, curves, self.bench.checkpoints(task, curves))
+        return TaskContext(
+            self.bench, self.bench.arena(self.workload), task, curves, self.bench.checkpoints(task, curves)
+        )
 
     def copied(self, folder: Path, **options: Any) -> "Bench":
         """Another workbench on a new store that has the clean and the marked model already."""

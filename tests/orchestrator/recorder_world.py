@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Cell, Plan
-from wmarena.orchestrator.recorders.plan_file import save_plan
-from wmarena.orchestrator.store.local import Store, tensors_to_bytes
+from wmarena.orchestrator.plan.plan_file import save_plan
 from wmarena.orchestrator.plan.task import Kind, State, Task, TaskId
+from wmarena.orchestrator.store.local import Store, tensors_to_bytes
 from wmarena.schemes.base import Verdict
 
 WORKLOAD = {"name": "digits_mlp", "epochs": 3}

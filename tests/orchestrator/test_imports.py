@@ -32,9 +32,9 @@ def loaded(*packages):
             importlib.import_module(found.name)
     return sorted({name.partition(".")[0] for name in sys.modules})
 
-first = loaded("schemes", "attacks")
-for module in ("session", "executors.inline", "executors.base", "plugins"):
-    importlib.import_module("orchestrator." + module)
+first = loaded("wmarena.schemes", "wmarena.attacks")
+for module in ("running.runner", "executors.inline", "executors.base", "plan.plugins"):
+    importlib.import_module("wmarena.orchestrator." + module)
 print(json.dumps([first, sorted({name.partition(".")[0] for name in sys.modules})]))
 """
 

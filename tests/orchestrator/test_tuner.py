@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wmarena.orchestrator.plan.proposals import Choices, Method, TrialOutcome, RecordedTrial, Range
+from wmarena.orchestrator.plan.proposals import Choices, Method, Range, RecordedTrial, TrialOutcome
 from wmarena.orchestrator.store.local import StoreBusy, StoreError
 from wmarena.orchestrator.tuner import Tuner, open_storage
 
@@ -115,7 +115,11 @@ def test_a_storage_that_others_went_past_is_written_again(tmp_path: Path) -> Non
     with tuner(tmp_path) as study:
         (first,) = answer(study, 1)
         study.ask()
-    past = [RecordedTrial(number=0, params=dict(first), outcome=TrialOutcome(state="complete", values=(float(str(first["a"])),)))]
+    past = [
+        RecordedTrial(
+            number=0, params=dict(first), outcome=TrialOutcome(state="complete", values=(float(str(first["a"])),))
+        )
+    ]
     with tuner(tmp_path) as study:
         study.recall(past, anew=False)
         assert list(study.unfinished()) == [1]
@@ -194,7 +198,9 @@ def test_hyperband_gives_up_what_is_worse_than_its_rung(tmp_path: Path) -> None:
             number = study.ask().number
             stopped = any(study.report(number, value, step) for step in (1, 3))
             given_up += [value] if stopped else []
-            study.tell(number, TrialOutcome(state="pruned") if stopped else TrialOutcome(state="complete", values=(value,)))
+            study.tell(
+                number, TrialOutcome(state="pruned") if stopped else TrialOutcome(state="complete", values=(value,))
+            )
 
     assert given_up
     assert max(given_up) < 1.0

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.executors.base import Completion, Executor
 from wmarena.orchestrator.journal.journal import Journal
-from wmarena.orchestrator.running.ledger import Ledger
+from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import Failure, FailureKind, Kind, State, Task, TaskId
+from wmarena.orchestrator.running.ledger import Ledger
 from wmarena.orchestrator.running.runner import RunRequest, run_plan
 from wmarena.orchestrator.store.local import CorruptArtifact, Store
-from wmarena.orchestrator.plan.task import Failure, FailureKind, Kind, State, Task, TaskId
 from wmarena.orchestrator.worker.context import WorkerContext
 
 Outcome = Mapping[str, Any] | Failure

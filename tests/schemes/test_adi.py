@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.marks import arena, clean_model, embedded
+from tests.victims import NewestOnly, no_log
 from wmarena.experiments.workloads.images.digits import DigitsCnn
 from wmarena.schemes.adi.scheme import Adi
-from wmarena.schemes.triggers.labelled import commit_triggers, draw_triggers, flaw, trigger_set
 from wmarena.schemes.base import Owner, Recipe, Suspect, TaskInfo
 from wmarena.schemes.commitment import model_digest
 from wmarena.schemes.keys import Key
@@ -22,9 +23,8 @@ from wmarena.schemes.params import ConfigError, Json
 from wmarena.schemes.prf import Prf
 from wmarena.schemes.statistics import LEVEL
 from wmarena.schemes.triggers.images import abstract_images
+from wmarena.schemes.triggers.labelled import commit_triggers, draw_triggers, flaw, trigger_set
 from wmarena.schemes.triggers.training import TriggerFeed
-from tests.marks import arena, clean_model, embedded
-from tests.victims import NewestOnly, no_log
 
 SECRET = Prf(b"the owner of these tests")
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wmarena.schemes.commitment import commit, merkle_root, model_digest, verifies, tensor_bytes, tensor_digest
+from wmarena.schemes.commitment import commit, merkle_root, model_digest, tensor_bytes, tensor_digest, verifies
 
 openings = st.binary(min_size=32, max_size=32)
 

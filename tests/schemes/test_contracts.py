@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from tests.contracts import SchemeContract
 from wmarena.schemes.adi.scheme import Adi
 from wmarena.schemes.base import Scheme
 from wmarena.schemes.mtlsign.scheme import MTLSign, MTLSignFixed
 from wmarena.schemes.uchida import Uchida
-from tests.contracts import SchemeContract
 
 QUICK: dict[str, Any] = {
     "n": 100,

@@ -8,21 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wmarena.attacks.overwriting.overwrite import Overwrite
-from wmarena.attacks.known_key.spoil import Spoil
-from wmarena.experiments.workloads.networks.dsn import DsnGtsrb, DsnMnist
-from wmarena.experiments.workloads.networks.lenet import LeNet5
-from wmarena.schemes.dsn import scheme as dsn, evidence as dsn_evidence
-from wmarena.schemes.base import Owner, Recipe, Scheme, Suspect
-from wmarena.schemes.commitment import model_digest
-from wmarena.schemes.dsn.scheme import Dsn, flaw, number_of
-from wmarena.schemes.dsn.evidence import ENOUGH, SCREENED, SerialTest, rivals_of
-from wmarena.schemes.dsn.training import _Reversed, fresh_copy, from_uniform, wrong_patterns
-from wmarena.schemes.keys import Key
-from wmarena.schemes.prf import Prf
 from tests.attack_contract import granted_view
 from tests.contracts import SchemeContract
 from tests.victims import NewestOnly, Victim, arena, clean_model, marked, no_log
+from wmarena.attacks.known_key.spoil import Spoil
+from wmarena.attacks.overwriting.overwrite import Overwrite
+from wmarena.experiments.workloads.networks.dsn import DsnGtsrb, DsnMnist
+from wmarena.experiments.workloads.networks.lenet import LeNet5
+from wmarena.schemes.base import Owner, Recipe, Scheme, Suspect
+from wmarena.schemes.commitment import model_digest
+from wmarena.schemes.dsn import evidence as dsn_evidence
+from wmarena.schemes.dsn import scheme as dsn
+from wmarena.schemes.dsn.evidence import ENOUGH, SCREENED, SerialTest, rivals_of
+from wmarena.schemes.dsn.scheme import Dsn, flaw, number_of
+from wmarena.schemes.dsn.training import _Reversed, fresh_copy, from_uniform, wrong_patterns
+from wmarena.schemes.keys import Key
+from wmarena.schemes.prf import Prf
 
 LOCK = Dsn(epochs=40, batch_size=50, n_images=100)
 """Locks the small perceptron within seconds; nine bits."""

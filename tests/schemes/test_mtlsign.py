@@ -16,9 +16,9 @@ from wmarena.experiments.workloads.images.digits import DigitsCnn
 from wmarena.orchestrator.worker.workload import BoundWorkload
 from wmarena.schemes.base import Batch, Cancelled, Checkpoints, Owner, Recipe, Samples, Suspect, Verdict
 from wmarena.schemes.keys import Key
-from wmarena.schemes.mtlsign.scheme import MTLSign, MTLSignFixed
 from wmarena.schemes.mtlsign.loop import SnapshotScore
 from wmarena.schemes.mtlsign.mark import Mark, integer_bits, random_head, secret_integers, secret_labels, trigger_data
+from wmarena.schemes.mtlsign.scheme import MTLSign, MTLSignFixed
 from wmarena.schemes.mtlsign.shift import Shift, pruned_shift, shifts_from_state, trainable, tuned_shift
 from wmarena.schemes.prf import Prf
 from wmarena.schemes.statistics import binomial_band, binomial_threshold, log10_binomial_tail

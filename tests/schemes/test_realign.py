@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wmarena.schemes.commitment import model_digest
-from wmarena.schemes.symmetry.realign import realign
-from wmarena.schemes.symmetry.groups import channel_groups, ensure_equivalent
-from wmarena.schemes.uchida import Uchida
 from tests.channel_networks import NETWORKS, largest_change, network, noisy, rewritten, some_inputs
 from tests.victims import Victim, clean_model, marked
+from wmarena.schemes.commitment import model_digest
+from wmarena.schemes.symmetry.groups import channel_groups, ensure_equivalent
+from wmarena.schemes.symmetry.realign import realign
+from wmarena.schemes.uchida import Uchida
 
 SMALL = [name for name in NETWORKS if name != "resnet18"]
 

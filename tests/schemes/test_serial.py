@@ -7,12 +7,23 @@ from torch import Tensor, nn
 from wmarena.experiments.workloads.images.digits import DigitsCnn
 from wmarena.experiments.workloads.images.pixels import Pixels
 from wmarena.experiments.workloads.images.task import ImageTask
-from wmarena.schemes.serial import numbers as serial
 from wmarena.schemes.adi.scheme import Adi
 from wmarena.schemes.dsn.scheme import Dsn
 from wmarena.schemes.prf import Prf
+from wmarena.schemes.serial import numbers as serial
 from wmarena.schemes.serial.numbers import Ink, SerialScheme, SignedNumber, block_size, numbers, patterns_of, stamp_raw
-from wmarena.schemes.serial.search import Candidates, Oracle, all_positions, answers_of, climb, gradient_round, greedy_search, halving, interleaved, random_candidates
+from wmarena.schemes.serial.search import (
+    Candidates,
+    Oracle,
+    all_positions,
+    answers_of,
+    climb,
+    gradient_round,
+    greedy_search,
+    halving,
+    interleaved,
+    random_candidates,
+)
 
 PRF = Prf(b"the owner's secret, for tests only")
 NUMBER = torch.tensor([[0, 1, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.uint8)

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from wmarena.schemes.statistics import GRINDING_KEYS_LOG10, binomial_band, binomial_threshold, clopper_pearson, log10_adjusted, log10_binomial_tail, margin, mcnemar
+from wmarena.schemes.statistics import (
+    GRINDING_KEYS_LOG10,
+    binomial_band,
+    binomial_threshold,
+    clopper_pearson,
+    log10_adjusted,
+    log10_binomial_tail,
+    margin,
+    mcnemar,
+)
 
 LEVELS = (1e-3, 1e-6, 1e-9, 2.0**-40, 2.0**-64, 2.0**-128)
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from tests.channel_networks import NETWORKS, MixedNet, largest_change, network, rewritten, some_inputs
 from wmarena.schemes.commitment import model_digest
 from wmarena.schemes.symmetry.groups import Group, channel_groups, ensure_equivalent, logit_difference
-from tests.channel_networks import NETWORKS, MixedNet, largest_change, network, rewritten, some_inputs
 
 SMALL = [name for name in NETWORKS if name != "resnet18"]
 

@@ -14,20 +14,20 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor, nn
 
-from wmarena.experiments.workloads import training
-from wmarena.experiments.workloads.networks.small import SmallMlp
-from wmarena.experiments.workloads.images.task import ImageTask
-from wmarena.schemes.base import Cancelled, Checkpoints, Owner, Recipe, Scheme, Suspect, Verdict
-from wmarena.schemes.commitment import model_digest
-from wmarena.schemes.tartaglione.emblem import MIN_SIDE, emblem
-from wmarena.schemes.keys import Key
-from wmarena.schemes.prf import Prf, subseed
-from wmarena.schemes.tartaglione.scheme import Tartaglione, correlation, steepness
-from wmarena.schemes.tartaglione.payload import Payload, as_pixels, image_of, layers_of
-from wmarena.schemes.tartaglione.training import LockedTraining, Replicas, ValleySettings, direction, learning_rate
 from tests.contracts import SchemeContract
 from tests.marks import Embedded, arena, clean_model, embed, embedded, strangers
 from tests.victims import NewestOnly, no_log
+from wmarena.experiments.workloads import training
+from wmarena.experiments.workloads.images.task import ImageTask
+from wmarena.experiments.workloads.networks.small import SmallMlp
+from wmarena.schemes.base import Cancelled, Checkpoints, Owner, Recipe, Scheme, Suspect, Verdict
+from wmarena.schemes.commitment import model_digest
+from wmarena.schemes.keys import Key
+from wmarena.schemes.prf import Prf, subseed
+from wmarena.schemes.tartaglione.emblem import MIN_SIDE, emblem
+from wmarena.schemes.tartaglione.payload import Payload, as_pixels, image_of, layers_of
+from wmarena.schemes.tartaglione.scheme import Tartaglione, correlation, steepness
+from wmarena.schemes.tartaglione.training import LockedTraining, Replicas, ValleySettings, direction, learning_rate
 
 SECRET = Prf(b"the owner of these tests")
 STEEP = Tartaglione(replicas=1, epochs=5)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.marks import Embedded, arena, clean_model, embed, embedded
+from tests.victims import NewestOnly
 from wmarena.schemes.base import Suspect, Verdict
 from wmarena.schemes.commitment import model_digest
 from wmarena.schemes.keys import Key
 from wmarena.schemes.params import ConfigError
 from wmarena.schemes.prf import Prf
 from wmarena.schemes.uchida import MIN_STEPS, Uchida
-from tests.marks import Embedded, arena, clean_model, embed, embedded
-from tests.victims import NewestOnly
 
 SECRET = Prf(b"the owner of these tests")
 Projection = Literal["random", "direct", "diff"]

@@ -11,6 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.contracts import SchemeContract
+from tests.marks import Embedded, arena, clean_model, embedded
+from tests.victims import NewestOnly, no_log
 from wmarena.experiments.workloads.images.samples import ImageSamples
 from wmarena.experiments.workloads.images.task import ImageTask
 from wmarena.schemes.base import Owner, Recipe, Scheme, Suspect, TaskInfo, Verdict
@@ -20,11 +23,8 @@ from wmarena.schemes.params import ConfigError
 from wmarena.schemes.prf import Prf
 from wmarena.schemes.statistics import LEVEL
 from wmarena.schemes.triggers.images import glyph_images
+from wmarena.schemes.zhang.patterns import Block, Noise, PatternDraw, PatternKey, Stamp, images_of_class
 from wmarena.schemes.zhang.schemes import EXCEEDANCES, ZhangContent, ZhangNoise, ZhangUnrelated
-from wmarena.schemes.zhang.patterns import Block, PatternDraw, Noise, PatternKey, Stamp, images_of_class
-from tests.contracts import SchemeContract
-from tests.marks import Embedded, arena, clean_model, embedded
-from tests.victims import NewestOnly, no_log
 
 SECRET = Prf(b"the owner of these tests")
 CONTENT = ZhangContent(n_triggers=30, boost=3, epochs=6, lr=1e-2, decoys=5, n_random_keys=19)

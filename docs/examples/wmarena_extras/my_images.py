@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wmarena.experiments.workloads.data import Container, DamagedData, Dataset, DataSource, Images
 from wmarena.experiments.workloads.images.base import ImageWorkload, preset
-from wmarena.experiments.workloads.data import Container, DamagedData, Dataset, Images, DataSource
 from wmarena.experiments.workloads.networks.base import Network
 
 

@@ -5,17 +5,17 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from wmarena.experiments.report.charts.strips import control_strip, seconds_bar
-from wmarena.experiments.report.sections.calibration import null_panel
-from wmarena.experiments.report.page import WorkloadSection, ReportPage
 from wmarena.experiments.report.charts.removal_cost import price_panel
-from wmarena.experiments.report.sections.removal_cost import priced
-from wmarena.experiments.report.sections.unlocking import stamp_panel
+from wmarena.experiments.report.charts.strips import control_strip, seconds_bar
 from wmarena.experiments.report.charts.svg_file import sheet
+from wmarena.experiments.report.page import ReportPage, WorkloadSection
+from wmarena.experiments.report.sections.calibration import null_panel
+from wmarena.experiments.report.sections.removal_cost import priced
 from wmarena.experiments.report.sections.strengths import strength_panel
-from wmarena.experiments.report.svg import Panel
 from wmarena.experiments.report.sections.tradeoff import trade_off_panel
+from wmarena.experiments.report.sections.unlocking import stamp_panel
 from wmarena.experiments.report.sections.valley import valley_panel
+from wmarena.experiments.report.svg import Panel
 from wmarena.experiments.results.table import write_whole
 from wmarena.orchestrator.store.local import safe_name
 

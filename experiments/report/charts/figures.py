@@ -10,15 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from wmarena.experiments.report.labels import AttackLabel
+from wmarena.experiments.report.number_format import signed, span
+from wmarena.experiments.report.page import ReportPage, WorkloadSection
 from wmarena.experiments.report.sections.curves import Frame, curve, mean_curve
 from wmarena.experiments.report.sections.fidelity import Fidelity
-from wmarena.experiments.report.labels import AttackLabel
-from wmarena.experiments.report.page import WorkloadSection, ReportPage
-from wmarena.experiments.report.sentences import tally
 from wmarena.experiments.report.sections.survival import AttackComparison
-from wmarena.experiments.report.number_format import signed, span
-from wmarena.experiments.results.table import write_whole
+from wmarena.experiments.report.sentences import tally
 from wmarena.experiments.results.rows import max_drop
+from wmarena.experiments.results.table import write_whole
 from wmarena.orchestrator.store.local import safe_name
 
 INK, SOFT, KEPT, LOST = "#1a1d21", "#545c66", "#0b5cad", "#cd5200"

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from wmarena.experiments.results.costs import Bracket
 from wmarena.experiments.report.labels import AttackLabel, Victim
+from wmarena.experiments.report.number_format import number, percent
 from wmarena.experiments.report.sections.removal_cost import priced
 from wmarena.experiments.report.sections.survival import AttackComparison
 from wmarena.experiments.report.svg import HUES, Panel, Scale, marker, nice_ticks, picture, tag
-from wmarena.experiments.report.number_format import number, percent
+from wmarena.experiments.results.costs import Bracket
 
 FURTHEST = 0.25
 """Relative drops beyond this stand on the edge, hollow, unless most are."""

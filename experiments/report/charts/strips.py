@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from wmarena.experiments.report.sections.controls import BAND, ControlSummary
-from wmarena.experiments.report.sections.runtime import TaskDurations
-from wmarena.experiments.report.sections.fidelity import Fidelity
-from wmarena.experiments.report.svg import Scale, picture, tag
 from wmarena.experiments.report.number_format import number, points, seconds
+from wmarena.experiments.report.sections.controls import BAND, ControlSummary
+from wmarena.experiments.report.sections.fidelity import Fidelity
+from wmarena.experiments.report.sections.runtime import TaskDurations
+from wmarena.experiments.report.svg import Scale, picture, tag
 
 _STRIP_WIDTH, _STRIP_HEIGHT = 220.0, 22.0
 

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from wmarena.experiments.results.calibration import Calibration
 from wmarena.experiments.report.labels import Labels, Victim
-from wmarena.experiments.report.svg import Panel, Scale, nice_ticks, picture, polyline, tag
 from wmarena.experiments.report.number_format import number
+from wmarena.experiments.report.svg import Panel, Scale, nice_ticks, picture, polyline, tag
+from wmarena.experiments.results.calibration import Calibration
 
 _WIDTH, _HEIGHT = 340.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 10.0, 10.0, 22.0, 34.0

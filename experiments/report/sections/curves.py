@@ -7,9 +7,9 @@ from statistics import fmean
 from markupsafe import Markup
 
 from wmarena.experiments.report.labels import AttackLabel, Victim
+from wmarena.experiments.report.number_format import number, points, signed
 from wmarena.experiments.report.sections.survival import AttackComparison
 from wmarena.experiments.report.svg import HUES, Scale, clipped, marker, nice_ticks, picture, polyline, tag
-from wmarena.experiments.report.number_format import number, points, signed
 from wmarena.experiments.results.rows import max_drop
 
 FURTHEST_PP = 20.0

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from wmarena.experiments.report.labels import Labels, Victim
+from wmarena.experiments.report.number_format import counted, listed, price
 from wmarena.experiments.report.sections.controls import ControlSummary, controls
 from wmarena.experiments.report.sections.fidelity import Fidelity
-from wmarena.experiments.report.labels import Labels, Victim
 from wmarena.experiments.report.sections.survival import AttackComparison, duels
-from wmarena.experiments.report.number_format import counted, listed, price
 from wmarena.experiments.results.rows import ResultRow, is_gated, is_unreached
 
 

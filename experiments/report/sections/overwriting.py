@@ -46,7 +46,9 @@ OverwriteResults = Mapping[Victim, Mapping[str, OverwriteResult]]
 """Scheme of the mark -> overwriter -> what came of it."""
 
 
-def encounters(duels: Sequence[AttackComparison], rows: Iterable[ResultRow]) -> dict[Victim, dict[str, OverwriteResult]]:
+def encounters(
+    duels: Sequence[AttackComparison], rows: Iterable[ResultRow]
+) -> dict[Victim, dict[str, OverwriteResult]]:
     """Every judged overwriting, by scheme and overwriter, in the table's order."""
     claims = {(row["embed_id"], row["suspect_id"]): row for row in rows if is_claim(row) and row["status"] == "done"}
     out: dict[Victim, dict[str, OverwriteResult]] = {}

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import get_args
 
 from wmarena.attacks.base import Family
-from wmarena.experiments.results.costs import Bracket, cheapest_of
 from wmarena.experiments.report.labels import AttackLabel, Victim
 from wmarena.experiments.report.sections.survival import AttackComparison
+from wmarena.experiments.results.costs import Bracket, cheapest_of
 
 FAMILY_NAMES = {
     "tune": "Fine-tuning",

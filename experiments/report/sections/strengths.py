@@ -8,9 +8,9 @@ from statistics import fmean
 from markupsafe import Markup
 
 from wmarena.experiments.report.labels import AttackLabel, Victim
+from wmarena.experiments.report.number_format import MINUS, number, percent, signed
 from wmarena.experiments.report.sections.survival import AttackComparison
 from wmarena.experiments.report.svg import HUES, Panel, Scale, clipped, marker, nice_ticks, picture, polyline, tag
-from wmarena.experiments.report.number_format import MINUS, number, percent, signed
 from wmarena.experiments.results.rows import ResultRow
 
 RATES = ("lr", "rate", "learning_rate")

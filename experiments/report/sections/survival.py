@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal, cast
 
-from wmarena.experiments.results.costs import Bracket, AttackSweep, contests, median_cost
 from wmarena.experiments.report.labels import AttackLabel, Labels, Victim
+from wmarena.experiments.results.costs import AttackSweep, Bracket, contests, median_cost
 from wmarena.experiments.results.rows import ResultRow, budget_drop, max_drop
 
 SeedOutcome = Literal["kept", "worthless", "removed", "unmarked", "undecided"]
@@ -126,7 +126,9 @@ class AttackComparison:
 def duels(rows: Iterable[ResultRow], labels: Labels) -> list[AttackComparison]:
     """Every scheme under every attack (``none`` included), claims and controls apart, in the table's order."""
     return [
-        AttackComparison(victim=labels.victim(contest.rows[0]), assault=labels.assault(contest.rows[0]), contest=contest)
+        AttackComparison(
+            victim=labels.victim(contest.rows[0]), assault=labels.assault(contest.rows[0]), contest=contest
+        )
         for contest in contests(rows)
     ]
 
@@ -150,4 +152,4 @@ def _cost(row: Mapping[str, Any]) -> float:
     return math.inf if drop is None else drop
 
 
-__all__ = ["Bracket", "AttackComparison", "SeedOutcome", "SeedResult", "Outcome", "duels", "median_cost"]
+__all__ = ["AttackComparison", "Bracket", "Outcome", "SeedOutcome", "SeedResult", "duels", "median_cost"]

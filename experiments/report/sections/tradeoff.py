@@ -7,11 +7,11 @@ from statistics import fmean
 
 from markupsafe import Markup
 
-from wmarena.experiments.results.costs import AUMC_REACH, aumc, envelope
 from wmarena.experiments.report.labels import Victim
+from wmarena.experiments.report.number_format import number, percent
 from wmarena.experiments.report.sections.overview import SchemeSummary
 from wmarena.experiments.report.svg import HUES, Panel, Scale, marker, nice_ticks, picture, polyline, tag
-from wmarena.experiments.report.number_format import number, percent
+from wmarena.experiments.results.costs import AUMC_REACH, aumc, envelope
 from wmarena.experiments.results.rows import ResultRow
 
 _WIDTH, _HEIGHT = 720.0, 270.0

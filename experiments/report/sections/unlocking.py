@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from wmarena.experiments.report.details import details
 from wmarena.experiments.report.labels import Labels, Victim
-from wmarena.experiments.report.svg import Panel, picture, tag
 from wmarena.experiments.report.number_format import percent
+from wmarena.experiments.report.svg import Panel, picture, tag
 from wmarena.experiments.results.rows import ResultRow, is_unattacked
 
 UNLOCKED = 0.5

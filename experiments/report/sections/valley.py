@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from wmarena.experiments.report.labels import Labels, Victim
-from wmarena.experiments.report.svg import HUES, Panel, Scale, marker, nice_ticks, picture, polyline, tag
 from wmarena.experiments.report.number_format import number
+from wmarena.experiments.report.svg import HUES, Panel, Scale, marker, nice_ticks, picture, polyline, tag
 from wmarena.experiments.results.rows import ResultRow
 from wmarena.orchestrator.plan.task import TaskId
 

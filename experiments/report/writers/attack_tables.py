@@ -3,9 +3,9 @@
 from statistics import fmean
 from typing import Any
 
-from wmarena.experiments.results.costs import AUMC_REACH, Bracket, median_cost
 from wmarena.experiments.report.labels import Victim
 from wmarena.experiments.report.page import ReportPage
+from wmarena.experiments.results.costs import AUMC_REACH, Bracket, median_cost
 from wmarena.experiments.results.rows import ResultRow
 
 TableLine = dict[str, Any]

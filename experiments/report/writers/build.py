@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wmarena.experiments.results.calibration import Calibration
 from wmarena.experiments.report.charts.drawings import write_drawings
+from wmarena.experiments.report.page import make_page
 from wmarena.experiments.report.sections.fidelity import TensorStore
 from wmarena.experiments.report.writers.html import html_page
 from wmarena.experiments.report.writers.markdown import markdown_page
-from wmarena.experiments.report.page import make_page
 from wmarena.experiments.report.writers.tables import write_tables
-from wmarena.experiments.results.table import write_whole
+from wmarena.experiments.results.calibration import Calibration
 from wmarena.experiments.results.rows import ResultRow
+from wmarena.experiments.results.table import write_whole
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import TaskId

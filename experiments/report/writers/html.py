@@ -8,20 +8,42 @@ from statistics import fmean
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from wmarena.experiments.results.calibration import Calibration
 from wmarena.experiments.report import number_format as words
+from wmarena.experiments.report.charts.drawings import (
+    nulls_of,
+    prices_of,
+    stamps_of,
+    strengths_of,
+    trade_off_of,
+    valley_of,
+)
 from wmarena.experiments.report.charts.strips import control_strip, fidelity_reach, fidelity_strip, seconds_bar
+from wmarena.experiments.report.number_format import counted, percent, points, signed, span
+from wmarena.experiments.report.page import ReportPage
 from wmarena.experiments.report.sections.controls import false_positive_rate
 from wmarena.experiments.report.sections.curves import curve_panel
-from wmarena.experiments.report.charts.drawings import nulls_of, prices_of, stamps_of, strengths_of, trade_off_of, valley_of
 from wmarena.experiments.report.sections.overwriting import OverwriteResult, intruders
-from wmarena.experiments.report.page import ReportPage
-from wmarena.experiments.report.sentences import bracket_text, by_seed, control_words, cost_doubts, cost_text, cost_words, encounter_words, flip_words, mcnemar_words, owner_found, rate_words, tally, tasks_words, worst_words
 from wmarena.experiments.report.sections.removal_cost import worst_of
 from wmarena.experiments.report.sections.strengths import plain_strength
 from wmarena.experiments.report.sections.survival import AttackComparison
+from wmarena.experiments.report.sentences import (
+    bracket_text,
+    by_seed,
+    control_words,
+    cost_doubts,
+    cost_text,
+    cost_words,
+    encounter_words,
+    flip_words,
+    mcnemar_words,
+    owner_found,
+    rate_words,
+    tally,
+    tasks_words,
+    worst_words,
+)
 from wmarena.experiments.report.svg import legend_key, tag
-from wmarena.experiments.report.number_format import counted, percent, points, signed, span
+from wmarena.experiments.results.calibration import Calibration
 
 MOST_LINES = 5000
 """Rows that the page itself shows; the files beside it hold all of them."""

@@ -4,16 +4,41 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
-from wmarena.experiments.report.sections.fidelity import TensorStore, paired_fidelity
 from wmarena.experiments.report.labels import Labels
+from wmarena.experiments.report.number_format import (
+    ELLIPSIS,
+    NONE,
+    counted,
+    mean_number,
+    mean_percent,
+    number,
+    p_value,
+    percent,
+    points,
+    power_of_ten,
+    seconds,
+    signed,
+    span,
+)
+from wmarena.experiments.report.page import ReportPage, WorkloadSection
+from wmarena.experiments.report.sections.fidelity import TensorStore, paired_fidelity
 from wmarena.experiments.report.sections.overview import SchemeSummary, summaries
 from wmarena.experiments.report.sections.overwriting import intruders
-from wmarena.experiments.report.page import WorkloadSection, ReportPage
-from wmarena.experiments.report.sentences import SUMMARY_HEAD, against, by_seed, cost_text, cost_words, encounter_words, rate_words, summary_cells, tally, tasks_words
 from wmarena.experiments.report.sections.removal_cost import worst_of
 from wmarena.experiments.report.sections.strengths import plain_strength
 from wmarena.experiments.report.sections.survival import AttackComparison
-from wmarena.experiments.report.number_format import ELLIPSIS, NONE, counted, mean_number, mean_percent, number, p_value, percent, points, power_of_ten, seconds, signed, span
+from wmarena.experiments.report.sentences import (
+    SUMMARY_HEAD,
+    against,
+    by_seed,
+    cost_text,
+    cost_words,
+    encounter_words,
+    rate_words,
+    summary_cells,
+    tally,
+    tasks_words,
+)
 from wmarena.experiments.results.rows import ResultRow
 
 

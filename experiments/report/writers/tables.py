@@ -4,11 +4,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from wmarena.experiments.results.costs import median_cost
 from wmarena.experiments.report.labels import Victim
-from wmarena.experiments.report.writers.attack_tables import TableLine, aumc_lines, caveat_lines, cost_lines, curve_lines, emblem_lines, failure_lines, family_lines, forgery_lines, gap_lines, null_lines, overwriting_lines, stamp_lines, valley_lines
 from wmarena.experiments.report.page import ReportPage
 from wmarena.experiments.report.sections.survival import AttackComparison
+from wmarena.experiments.report.writers.attack_tables import (
+    TableLine,
+    aumc_lines,
+    caveat_lines,
+    cost_lines,
+    curve_lines,
+    emblem_lines,
+    failure_lines,
+    family_lines,
+    forgery_lines,
+    gap_lines,
+    null_lines,
+    overwriting_lines,
+    stamp_lines,
+    valley_lines,
+)
+from wmarena.experiments.results.costs import median_cost
 from wmarena.experiments.results.table import table_csv, write_whole
 from wmarena.orchestrator.plan.evidence import COVERTNESS
 

@@ -6,8 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from wmarena.experiments.report.sections.fidelity import TensorStore, paired_fidelity
 from wmarena.experiments.report.labels import Labels
+from wmarena.experiments.report.sections.fidelity import TensorStore, paired_fidelity
 from wmarena.experiments.report.sections.overview import SchemeSummary, summaries, verdict_sentences
 from wmarena.experiments.report.sentences import SUMMARY_HEAD, summary_cells
 from wmarena.experiments.results.rows import ResultRow

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 
-from wmarena.experiments.workloads.data import Images, DataSource
-from wmarena.experiments.workloads.networks.base import Network
+from wmarena.experiments.workloads.data import DataSource, Images
 from wmarena.experiments.workloads.images.pixels import Pixels
 from wmarena.experiments.workloads.images.samples import ImageSamples
-from wmarena.experiments.workloads.splits import split
 from wmarena.experiments.workloads.images.task import ImageTask, Precision
+from wmarena.experiments.workloads.networks.base import Network
+from wmarena.experiments.workloads.splits import split
 from wmarena.orchestrator.worker.workload import BoundWorkload
 from wmarena.schemes.base import Recipe, TaskInfo
 from wmarena.schemes.params import Configurable, param

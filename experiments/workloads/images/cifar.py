@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from wmarena.experiments.workloads.data import DataSource
 from wmarena.experiments.workloads.images.base import preset
 from wmarena.experiments.workloads.images.cifar_data import CIFAR10, CIFAR10_STATISTICS
-from wmarena.experiments.workloads.data import DataSource
 from wmarena.experiments.workloads.images.resnet_recipe import ResNet18Workload
 
 

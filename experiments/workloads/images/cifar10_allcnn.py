@@ -7,9 +7,9 @@ other CIFAR workloads.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from wmarena.experiments.workloads.data import DataSource
 from wmarena.experiments.workloads.images.base import ImageWorkload, preset
 from wmarena.experiments.workloads.images.cifar_data import CIFAR10, CIFAR10_STATISTICS
-from wmarena.experiments.workloads.data import DataSource
 from wmarena.experiments.workloads.networks.allcnn import AllCnnC
 from wmarena.experiments.workloads.networks.base import Network
 

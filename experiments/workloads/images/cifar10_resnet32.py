@@ -6,9 +6,9 @@ The paper's 64,000 steps, divided by ten after 32,000 and 48,000, are given in e
 from dataclasses import dataclass
 from typing import ClassVar
 
+from wmarena.experiments.workloads.data import DataSource
 from wmarena.experiments.workloads.images.base import ImageWorkload, preset
 from wmarena.experiments.workloads.images.cifar_data import CIFAR10, CIFAR10_STATISTICS
-from wmarena.experiments.workloads.data import DataSource
 from wmarena.experiments.workloads.networks.base import Network
 from wmarena.experiments.workloads.networks.resnet32 import ResNet32
 

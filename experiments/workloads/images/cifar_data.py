@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wmarena.experiments.workloads.data import Container, DamagedData, Dataset, Images, DataSource
+from wmarena.experiments.workloads.data import Container, DamagedData, Dataset, DataSource, Images
 from wmarena.experiments.workloads.images.encoded import ParquetPair
 
 CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from wmarena.experiments.workloads.data import Container, Dataset, DataSource, Images
 from wmarena.experiments.workloads.images.base import ImageWorkload, preset
-from wmarena.experiments.workloads.data import Container, Dataset, Images, DataSource
 from wmarena.experiments.workloads.networks.base import Network
 from wmarena.experiments.workloads.networks.small import SmallCnn, SmallMlp
 from wmarena.experiments.workloads.splits import stratified

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wmarena.experiments.workloads.images.base import ImageWorkload, preset
 from wmarena.experiments.workloads.data import DataSource
+from wmarena.experiments.workloads.images.base import ImageWorkload, preset
 from wmarena.experiments.workloads.images.gtsrb_data import GTSRB, GTSRB_STATISTICS
 from wmarena.experiments.workloads.networks.base import Network
 from wmarena.experiments.workloads.networks.dsn import DsnGtsrb

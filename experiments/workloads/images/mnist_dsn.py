@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wmarena.experiments.workloads.images.base import ImageWorkload
 from wmarena.experiments.workloads.data import DataSource
+from wmarena.experiments.workloads.images.base import ImageWorkload
 from wmarena.experiments.workloads.images.mnist_data import MNIST, MNIST_STATISTICS
 from wmarena.experiments.workloads.networks.base import Network
 from wmarena.experiments.workloads.networks.dsn import DsnMnist

@@ -11,9 +11,20 @@ from torch.nn import functional as F
 
 from wmarena.experiments.workloads import training
 from wmarena.experiments.workloads.images.codes import qr_codes
-from wmarena.experiments.workloads.networks.base import Network
 from wmarena.experiments.workloads.images.pixels import Pixels
-from wmarena.schemes.base import Batch, Checkpoints, Evaluation, Log, Recipe, Samples, SplitAt, TaskInfo, lists, untouched
+from wmarena.experiments.workloads.networks.base import Network
+from wmarena.schemes.base import (
+    Batch,
+    Checkpoints,
+    Evaluation,
+    Log,
+    Recipe,
+    Samples,
+    SplitAt,
+    TaskInfo,
+    lists,
+    untouched,
+)
 from wmarena.schemes.params import Json
 from wmarena.schemes.prf import subseed
 from wmarena.schemes.training_state import seeded

@@ -13,18 +13,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from wmarena.experiments.running import execution, context as site
+from tests.experiments.conftest import Finished
+from tests.experiments.spec_texts import TINY
 from wmarena.experiments.cli import main
 from wmarena.experiments.commands.storing import size
+from wmarena.experiments.running import context as site
+from wmarena.experiments.running import execution
 from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.executors.base import Completion, NoWorkers
 from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.plan.plugins import names
-from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.plan.task import Task
+from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.worker.context import Setup
-from tests.experiments.conftest import Finished
-from tests.experiments.spec_texts import TINY
 
 Wmarena = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -393,9 +394,9 @@ def test_the_environment_names_the_store(finished: Finished, capsys: Capture, mo
 
 
 def test_the_package_is_a_command_too() -> None:
-    """``python -m experiments`` is ``wmarena``, and help loads no torch."""
+    """``python -m wmarena`` is ``wmarena``, and help loads no torch."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "experiments", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-X", "importtime", "-m", "wmarena", "--help"], capture_output=True, text=True, check=True
     )
 
     assert "COMMAND" in done.stdout

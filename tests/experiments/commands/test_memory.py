@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.experiments.conftest import Finished, Wmarena
 from wmarena.experiments.commands.memory import bounded_memory
 from wmarena.orchestrator.keyring import load_key
 from wmarena.schemes.params import Json
-from tests.experiments.conftest import Finished, Wmarena
 
 MIB = 2**20
 

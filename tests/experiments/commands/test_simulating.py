@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from wmarena.experiments.cli import main
 from tests.experiments.conftest import Finished
 from tests.experiments.test_cli import document
+from wmarena.experiments.cli import main
 
 Wmarena = Callable[..., int]
 Capture = pytest.CaptureFixture[str]

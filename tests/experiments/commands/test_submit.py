@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from tests.experiments.ray_head import TREE, Head, environment, ray_head
+from tests.experiments.spec_texts import TINY
 from wmarena.experiments.cli import main
 from wmarena.experiments.commands.submitting import _exit_status
 from wmarena.experiments.running.upload import PACKAGES, pack
 from wmarena.orchestrator.executors.jobs import ClusterJob
-from tests.experiments.ray_head import TREE, Head, environment, ray_head
-from tests.experiments.spec_texts import TINY
 
 SECRET = "correct horse battery staple, which nobody else may read"
 LONG = TINY.replace("epochs: 1,", "epochs: 100000,")
@@ -25,7 +25,7 @@ LONG = TINY.replace("epochs: 1,", "epochs: 100000,")
 def command(head: Head, *arguments: object, token: Path | None = None) -> "subprocess.Popen[str]":
     """The command line in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments", *map(str, arguments), "--address", head.address],
+        [sys.executable, "-m", "wmarena", *map(str, arguments), "--address", head.address],
         cwd=TREE,
         env=head.environment(token=token),
         stdout=subprocess.PIPE,
@@ -92,7 +92,7 @@ def test_code_and_spec_travel_and_nothing_else(tmp_path: Path) -> None:
         name for name in here - set(tracked) if not re.fullmatch(r"spec\.yaml|wmarena-.*\.dist-info/METADATA", name)
     }
     planned = subprocess.run(
-        [sys.executable, "-m", "experiments", "--json", "--store", str(tmp_path / "store"), "plan", "spec.yaml"],
+        [sys.executable, "-m", "wmarena", "--json", "--store", str(tmp_path / "store"), "plan", "spec.yaml"],
         cwd=tmp_path / "parcel",
         env=environment(tmp_path),
         capture_output=True,

@@ -15,10 +15,10 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from wmarena.experiments.cli import main
-from wmarena.experiments.commands.browsing import STUDIES, Server, dashboard_server, mlflow_server, serve
 from tests.drills.arena import hear_ctrl_c
 from tests.servers import answers, fetched, free_ports
+from wmarena.experiments.cli import main
+from wmarena.experiments.commands.browsing import STUDIES, Server, dashboard_server, mlflow_server, serve
 
 TREE = Path(__file__).resolve().parents[3]
 Capture = pytest.CaptureFixture[str]
@@ -46,7 +46,7 @@ def make_study(store: Path, name: str) -> None:
 def running(store: Path, port: int, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """``wmarena ui`` as a user starts it; ended, with all that it started, at the latest here."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "--store", str(store), "ui", "--port", str(port), *arguments],
+        [sys.executable, "-m", "wmarena", "--store", str(store), "ui", "--port", str(port), *arguments],
         cwd=store,
         env={**os.environ, "PYTHONPATH": str(TREE), "MLFLOW_DISABLE_TELEMETRY": "true"},
         stdout=subprocess.PIPE,

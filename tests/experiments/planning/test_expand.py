@@ -9,20 +9,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.experiments.spec_texts import TINY, blocks, with_lines, without_data
 from wmarena.attacks.knowledge import Budget
 from wmarena.experiments.planning.expand import EXTRA_SEED, Expansion, expand
 from wmarena.experiments.planning.workload_planner import CodeDigests, WorkloadPlanner
-from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.workloads.images.cifar import Cifar10ResNet18
 from wmarena.experiments.workloads.images.digits import DigitsMlp
-from wmarena.orchestrator.plan import identity
-from wmarena.orchestrator.worker.workload import MissingData
 from wmarena.orchestrator.custody import KeyRoot
-from wmarena.orchestrator.worker.roles import adversary_data
+from wmarena.orchestrator.plan import identity
 from wmarena.orchestrator.plan.plan import Cell, Plan
 from wmarena.orchestrator.plan.task import Kind, Task
-from tests.experiments.spec_texts import TINY, blocks, with_lines, without_data
+from wmarena.orchestrator.worker.roles import adversary_data
+from wmarena.orchestrator.worker.workload import MissingData
 
 RICH = """\
 name: rich

@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
+from tests.experiments.spec_texts import with_lines
 from wmarena.experiments import run
 from wmarena.experiments.planning.cells import PlannedAttack
-from wmarena.experiments.spec.entries import Bisection
-from wmarena.experiments.running.execution import RunSummary
 from wmarena.experiments.planning.expand import expand
-from wmarena.experiments.running.pool import Pool
-from wmarena.experiments.spec.problems import SpecError
-from wmarena.experiments.running.reporting import choose_run, rebuild
-from wmarena.experiments.results.table import read_results
 from wmarena.experiments.planning.search import Search
+from wmarena.experiments.results.table import read_results
+from wmarena.experiments.running.execution import RunSummary
+from wmarena.experiments.running.pool import Pool
+from wmarena.experiments.running.reporting import choose_run, rebuild
+from wmarena.experiments.spec.entries import Bisection
 from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.journal.journal import Journal
-from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.plan.task import TaskId
-from tests.experiments.spec_texts import with_lines
+from wmarena.orchestrator.store.local import Store
 
 SEARCHING = with_lines(
     attacks="attacks: [{name: prune_weights, strength: {bisect: sparsity, low: 0.1, high: 0.99, steps: 4}}]"

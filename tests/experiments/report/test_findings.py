@@ -9,27 +9,27 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from wmarena.experiments.report import number_format as words
-from wmarena.experiments.report.sections.controls import controls, false_positive_rate, forgeries
-from wmarena.experiments.report.sections.runtime import losses, skips, steps
-from wmarena.experiments.report.sections.fidelity import paired_fidelity
-from wmarena.experiments.report.labels import Labels
-from wmarena.experiments.report.sections.calibration import Histogram, null_checks, null_panel
-from wmarena.experiments.report.sections.overview import summaries, verdict_sentences
-from wmarena.experiments.report.sections.overwriting import encounters
-from wmarena.experiments.report.sentences import bracket_text, cost_doubts, cost_words, encounter_words, flip_words
-from wmarena.experiments.report.sections.removal_cost import family_prices
-from wmarena.experiments.report.sections.unlocking import stamp_maps, stamp_panel
-from wmarena.experiments.report.sections.decoded_images import readings
-from wmarena.experiments.report.sections.strengths import StrengthAxis
-from wmarena.experiments.report.sections.survival import duels
-from wmarena.experiments.report.svg import Scale, nice_ticks, tag
-from wmarena.experiments.report.sections.tradeoff import trade_offs
-from wmarena.experiments.report.sections.valley import valleys
-from wmarena.orchestrator.plan.task import Kind
-from wmarena.schemes.statistics import binomial_band, mcnemar
 from tests.experiments.evidence_factory import BUDGET, Bench, PredictionStore, rows_of, sweep, verdict
 from tests.experiments.gallery import SHAPE, FilledStore, calibration_of, emblem
+from wmarena.experiments.report import number_format as words
+from wmarena.experiments.report.labels import Labels
+from wmarena.experiments.report.sections.calibration import Histogram, null_checks, null_panel
+from wmarena.experiments.report.sections.controls import controls, false_positive_rate, forgeries
+from wmarena.experiments.report.sections.decoded_images import readings
+from wmarena.experiments.report.sections.fidelity import paired_fidelity
+from wmarena.experiments.report.sections.overview import summaries, verdict_sentences
+from wmarena.experiments.report.sections.overwriting import encounters
+from wmarena.experiments.report.sections.removal_cost import family_prices
+from wmarena.experiments.report.sections.runtime import losses, skips, steps
+from wmarena.experiments.report.sections.strengths import StrengthAxis
+from wmarena.experiments.report.sections.survival import duels
+from wmarena.experiments.report.sections.tradeoff import trade_offs
+from wmarena.experiments.report.sections.unlocking import stamp_maps, stamp_panel
+from wmarena.experiments.report.sections.valley import valleys
+from wmarena.experiments.report.sentences import bracket_text, cost_doubts, cost_words, encounter_words, flip_words
+from wmarena.experiments.report.svg import Scale, nice_ticks, tag
+from wmarena.orchestrator.plan.task import Kind
+from wmarena.schemes.statistics import binomial_band, mcnemar
 
 # Fidelity
 

@@ -15,16 +15,16 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from wmarena.experiments.report.writers.build import write_report
-from wmarena.experiments.report.sections.curves import curve_panel
-from wmarena.experiments.report.writers.html import html_page, matrix_cell
-from wmarena.experiments.report.writers.markdown import summary_markdown, table
-from wmarena.experiments.report.page import ReportPage, make_page
-from wmarena.experiments.report.writers.terminal import summary_lines, summary_table
-from wmarena.experiments.results.table import build_rows
-from wmarena.experiments.results.rows import ResultRow
 from tests.experiments.evidence_factory import Bench, PredictionStore, showcase, verdict
 from tests.experiments.gallery import FilledStore, calibrated, gallery
+from wmarena.experiments.report.page import ReportPage, make_page
+from wmarena.experiments.report.sections.curves import curve_panel
+from wmarena.experiments.report.writers.build import write_report
+from wmarena.experiments.report.writers.html import html_page, matrix_cell
+from wmarena.experiments.report.writers.markdown import summary_markdown, table
+from wmarena.experiments.report.writers.terminal import summary_lines, summary_table
+from wmarena.experiments.results.rows import ResultRow
+from wmarena.experiments.results.table import build_rows
 
 VOID = {"meta", "input", "br", "wbr", "link", "img", "hr"}
 FAILURE = "got nan at step 113"

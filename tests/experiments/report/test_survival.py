@@ -2,10 +2,10 @@
 
 import pytest
 
-from wmarena.experiments.report.sections.curves import curve, mean_curve, swept
-from wmarena.experiments.report.labels import Labels
-from wmarena.experiments.report.sections.survival import Bracket, AttackComparison, duels, median_cost
 from tests.experiments.evidence_factory import Bench, rows_of, sweep, verdict
+from wmarena.experiments.report.labels import Labels
+from wmarena.experiments.report.sections.curves import curve, mean_curve, swept
+from wmarena.experiments.report.sections.survival import AttackComparison, Bracket, duels, median_cost
 
 
 def duel_of(bench: Bench, attack: str = "finetune") -> AttackComparison:

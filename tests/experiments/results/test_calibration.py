@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wmarena.experiments import run
-from wmarena.experiments.results.calibration import CONTROL, Calibration, calibrations
-from wmarena.experiments.planning.expand import expand
-from wmarena.experiments.running.pool import Pool
-from wmarena.experiments.results.table import build_rows, calibrated, read_results
-from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.orchestrator.plan.evidence import Record
-from wmarena.orchestrator.journal.journal import Journal
-from wmarena.orchestrator.plan.plan import Cell
-from wmarena.orchestrator.store.local import Store
-from wmarena.orchestrator.plan.task import State, TaskId
-from wmarena.schemes.statistics import binomial_threshold, log10_binomial_tail
 from tests.experiments.spec_texts import with_lines
+from wmarena.experiments import run
+from wmarena.experiments.planning.expand import expand
+from wmarena.experiments.results.calibration import CONTROL, Calibration, calibrations
+from wmarena.experiments.results.table import build_rows, calibrated, read_results
+from wmarena.experiments.running.pool import Pool
+from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.evidence import Record
+from wmarena.orchestrator.plan.plan import Cell
+from wmarena.orchestrator.plan.task import State, TaskId
+from wmarena.orchestrator.store.local import Store
+from wmarena.schemes.statistics import binomial_threshold, log10_binomial_tail
 
 N, Q = 128, 0.5
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from tests.experiments.evidence_factory import ENVIRONMENT, Bench, rows_of, verdict
 from wmarena.experiments.results.caveats import CHECKS, EXPLANATIONS, chance_level, raised
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.task import State
-from tests.experiments.evidence_factory import ENVIRONMENT, Bench, rows_of, verdict
 
 
 def caveats(bench: Bench) -> list[list[str]]:

@@ -2,9 +2,20 @@
 
 import pytest
 
-from wmarena.experiments.results.costs import UNKNOWN_FAMILY, Bracket, AttackSweep, aumc, cheapest_of, contests, direction, envelope, family, median_cost
-from wmarena.orchestrator.plan.task import Task
 from tests.experiments.evidence_factory import BUDGET, Bench, rows_of, sweep, verdict
+from wmarena.experiments.results.costs import (
+    UNKNOWN_FAMILY,
+    AttackSweep,
+    Bracket,
+    aumc,
+    cheapest_of,
+    contests,
+    direction,
+    envelope,
+    family,
+    median_cost,
+)
+from wmarena.orchestrator.plan.task import Task
 
 FOUND, LOST = 95, 12
 

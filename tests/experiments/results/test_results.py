@@ -9,9 +9,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from wmarena.experiments.results.table import RESULTS_SCHEMA, build_rows, read_results, write_results
-from wmarena.experiments.results.rows import UNREACHED, ResultRow, attack_params, budget_drop, is_claim, is_gated, max_drop
 from tests.experiments.evidence_factory import BUDGET, Bench, rows_of, verdict
+from wmarena.experiments.results.rows import (
+    UNREACHED,
+    ResultRow,
+    attack_params,
+    budget_drop,
+    is_claim,
+    is_gated,
+    max_drop,
+)
+from wmarena.experiments.results.table import RESULTS_SCHEMA, build_rows, read_results, write_results
 
 CONTRACT = {
     "string": (

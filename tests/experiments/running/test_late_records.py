@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from wmarena.experiments.cli import main
-from wmarena.orchestrator.journal.journal import Journal
 from tests.experiments.conftest import Finished
 from tests.real_servers import free_port, mlflow_server
+from wmarena.experiments.cli import main
+from wmarena.orchestrator.journal.journal import Journal
 
 TREE = Path(__file__).resolve().parents[3]
 NAME = "tiny"
@@ -97,7 +97,7 @@ def test_an_interrupted_sync_goes_on(tmp_path: Path, finished_once: Finished) ->
     store = tmp_path / "store"
     shutil.copytree(finished_once.store, store)
     environment = {**os.environ, "PYTHONPATH": str(TREE)}
-    command = [sys.executable, "-m", "experiments", *sync(store, database)]
+    command = [sys.executable, "-m", "wmarena", *sync(store, database)]
     sending = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     wait_for(lambda: count(database) >= 3, sending)
     sending.send_signal(signal.SIGKILL)

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from wmarena.experiments.cli import main
-from wmarena.experiments.running.execution import RunSummary, run
-from wmarena.experiments.running.pool import Pool, make_executor
-from wmarena.experiments.results.table import read_results
-from wmarena.experiments.running.context import ExpectedSeconds
-from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.orchestrator.plan.events import Event, Listener
-from wmarena.orchestrator.keyring import load_key, sealed_keys
-from wmarena.orchestrator.plan.plan import Plan
-from wmarena.orchestrator.sealing import PASSPHRASE, Passphrase, SealError
-from wmarena.orchestrator.store.local import Store
-from wmarena.orchestrator.plan.task import TaskId
 from tests.experiments.conftest import Finished, Wmarena
 from tests.experiments.spec_texts import TINY, problems
+from wmarena.experiments.cli import main
+from wmarena.experiments.results.table import read_results
+from wmarena.experiments.running.context import ExpectedSeconds
+from wmarena.experiments.running.execution import RunSummary, run
+from wmarena.experiments.running.pool import Pool, make_executor
+from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.orchestrator.keyring import load_key, sealed_keys
+from wmarena.orchestrator.plan.events import Event, Listener
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import TaskId
+from wmarena.orchestrator.sealing import PASSPHRASE, Passphrase, SealError
+from wmarena.orchestrator.store.local import Store
 
 SECRET = "seventeen-plover-eggs"
 ROOT = hashlib.sha512(b"a root of an owner").digest()

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from wmarena.experiments.cli import main
-from wmarena.experiments.results.table import read_results
-from wmarena.orchestrator.store.remote import Remote
-from wmarena.orchestrator.sealing import PASSPHRASE
 from tests.experiments.conftest import Finished
 from tests.real_servers import CREDENTIALS
+from wmarena.experiments.cli import main
+from wmarena.experiments.results.table import read_results
+from wmarena.orchestrator.sealing import PASSPHRASE
+from wmarena.orchestrator.store.remote import Remote
 
 WORDS = "seventeen-plover-eggs"
 Capture = pytest.CaptureFixture[str]

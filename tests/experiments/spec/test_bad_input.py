@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from wmarena.experiments.cli import main
-from wmarena.experiments.workloads.images.cifar import Cifar10ResNet18
 from tests.experiments.conftest import Finished
 from tests.experiments.spec_texts import TINY, with_lines, without_data
+from wmarena.experiments.cli import main
+from wmarena.experiments.workloads.images.cifar import Cifar10ResNet18
 
 Wmarena = Callable[..., int]
 Capture = pytest.CaptureFixture[str]

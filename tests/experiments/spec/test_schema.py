@@ -7,11 +7,11 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from wmarena.experiments.cli import main
-from wmarena.experiments.spec.schema import json_schema
-from wmarena.experiments.spec.experiment import SHIPPED, ExperimentSpec
-from wmarena.orchestrator.plan.plugins import names, plugin_class
 from tests.experiments.spec_texts import TINY, with_lines
+from wmarena.experiments.cli import main
+from wmarena.experiments.spec.experiment import SHIPPED, ExperimentSpec
+from wmarena.experiments.spec.schema import json_schema
+from wmarena.orchestrator.plan.plugins import names, plugin_class
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,18 @@ from typing import ClassVar
 import pytest
 from pydantic import ValidationError
 
+from tests.experiments.spec_texts import TINY, problems, with_lines
 from wmarena.attacks.chain import Chain
-from wmarena.attacks.tuning.finetune import FineTune
+from wmarena.attacks.compression.pruning import PruneWeights
 from wmarena.attacks.knowledge import Budget
 from wmarena.attacks.overwriting.overwrite import Overwrite
-from wmarena.attacks.compression.pruning import PruneWeights
+from wmarena.attacks.tuning.finetune import FineTune
 from wmarena.experiments import ExperimentSpec, SpecError
 from wmarena.experiments.spec.entries import AttackEntry, EntryReader
 from wmarena.experiments.spec.experiment import SHIPPED
 from wmarena.experiments.workloads.images.digits import DigitsMlp
 from wmarena.schemes.params import Configurable, param
 from wmarena.schemes.uchida import Uchida
-from tests.experiments.spec_texts import TINY, problems, with_lines
 
 
 def attacks(block: str, *overrides: str) -> list[AttackEntry]:

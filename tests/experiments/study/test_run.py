@@ -14,13 +14,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.experiments.study.texts import TINY, journal, run, trials, with_parts
 from wmarena.experiments.cli import main
-from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.spec.experiment import ExperimentSpec
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.study.export import write_export
 from wmarena.experiments.study.spec import StudySpec
 from wmarena.orchestrator.store.local import Store, StoreError
-from tests.experiments.study.texts import TINY, journal, run, trials, with_parts
 
 GAMMA = """\
 name: tiny-gamma
@@ -196,7 +196,7 @@ def tune_process(spec: Path, store: Path) -> subprocess.Popen[str]:
     """The command line as a user types it, in a process of its own."""
     arguments = ["--store", str(store), "--tracking-uri", "none", "--json", "tune", str(spec), "--executor", "inline"]
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments", *arguments],
+        [sys.executable, "-m", "wmarena", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

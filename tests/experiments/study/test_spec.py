@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.experiments.study.texts import TINY, problems, with_parts
 from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.study.measures import MEASURES
 from wmarena.experiments.study.spec import SHIPPED, StudySpec
 from wmarena.experiments.study.words import meant
 from wmarena.orchestrator.plan.proposals import Range
-from tests.experiments.study.texts import TINY, problems, with_parts
 
 
 @pytest.mark.parametrize("name", SHIPPED.names())

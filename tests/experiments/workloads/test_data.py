@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from wmarena.experiments.workloads import data
+from wmarena.experiments.workloads.data import Container, DamagedData, Dataset, DataSource, Images
 from wmarena.experiments.workloads.images.cifar_data import CIFAR10
-from wmarena.experiments.workloads.data import Container, DamagedData, Dataset, Images, DataSource
 from wmarena.experiments.workloads.images.digits import DIGITS, enlarge
 from wmarena.experiments.workloads.images.encoded import ParquetPair, read_images
 from wmarena.experiments.workloads.images.idx import IdxFolder, read_idx

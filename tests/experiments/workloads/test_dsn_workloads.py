@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wmarena.experiments.workloads import data
-from wmarena.experiments.workloads.images.base import ImageWorkload
 from wmarena.experiments.workloads.data import DamagedData, DataSource
+from wmarena.experiments.workloads.images.base import ImageWorkload
 from wmarena.experiments.workloads.images.gtsrb import GtsrbDsn
 from wmarena.experiments.workloads.images.gtsrb_data import GTSRB, GTSRB_STATISTICS
 from wmarena.experiments.workloads.images.mnist_data import MNIST

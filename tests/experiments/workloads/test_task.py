@@ -181,7 +181,9 @@ def test_workloads_on_files_train_a_few_steps(workload: type, data_root: Path) -
     """Bound to real files, two steps of the own recipe on 32 images leave finite weights and a score."""
     if not workload.available(data_root):
         pytest.skip(f"needs {workload.source.name} under the data root")
-    arena: BoundWorkload = workload(train_size=32, val_size=10, test_size=20, batch_size=16, epochs=1).bind(CPU, data_root)
+    arena: BoundWorkload = workload(train_size=32, val_size=10, test_size=20, batch_size=16, epochs=1).bind(
+        CPU, data_root
+    )
     model = arena.task.network(0)
     taps = arena.task.stages(model, arena.task.to_inputs(arena.task.encode_integers([5, 6])))
     arena.task.fit(model, arena.train, replace(arena.task.recipe, steps=2), seed=0)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.workloads.memory import MemoryCheckpoints, MemoryLog
 from wmarena.experiments.workloads.images.digits import DigitsCnn, DigitsMlp
-from wmarena.experiments.workloads.networks.small import SmallMlp
 from wmarena.experiments.workloads.images.task import ImageTask
+from wmarena.experiments.workloads.networks.small import SmallMlp
 from wmarena.experiments.workloads.training import learning_rate
 from wmarena.orchestrator.worker.workload import BoundWorkload
 from wmarena.schemes.base import Batch, Cancelled, Recipe
-from tests.workloads.memory import MemoryCheckpoints, MemoryLog
 
 CPU = torch.device("cpu")
 

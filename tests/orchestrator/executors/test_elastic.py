@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from wmarena.orchestrator.plan.events import Event
+from tests.orchestrator.toys import World, echo, executions, named, task
 from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.executors.ray import RayExecutor
 from wmarena.orchestrator.executors.roster import Roster, WorkerSlot
+from wmarena.orchestrator.plan.events import Event
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.worker.context import Setup
-from tests.orchestrator.toys import World, echo, executions, named, task
 
 
 @pytest.fixture

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from wmarena.orchestrator.plan.events import Event
+from tests.orchestrator.clusters import imaginary_gpus
+from tests.orchestrator.toys import World, diamond, echo, executions, listening, named, task
 from wmarena.orchestrator.executors.base import NoWorkers
 from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.executors.placement import place
 from wmarena.orchestrator.executors.ray import GpuWorker, RayExecutor
-from wmarena.orchestrator.running.loop import Interrupted
+from wmarena.orchestrator.plan.events import Event
 from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import Failure, Task
+from wmarena.orchestrator.running.loop import Interrupted
 from wmarena.orchestrator.running.retry import Limits
 from wmarena.orchestrator.store.local import StoreError
-from wmarena.orchestrator.plan.task import Failure, Task
 from wmarena.orchestrator.worker.context import Setup
-from tests.orchestrator.clusters import imaginary_gpus
-from tests.orchestrator.toys import World, diamond, echo, executions, listening, named, task
 
 TOYS = "tests.orchestrator.toys"
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.orchestrator.toys import World, task
 from wmarena.orchestrator.executors.placement import CONTEXT_BYTES, MARGIN, gpu_share, place
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import Task
-from tests.orchestrator.toys import World, task
 
 GIB = 2**30
 

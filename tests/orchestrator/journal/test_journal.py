@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.orchestrator.toys import diamond, done, named, task
 from wmarena.orchestrator.journal import journal as journal_module
 from wmarena.orchestrator.journal import reader as journal_reader
-from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.journal.journal import FLUSH_ROWS, Journal
+from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Cell, Plan
-from wmarena.orchestrator.store.local import StoreError
 from wmarena.orchestrator.plan.task import State, Task, TaskId
-from tests.orchestrator.toys import diamond, done, named, task
+from wmarena.orchestrator.store.local import StoreError
 
 
 @pytest.fixture

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from wmarena.orchestrator.plan.evidence import Record
+from tests.orchestrator.toys import done, echo, executions, named, task
+from tests.real_servers import free_port
 from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.journal.opening import journal_address, open_journal
+from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import Kind, State, Task, TaskId
 from wmarena.orchestrator.running.runner import RunRequest, run_plan
 from wmarena.orchestrator.store.local import Store, StoreBusy, StoreError
-from wmarena.orchestrator.plan.task import Kind, State, Task, TaskId
 from wmarena.orchestrator.worker.context import Setup
-from tests.orchestrator.toys import done, echo, executions, named, task
-from tests.real_servers import free_port
 
 TREE = Path(__file__).resolve().parents[3]
 Database = Callable[[], str]

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from tests.orchestrator.digits import Bench
 from wmarena.attacks.base import AttackView
 from wmarena.orchestrator.custody import PUBLISHED_ROOT, KeyRoot, Role
-from wmarena.orchestrator.worker.roles import attack_view
 from wmarena.orchestrator.plan.plugins import build_attack, build_scheme
 from wmarena.orchestrator.worker.context import Setup
+from wmarena.orchestrator.worker.roles import attack_view
 from wmarena.schemes.commitment import tensor_bytes
 from wmarena.schemes.keys import Key
-from tests.orchestrator.digits import Bench
 
 SECRET = bytes(range(40))
 

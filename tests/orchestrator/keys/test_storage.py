@@ -12,10 +12,19 @@ from typing import Any
 import pytest
 import torch
 
-from wmarena.orchestrator.keyring import check_passphrase, encoded, is_sealed, load_key, save_key, seal_key, seal_store, sealed_keys
+from wmarena.orchestrator.keyring import (
+    check_passphrase,
+    encoded,
+    is_sealed,
+    load_key,
+    save_key,
+    seal_key,
+    seal_store,
+    sealed_keys,
+)
+from wmarena.orchestrator.plan.task import TaskId
 from wmarena.orchestrator.sealing import Cost, Passphrase, SealError
 from wmarena.orchestrator.store.local import Store, StoreBusy
-from wmarena.orchestrator.plan.task import TaskId
 from wmarena.schemes.commitment import tensor_bytes
 from wmarena.schemes.keys import Key, KeyFileError
 

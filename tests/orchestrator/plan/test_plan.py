@@ -2,9 +2,9 @@
 
 import pytest
 
+from tests.orchestrator.toys import diamond, named, task
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import Failure, FailureKind, Kind, TaskId
-from tests.orchestrator.toys import diamond, named, task
 
 
 def test_a_task_waits_once_for_each_parent_and_predecessor() -> None:

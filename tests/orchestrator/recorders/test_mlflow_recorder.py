@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 import torch
 
+from tests.orchestrator.recorder_world import EXPERIMENT, SPEC, World
 from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.plan.task import Kind, Task
 from wmarena.orchestrator.recorders.base import SyncReport
 from wmarena.orchestrator.recorders.connection import MlflowClient
 from wmarena.orchestrator.recorders.mirror import Mirror
 from wmarena.orchestrator.recorders.mlflow import MlflowRecorder, MlflowTracker
 from wmarena.orchestrator.recorders.process import RecorderProcess
 from wmarena.orchestrator.recorders.tracker import Delivery, TrackedRun, TrackerError
-from wmarena.orchestrator.plan.task import Kind, Task
 from wmarena.schemes.keys import Key
-from tests.orchestrator.recorder_world import EXPERIMENT, SPEC, World
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.orchestrator.recorder_world import World
 from wmarena.orchestrator.files import addresses
+from wmarena.orchestrator.plan.plan_file import plan_document, save_plan
+from wmarena.orchestrator.plan.task import Kind, State, Task
 from wmarena.orchestrator.recorders.base import Recorder, SyncReport
 from wmarena.orchestrator.recorders.fields import TrackerEntry, describe, flat, points
 from wmarena.orchestrator.recorders.links import ComparisonLink, ComparisonLinks
 from wmarena.orchestrator.recorders.memory import MemoryRecorder
-from wmarena.orchestrator.recorders.plan_file import plan_document, save_plan
 from wmarena.orchestrator.recorders.summary import execution_note
-from wmarena.orchestrator.plan.task import Kind, State, Task
-from tests.orchestrator.recorder_world import World
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.orchestrator.recorder_world import EXPERIMENT, SPEC, World
 from wmarena.orchestrator.recorders.connection import MlflowClient
 from wmarena.orchestrator.recorders.mlflow import MlflowRecorder
-from tests.orchestrator.recorder_world import EXPERIMENT, SPEC, World
 
 TRIAL = {
     "state": "complete",

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import pytest
 
+from tests.orchestrator.toys import closed, diamond, done, ledger, named, states, task
 from wmarena.orchestrator.plan.evidence import Record
-from wmarena.orchestrator.running.ledger import Ledger
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import Kind, State, Task, TaskId
-from tests.orchestrator.toys import closed, diamond, done, ledger, named, states, task
+from wmarena.orchestrator.running.ledger import Ledger
 
 
 def run_all(book: Ledger, fails: str = "") -> list[str]:

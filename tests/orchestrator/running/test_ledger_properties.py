@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.orchestrator.toys import closed, ledger, task
 from wmarena.orchestrator.plan.evidence import Record
-from wmarena.orchestrator.running.ledger import Ledger
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import Kind, State, Task, TaskId
-from tests.orchestrator.toys import closed, ledger, task
+from wmarena.orchestrator.running.ledger import Ledger
 
 SETTLED = (State.DONE, State.FAILED, State.SKIPPED)
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from wmarena.orchestrator.plan.events import Event
+from tests.orchestrator.toys import Scripted, World, diamond, failure, named, states, task
 from wmarena.orchestrator.executors.base import Completion, NoWorkers
+from wmarena.orchestrator.plan.events import Event
 from wmarena.orchestrator.plan.growth import Growth
 from wmarena.orchestrator.plan.plan import Plan
-from wmarena.orchestrator.running.retry import Limits
 from wmarena.orchestrator.plan.task import FailureKind, Task
-from tests.orchestrator.toys import Scripted, World, diamond, failure, named, states, task
+from wmarena.orchestrator.running.retry import Limits
 
 
 @pytest.fixture

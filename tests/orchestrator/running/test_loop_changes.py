@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from tests.orchestrator.toys import Scripted, World, diamond, failure, named, states, task
 from wmarena.orchestrator.executors.base import Completion
 from wmarena.orchestrator.plan.growth import Growth
-from wmarena.orchestrator.running.loop import Interrupted
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import FailureKind, Kind, Task
-from tests.orchestrator.toys import Scripted, World, diamond, failure, named, states, task
+from wmarena.orchestrator.running.loop import Interrupted
 
 
 @pytest.fixture

@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from wmarena.experiments.workloads.images.digits import DigitsMlp
-from wmarena.experiments.workloads.networks.base import Network
-from wmarena.experiments.workloads.networks.small import SmallMlp
-from wmarena.orchestrator.plan import plugins
-from wmarena.orchestrator.worker.evaluation import SMALLER
-from wmarena.orchestrator.plan.events import Event
-from wmarena.orchestrator.executors.ray import RayExecutor
-from wmarena.orchestrator.executors.roster import Roster, WorkerSlot
-from wmarena.orchestrator.plan.plan import Plan
-from wmarena.orchestrator.plan.task import Failure, FailureKind, Kind
-from wmarena.orchestrator.worker.context import Setup
 from tests.orchestrator.clusters import imaginary_gpus
 from tests.orchestrator.digits import Bench
 from tests.orchestrator.toys import World, failed, named, task
+from wmarena.experiments.workloads.images.digits import DigitsMlp
+from wmarena.experiments.workloads.networks.base import Network
+from wmarena.experiments.workloads.networks.small import SmallMlp
+from wmarena.orchestrator.executors.ray import RayExecutor
+from wmarena.orchestrator.executors.roster import Roster, WorkerSlot
+from wmarena.orchestrator.plan import plugins
+from wmarena.orchestrator.plan.events import Event
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import Failure, FailureKind, Kind
+from wmarena.orchestrator.worker.context import Setup
+from wmarena.orchestrator.worker.evaluation import SMALLER
 
 
 class Cramped(SmallMlp):

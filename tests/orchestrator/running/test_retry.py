@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from tests.orchestrator.toys import Scripted, World, failure, named, states, task
 from wmarena.orchestrator.plan.growth import Growth
 from wmarena.orchestrator.plan.plan import Plan
-from wmarena.orchestrator.running.retry import QUARANTINED, Limits, RetryDecision, Retries
-from wmarena.orchestrator.plan.task import Failure, FailureKind, Task
-from tests.orchestrator.toys import Scripted, World, failure, named, states, task
+from wmarena.orchestrator.plan.task import QUARANTINED, Failure, FailureKind, Task
+from wmarena.orchestrator.running.retry import Limits, Retries, RetryDecision
 
 DEAD = failure(FailureKind.WORKER_DIED)
 NODE = failure(FailureKind.NODE_LOST)

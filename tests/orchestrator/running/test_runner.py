@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.orchestrator.toys import Scripted, World, diamond, echo, executions, listening, named, states, task
+from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.plan.events import Event
 from wmarena.orchestrator.plan.evidence import Record
-from wmarena.orchestrator.executors.inline import InlineExecutor
-from wmarena.orchestrator.running.loop import Interrupted
-from wmarena.orchestrator.store.manifest import MANIFEST
-from wmarena.orchestrator.worker.perform import perform
 from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import State, Task
+from wmarena.orchestrator.running.loop import Interrupted
 from wmarena.orchestrator.running.resume import with_changed_parents
 from wmarena.orchestrator.running.runner import already_done
 from wmarena.orchestrator.store.local import StoreBusy
-from wmarena.orchestrator.plan.task import State, Task
+from wmarena.orchestrator.store.manifest import MANIFEST
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
-from tests.orchestrator.toys import Scripted, World, diamond, echo, executions, listening, named, states, task
+from wmarena.orchestrator.worker.perform import perform
 
 TREE = Path(__file__).resolve().parents[3]
 

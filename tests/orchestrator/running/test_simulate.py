@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wmarena.orchestrator.plan.events import Event
+from tests.orchestrator.test_ledger_properties import graphs
+from tests.orchestrator.toys import World, done, echo, named, task
 from wmarena.orchestrator.executors.base import Completion
 from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.executors.virtual import VirtualExecutor
+from wmarena.orchestrator.plan.events import Event
 from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import Kind, Task
 from wmarena.orchestrator.running.simulate import Schedule, simulate
 from wmarena.orchestrator.store.local import Store
-from wmarena.orchestrator.plan.task import Kind, Task
 from wmarena.orchestrator.worker.context import Setup
-from tests.orchestrator.test_ledger_properties import graphs
-from tests.orchestrator.toys import World, done, echo, named, task
 
 
 class Claiming(InlineExecutor):

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from wmarena.orchestrator.executors.inline import InlineExecutor
-from wmarena.orchestrator.running.loop import Interrupted
-from wmarena.orchestrator.plan.plan import Plan
-from wmarena.orchestrator.running.stopping import Stop
-from wmarena.orchestrator.plan.task import Failure, FailureKind, Task
-from wmarena.orchestrator.worker.context import Setup, WorkerContext
 from tests.orchestrator.digits import Bench
 from tests.orchestrator.toys import World, listening, task
+from wmarena.orchestrator.executors.inline import InlineExecutor
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import Failure, FailureKind, Task
+from wmarena.orchestrator.running.loop import Interrupted
+from wmarena.orchestrator.running.stopping import Stop
+from wmarena.orchestrator.worker.context import Setup, WorkerContext
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from wmarena.orchestrator.plan.events import Event
-from wmarena.orchestrator.executors.base import Vitals
-from wmarena.orchestrator.plan.plan import Plan
-from wmarena.orchestrator.running.retry import Limits
-from wmarena.orchestrator.plan.task import FailureKind, Task
-from wmarena.orchestrator.running.supervisor import Heartbeats, overdue, stalled
 from tests.orchestrator.toys import Scripted, World, named, states, task
+from wmarena.orchestrator.executors.base import Vitals
+from wmarena.orchestrator.executors.heartbeats import Heartbeats, overdue, stalled
+from wmarena.orchestrator.plan.events import Event
+from wmarena.orchestrator.plan.plan import Plan
+from wmarena.orchestrator.plan.task import FailureKind, Task
+from wmarena.orchestrator.running.retry import Limits
 
 LIMITS = Limits(task_timeout_s=1000.0, heartbeat_timeout_s=10.0, stall_timeout_s=100.0)
 

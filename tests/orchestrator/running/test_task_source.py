@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from wmarena.orchestrator.plan.evidence import Record
+from tests.orchestrator.toys import Scripted, World, failure, task
 from wmarena.orchestrator.executors.base import NoWorkers
+from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.growth import Growth
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import FailureKind, Kind, Task
-from tests.orchestrator.toys import Scripted, World, failure, task
 
 
 class Chains:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from wmarena.orchestrator.store.manifest import MANIFEST
-from wmarena.orchestrator.store.local import CorruptArtifact, Store, StoreError, tensors_to_bytes
-from wmarena.orchestrator.plan.task import Task
 from tests.orchestrator.toys import files, put, task
+from wmarena.orchestrator.plan.task import Task
+from wmarena.orchestrator.store.local import CorruptArtifact, Store, StoreError, tensors_to_bytes
+from wmarena.orchestrator.store.manifest import MANIFEST
 
 # Writing
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wmarena.orchestrator.store.local import Store, StoreBusy, StoreError, safe_name
-from wmarena.orchestrator.plan.task import Task, TaskId
 from tests.orchestrator.toys import files, put, task
+from wmarena.orchestrator.plan.task import Task, TaskId
+from wmarena.orchestrator.store.local import Store, StoreBusy, StoreError, safe_name
 
 # Housekeeping
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from wmarena.orchestrator.store.artifacts import StoreError
-from wmarena.orchestrator.store.remote import Remote
-from wmarena.orchestrator.store.opening import is_url
 from tests.real_servers import free_port
+from wmarena.orchestrator.store.artifacts import StoreError
+from wmarena.orchestrator.store.opening import is_url
+from wmarena.orchestrator.store.remote import Remote
 
 Folder = Callable[[], str]
 

@@ -13,25 +13,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from wmarena.orchestrator.store import shared as shared_store
-from wmarena.orchestrator.store.artifacts import StoreError
-from wmarena.orchestrator.store.checkpoints import Curves, StoredCheckpoints
+from tests.orchestrator.toys import diamond, echo, executions, named, put, task
 from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.keyring import check_passphrase, load_key, save_key
-from wmarena.orchestrator.store.manifest import CorruptArtifact
 from wmarena.orchestrator.plan.plan import Plan
-from wmarena.orchestrator.sealing import Cost, Passphrase, SealError
-from wmarena.orchestrator.running.runner import RunRequest, run_plan
-from wmarena.orchestrator.store.shared_artifacts import together
-from wmarena.orchestrator.store.shared import SharedStore
-from wmarena.orchestrator.store.backends import EncryptedCheckpoints
-from wmarena.orchestrator.store.local import Store
-from wmarena.orchestrator.store.opening import open_store
 from wmarena.orchestrator.plan.task import Task, TaskId
+from wmarena.orchestrator.running.runner import RunRequest, run_plan
+from wmarena.orchestrator.sealing import Cost, Passphrase, SealError
+from wmarena.orchestrator.store import shared as shared_store
+from wmarena.orchestrator.store.artifacts import StoreError
+from wmarena.orchestrator.store.backends import EncryptedCheckpoints
+from wmarena.orchestrator.store.checkpoints import Curves, StoredCheckpoints
+from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.store.manifest import CorruptArtifact
+from wmarena.orchestrator.store.opening import open_store
+from wmarena.orchestrator.store.shared import SharedStore
+from wmarena.orchestrator.store.shared_artifacts import together
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
 from wmarena.schemes.keys import Key, KeyFileError
-from tests.orchestrator.toys import diamond, echo, executions, named, put, task
 
 TREE = Path(__file__).resolve().parents[3]
 WORDS = Passphrase(b"long enough", Cost(log2_n=4))

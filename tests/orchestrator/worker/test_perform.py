@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from wmarena.experiments.workloads.images.task import ImageTask
-from wmarena.orchestrator.worker.roles import adversary_data, scratch_recipe
-from wmarena.orchestrator.worker.perform import HISTORY, PREDICTIONS
-from wmarena.orchestrator.plan.plugins import build_attack, build_scheme
-from wmarena.orchestrator.worker.resident import ModelCache
-from wmarena.orchestrator.store.local import StoreError
-from wmarena.orchestrator.plan.task import Failure, FailureKind, Kind, Task
-from wmarena.orchestrator.worker.context import MODEL, trajectory_id
-from wmarena.schemes.base import Recipe
 from tests.orchestrator.digits import ADVERSARY, QUICK, Bench
 from tests.orchestrator.toys import failed
+from wmarena.experiments.workloads.images.task import ImageTask
+from wmarena.orchestrator.plan.plugins import build_attack, build_scheme
+from wmarena.orchestrator.plan.task import Failure, FailureKind, Kind, Task
+from wmarena.orchestrator.store.local import StoreError
+from wmarena.orchestrator.worker.context import MODEL, trajectory_id
+from wmarena.orchestrator.worker.perform import HISTORY, PREDICTIONS
+from wmarena.orchestrator.worker.resident import ModelCache
+from wmarena.orchestrator.worker.roles import adversary_data, scratch_recipe
+from wmarena.schemes.base import Recipe
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
+from tests.orchestrator.digits import QUICK, Bench
+from tests.orchestrator.toys import failed
 from wmarena.attacks.base import Attack, AttackView, Family
 from wmarena.attacks.knowledge import Knowledge
 from wmarena.orchestrator.plan import plugins
 from wmarena.orchestrator.plan.plugins import build_attack, build_scheme
-from wmarena.orchestrator.store.local import StoreError
 from wmarena.orchestrator.plan.task import FailureKind
+from wmarena.orchestrator.store.local import StoreError
 from wmarena.orchestrator.worker.context import MODEL
-from tests.orchestrator.digits import QUICK, Bench
-from tests.orchestrator.toys import failed
 
 
 @pytest.fixture(scope="module")

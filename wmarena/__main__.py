@@ -1,4 +1,4 @@
-"""``python -m experiments``: the same as ``wmarena``."""
+"""``python -m wmarena``: the same as the command ``wmarena``."""
 
 import sys
 
