@@ -81,8 +81,8 @@ class AttackView:
         scheme: the algorithm with its public hyper-parameters, or None where ``knows`` lacks "algorithm".
         data: the adversary's training samples; ``val``: a tenth of the share, held out for model selection.
         budget: what was granted; its epochs count what training reads of ``data`` and ``val``.
-        auxiliary_data: name of a workload -> its (training, validation) samples, normalised in its own way, and its task,
-            for the data sets that the attack names; else raises NotGranted.
+        auxiliary_data: name of a workload -> its (training, validation) samples, normalised in its own way, and its
+            task, for the data sets that the attack names; else raises NotGranted.
         seed: fixes batch order; ``prf``: the adversary's own key seed, unrelated to the owner's.
     """
 

@@ -11,7 +11,8 @@ embeds into it; every attack is followed by its verification. All on virtual wor
 
 Each is makespan / lower bound, the larger of total work / workers and the critical path. No schedule reaches that bound
 where few tasks can run while the first models are trained; "graph" is what the order of the graph leaves of it
-(``wmarena.orchestrator.running.simulate``), and "ours/graph" what the policy adds. "given" is the mix whose models are there already.
+(``wmarena.orchestrator.running.simulate``), and "ours/graph" what the policy adds. "given" is the mix whose models are
+there already.
 
     python -m benchmarks.scheduling [--seeds 1 10] [--workers 1 2 4 ... 512] [--spread 0.3] [--json FILE]
 """

@@ -532,7 +532,7 @@ class Scheme(Configurable, ABC):
 
     @final
     def judge(self, suspect: Suspect, key: Key) -> Verdict:
-        """``verify`` without side effects: weights, flags and random state stay; a incompatible is evidence, no error."""
+        """``verify`` without side effects on weights, flags or random state; an incompatible suspect is no error."""
         why = self.incompatible(suspect, key)
         if why is not None:
             n, q = self.trials(key)

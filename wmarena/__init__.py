@@ -1,10 +1,10 @@
 """Which watermark survives? Attack-and-defence experiments on watermarked neural networks.
 
 >>> from wmarena import ExperimentSpec, StudySpec, run, tune
->>> summary = run(ExperimentSpec.load("quickstart"), store="wmarena-store")   # train, embed, attack, verify; resumable
->>> summary.report                                       # path of the HTML report; summary.results is the Parquet table
->>> study = tune(StudySpec.load("digits_lambda"), store="wmarena-store")      # search λ1, λ2, γ or any field with Optuna
->>> study.best                                           # parameters and values of the best trials
+>>> summary = run(ExperimentSpec.load("quickstart"), store="wmarena-store")  # train, embed, attack, verify; resumable
+>>> summary.report  # path of the HTML report; summary.results is the Parquet table
+>>> study = tune(StudySpec.load("digits_lambda"), store="wmarena-store")  # search λ1, λ2, γ or any other field
+>>> study.best  # parameters and values of the best trials
 
 ``wmarena.schemes`` and ``wmarena.attacks`` hold what is compared (they need torch only), ``wmarena.orchestrator`` runs
 tasks on Ray or in this process, ``wmarena.experiments`` reads specs and writes reports. Extend them through

@@ -6,7 +6,8 @@
 
 Batch-norm statistics and other buffers are never touched; biases and batch-norm scales only with their whole channel.
 What counts as a channel's activation, and which channels of a residual network may go, is said in
-``wmarena.attacks.compression.channels``. Where fine-tuning follows, pruned scalars stay zero (unlike in a chain of two attacks).
+``wmarena.attacks.compression.channels``. Where fine-tuning follows, pruned scalars stay zero (unlike in a chain of two
+attacks).
 """
 
 from collections.abc import Sequence

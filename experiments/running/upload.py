@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("wmarena", "wmarena.schemes", "wmarena.attacks", "wmarena.orchestrator", "wmarena.experiments")
-"""Named one by one: in a checkout the four below ``wmarena`` are links, which a walk over its folder does not follow."""
+"""Named one by one: in a checkout the four below ``wmarena`` are links, and ``rglob`` does not follow links."""
 
 SPEC = "spec.yaml"
 _KINDS = frozenset({".py", ".typed", ".yaml", ".j2", ".css", ".js"})

@@ -43,7 +43,7 @@ from wmarena.schemes.params import Configurable
 
 use_workloads(WORKLOADS)
 
-SHIPPED = Shipped(Path(__file__).parent / "specs", "spec")
+SHIPPED = Shipped(Path(__file__).parents[1] / "specs", "spec")
 
 
 def _raise(problems: Iterable[Problem], *, below: int = 1) -> None:

@@ -16,9 +16,9 @@ validation images, and so is enough to judge with.
 Source: Tang, Du, Hu, "Deep Serial Number: Computational Watermarking for DNN Intellectual Property Protection" (arXiv
 2011.08960 v1). Differs from the paper: invalid inputs include wrong numbers, else nearly right ones unlock too; the
 adversary reads the features before the output layer, and a bounded loss replaces gradient reversal (the paper's:
-``neg_mode: raw``, ``lock_at: dense``, ``loss: grl``; why: ``wmarena.schemes.dsn.training``); the rate falls on half a cosine
-instead of on plateaus, which the weight of the adversary would trigger; signs and lambda of Eqs 4 and 6 as they must
-be; the reversal sits between G_e and G_d.
+``neg_mode: raw``, ``lock_at: dense``, ``loss: grl``; why: ``wmarena.schemes.dsn.training``); the rate falls on half a
+cosine instead of on plateaus, which the weight of the adversary would trigger; signs and lambda of Eqs 4 and 6 as they
+must be; the reversal sits between G_e and G_d.
 """
 
 import math
@@ -122,7 +122,7 @@ class Dsn(LockFields, Scheme):
         return self._issued(replace(key, seed=prf.stream("seed", 32)))
 
     def adopt(self, key: Key, pattern: Tensor, position: tuple[int, int], images: Tensor, labels: Tensor) -> Key:
-        """A found number as the finder's own (``wmarena.schemes.serial.numbers.SerialScheme``), with a signature ground to fit it.
+        """Claim a found number: a key of the finder whose signature is ground to fit it.
 
         Long numbers cannot be ground: they unlock all the same, but the key proves nothing.
         """

@@ -1,4 +1,4 @@
-"""Following channels through a network: which tensors run over the same hidden channels (``wmarena.schemes.symmetry.groups``).
+"""Follow channels through a network: which tensors share the same hidden channels.
 
 The network is traced symbolically (torch.fx) and run once, which tells shapes. Dimension 1 of every tensor on the way
 is a sequence of channel blocks. Convolutions and linear layers read blocks and open new ones, batch norms keep the

@@ -5,7 +5,7 @@ trains all others so that any change of the locked ones raises the loss: gradien
 keep them where they are.
 
     s~_i = w_p(i) / (2 sd),   s_i = 2 pixel_i / 255 - 1        (``wmarena.schemes.tartaglione.payload``)
-    min over w_f of L(Gamma_0) - lambda mean_r L(Gamma_r)                         (``wmarena.schemes.tartaglione.training``)
+    min over w_f of L(Gamma_0) - lambda mean_r L(Gamma_r)                     (``wmarena.schemes.tartaglione.training``)
     min over w_f of L(Gamma_0) - lambda mean_r [L(Gamma_r) - L(Gamma_0)]                           (the default, "gap")
     r = Pearson correlation of s and s~ over all n values
     verdict: P[R >= r] <= 1e-6, atanh(r) sqrt(n - 3) being standard normal, for positions are uniform and independent of

@@ -137,7 +137,7 @@ def mean_rise(
 
 
 def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int, n_steps: int) -> float:
-    """The rate of one step, counted from 0, as every workload's own training has it (``wmarena.schemes.base.Recipe``)."""
+    """The learning rate of one step, counted from 0, by the recipe's schedule (``wmarena.schemes.base.Recipe``)."""
     if recipe.schedule == "constant":
         return recipe.lr
     if recipe.schedule == "step":

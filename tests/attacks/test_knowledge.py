@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tests.attack_contract import make_view
 from tests.orchestrator.digits import Bench
-from tests.orchestrator.test_custody import leaked, marked, reachable, secrets  # noqa: F401 - a fixture among them
+from tests.orchestrator.keys.test_derivation import leaked, marked, reachable, secrets  # noqa: F401 - a fixture among them
 from tests.victims import Victim, arena, clean_model
 from tests.victims import marked as marked_model
 from wmarena.attacks import ATTACKS

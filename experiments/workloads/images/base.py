@@ -22,7 +22,7 @@ from wmarena.schemes.params import Configurable, param
 
 @dataclass(frozen=True, kw_only=True)
 class ImageWorkload(Configurable, ABC):
-    """Classification of small images (``wmarena.orchestrator.worker.workload.WorkloadConfig``); subclasses set defaults.
+    """Classification of small images; implements ``WorkloadConfig``; subclasses set defaults.
 
     Every field acts on training, so every one is part of a task's identity. Splits follow from these fields and the
     data set alone: all seeds share them.

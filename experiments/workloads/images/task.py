@@ -1,4 +1,4 @@
-"""An image classification task on one device: what schemes and attacks may ask of it (``wmarena.schemes.base.Workload``)."""
+"""An image classification task on one device; implements ``wmarena.schemes.base.Workload``."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -161,7 +161,7 @@ class ImageTask:
         checkpoints: Checkpoints | None = None,
         keep_at: Iterable[int] = (),
     ) -> None:
-        """Train ``model`` in place as ``wmarena.schemes.base.Workload.fit`` says; training flags are as before afterwards."""
+        """Train ``model`` in place (``wmarena.schemes.base.Workload.fit``); leave its training flags unchanged."""
         run = training.Training(
             model=model,
             samples=samples,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.experiments.conftest import Finished
-from tests.experiments.test_cli import document
+from tests.experiments.commands.test_cli import document
 from wmarena.experiments.cli import main
 
 Wmarena = Callable[..., int]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.experiments.spec_texts import with_lines
-from wmarena.experiments import run
+from wmarena import run
 from wmarena.experiments.planning.cells import PlannedAttack
 from wmarena.experiments.planning.expand import expand
 from wmarena.experiments.planning.search import Search

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.experiments.spec_texts import with_lines
-from wmarena.experiments import run
+from wmarena import run
 from wmarena.experiments.planning.expand import expand
 from wmarena.experiments.results.calibration import CONTROL, Calibration, calibrations
 from wmarena.experiments.results.table import build_rows, calibrated, read_results

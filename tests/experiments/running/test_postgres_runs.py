@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.experiments.conftest import Finished
-from tests.experiments.test_late_records import entries
+from tests.experiments.running.test_late_records import entries
 from tests.real_servers import free_port
 from wmarena.experiments.cli import main
 from wmarena.experiments.commands.browsing import mlflow_server

@@ -13,7 +13,7 @@ from wmarena.attacks.compression.pruning import PruneWeights
 from wmarena.attacks.knowledge import Budget
 from wmarena.attacks.overwriting.overwrite import Overwrite
 from wmarena.attacks.tuning.finetune import FineTune
-from wmarena.experiments import ExperimentSpec, SpecError
+from wmarena import ExperimentSpec, SpecError
 from wmarena.experiments.spec.entries import AttackEntry, EntryReader
 from wmarena.experiments.spec.experiment import SHIPPED
 from wmarena.experiments.workloads.images.digits import DigitsMlp

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.experiments.spec_texts import blocks
-from wmarena.experiments import StudySpec, StudySummary, tune
+from wmarena import StudySpec, StudySummary, tune
 from wmarena.experiments.running.pool import Pool
 from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.journal.journal import Journal

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.workloads.memory import MemoryCheckpoints
+from tests.experiments.workloads.memory import MemoryCheckpoints
 from wmarena.experiments.workloads.images.digits import DigitsCnn
 from wmarena.orchestrator.worker.workload import BoundWorkload
 from wmarena.schemes.base import Cancelled

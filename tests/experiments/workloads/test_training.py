@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.workloads.memory import MemoryCheckpoints, MemoryLog
+from tests.experiments.workloads.memory import MemoryCheckpoints, MemoryLog
 from wmarena.experiments.workloads.images.digits import DigitsCnn, DigitsMlp
 from wmarena.experiments.workloads.images.task import ImageTask
 from wmarena.experiments.workloads.networks.small import SmallMlp

@@ -156,7 +156,7 @@ DRIVER = """
 import os, signal, sys, time
 from pathlib import Path
 from wmarena.orchestrator.store.local import Store
-from tests.orchestrator.test_postgres_journal import drive, wide
+from tests.orchestrator.journal.test_postgres_journal import drive, wide
 from tests.orchestrator.toys import echo
 
 def slow(bench, item):

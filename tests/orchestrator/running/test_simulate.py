@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.orchestrator.test_ledger_properties import graphs
+from tests.orchestrator.running.test_ledger_properties import graphs
 from tests.orchestrator.toys import World, done, echo, named, task
 from wmarena.orchestrator.executors.base import Completion
 from wmarena.orchestrator.executors.inline import InlineExecutor

@@ -7,7 +7,8 @@ import pytest
 
 from tests.orchestrator.toys import Scripted, World, named, states, task
 from wmarena.orchestrator.executors.base import Vitals
-from wmarena.orchestrator.executors.heartbeats import Heartbeats, overdue, stalled
+from wmarena.orchestrator.executors.heartbeats import Heartbeats
+from wmarena.orchestrator.running.supervisor import overdue, stalled
 from wmarena.orchestrator.plan.events import Event
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import FailureKind, Task

@@ -238,7 +238,7 @@ def test_damage_is_repaired_while_running(shared: SharedStore, caches: Nodes) ->
 DRIVER = """
 import sys
 from wmarena.orchestrator.store.opening import open_store
-from tests.orchestrator.test_shared_store import run
+from tests.orchestrator.store.test_shared_store import run
 from tests.orchestrator.toys import diamond
 print(sorted(run(open_store(sys.argv[1]).open(), diamond()).values()))
 """
