@@ -182,7 +182,7 @@ def test_the_image_says_that_nobody_has_built_it() -> None:
 def test_everything_that_the_image_copies_is_there() -> None:
     """Sources of COPY exist, and all packages of the project are among them."""
     sources = [word for words in instructions() if words[0] == "COPY" for word in words[1:-1]]
-    packages = {"wmarena", *(link.name for link in (TREE / "wmarena").iterdir() if link.is_symlink())}
+    packages = {"src", *(link.name for link in (TREE / "src" / "wmarena").iterdir() if link.is_symlink())}
 
     assert [s for s in sources if not (TREE / s).exists()] == []
     assert len(packages) == 5

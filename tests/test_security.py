@@ -26,7 +26,7 @@ from wmarena.orchestrator.store.local import Store, safe_name
 from wmarena.schemes.keys import Key
 
 TREE = Path(__file__).resolve().parents[1]
-PACKAGES = ("wmarena", "schemes", "attacks", "orchestrator", "experiments", "benchmarks")
+PACKAGES = ("src", "schemes", "attacks", "orchestrator", "experiments", "benchmarks")
 SOURCES = sorted(path for package in PACKAGES for path in (TREE / package).rglob("*.py"))
 
 UNPICKLING = {"pickle", "cPickle", "_pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
