@@ -66,7 +66,7 @@ class StudyPage:
 
     def html(self) -> str:
         """One file, nothing loaded from anywhere, every name escaped."""
-        css = Path(report_html.__file__).parent / "page.css"
+        css = Path(report_html.__file__).parents[1] / "page.css"
         environment = Environment(
             loader=FileSystemLoader(Path(__file__).parent),
             autoescape=True,

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from wmarena.experiments.report.svg import Panel, marker, tag
 
-_FOLDER = Path(__file__).parent
+_STYLES = Path(__file__).parents[1]
 _PAD, _CAPTION, _TITLE, _LEGEND = 14.0, 20.0, 26.0, 20.0
 _LETTER = 5.9
 """Pixels that a letter of the legend takes, about."""
@@ -59,10 +59,10 @@ def _legend(names: Sequence[str], width: float) -> tuple[list[Markup], float]:
 
 def _style() -> str:
     """The page's rules for drawings, with light mode's colours put in: not every program knows CSS variables."""
-    page = (_FOLDER / "page.css").read_text(encoding="utf-8")
+    page = (_STYLES / "page.css").read_text(encoding="utf-8")
     light = page.partition("@media")[0]
     values = dict(re.findall(r"(--[\w-]+): ([^;]+);", light))
-    rules = (_FOLDER / "drawing.css").read_text(encoding="utf-8")
+    rules = (_STYLES / "drawing.css").read_text(encoding="utf-8")
     rules = re.sub(r"var\((--[\w-]+)\)", lambda m: values[m.group(1)], rules)
     rules = re.sub(r"rgb\((\d+) (\d+) (\d+) / ([\d.]+)\)", r"rgba(\1,\2,\3,\4)", rules)
     ink = values["--ink"]
