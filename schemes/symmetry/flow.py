@@ -11,7 +11,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wmarena.schemes.base import untouched
+from wmarena.schemes.symmetry.blocks import ChannelBlock, ChannelClass, Layout, fixed_block
 from wmarena.schemes.symmetry.tensors import ChannelWeights, Gain, Group, TensorAxis
 
 
@@ -40,50 +41,6 @@ def traced_groups(model: nn.Module, inputs: Tensor) -> list[Group]:
     return flow.groups()
 
 
-class _Class:
-    """An element of a union-find structure; a class is fixed as soon as one of its elements is."""
-
-    def __init__(self) -> None:
-        self._parent: _Class | None = None
-        self._fixed = False
-
-    def root(self) -> "_Class":
-        node = self
-        while node._parent is not None:
-            node = node._parent
-        return node
-
-    def join(self, other: "_Class") -> None:
-        mine, theirs = self.root(), other.root()
-        if mine is not theirs:
-            theirs._parent = mine
-            mine._fixed |= theirs._fixed
-
-    def fix(self) -> None:
-        self.root()._fixed = True
-
-    @property
-    def fixed(self) -> bool:
-        return self.root()._fixed
-
-
-class _Block(NamedTuple):
-    """``width`` channels along dimension 1 of a tensor, ``size`` consecutive entries each."""
-
-    channels: _Class
-    gain: _Class
-    width: int
-    size: int = 1
-
-    @property
-    def entries(self) -> int:
-        return self.width * self.size
-
-
-_Layout = tuple[_Block, ...]
-"""Dimension 1 of a tensor; () where it carries no hidden channels."""
-
-
 class _Flow(fx.Interpreter):
     """Runs a graph once and follows channel blocks through it."""
 
@@ -91,12 +48,12 @@ class _Flow(fx.Interpreter):
         super().__init__(model, graph=graph)
         self._uses = _tensor_uses(model, graph)
         self._shapes: dict[fx.Node, torch.Size] = {}
-        self._layouts: dict[fx.Node, _Layout] = {}
-        self._slots: list[tuple[_Class, TensorAxis]] = []
-        self._layers: list[tuple[_Class, ChannelWeights]] = []
+        self._layouts: dict[fx.Node, Layout] = {}
+        self._slots: list[tuple[ChannelClass, TensorAxis]] = []
+        self._layers: list[tuple[ChannelClass, ChannelWeights]] = []
         self._writers: dict[fx.Node, int] = {}
-        self._written: list[tuple[_Class, _Class, tuple[TensorAxis, ...]]] = []
-        self._divided: list[tuple[_Class, TensorAxis]] = []
+        self._written: list[tuple[ChannelClass, ChannelClass, tuple[TensorAxis, ...]]] = []
+        self._divided: list[tuple[ChannelClass, TensorAxis]] = []
 
     def run_node(self, n: fx.Node) -> Any:
         """The node's value; notes its shape and layout."""
@@ -111,8 +68,8 @@ class _Flow(fx.Interpreter):
 
     def groups(self) -> list[Group]:
         """What was found, without what is pinned."""
-        slots: dict[_Class, list[TensorAxis]] = {}
-        layers: dict[_Class, list[ChannelWeights]] = {}
+        slots: dict[ChannelClass, list[TensorAxis]] = {}
+        layers: dict[ChannelClass, list[ChannelWeights]] = {}
         for channels, slot in self._slots:
             slots.setdefault(channels.root(), []).append(slot)
         for channels, layer in self._layers:
@@ -124,14 +81,14 @@ class _Flow(fx.Interpreter):
             if not root.fixed
         ]
 
-    def _gains(self) -> dict[_Class, list[Gain]]:
+    def _gains(self) -> dict[ChannelClass, list[Gain]]:
         """Gains that are free, by their channels."""
-        sources: dict[_Class, list[tuple[TensorAxis, ...]]] = {}
-        owners: dict[_Class, _Class] = {}
+        sources: dict[ChannelClass, list[tuple[TensorAxis, ...]]] = {}
+        owners: dict[ChannelClass, ChannelClass] = {}
         for channels, gain, written in self._written:
             sources.setdefault(gain.root(), []).append(written)
             owners.setdefault(gain.root(), channels.root())
-        gains: dict[_Class, list[Gain]] = {}
+        gains: dict[ChannelClass, list[Gain]] = {}
         for rank, (root, found) in enumerate(sources.items()):
             if not root.fixed:
                 divided = tuple(slot for gain, slot in self._divided if gain.root() is root)
@@ -139,7 +96,7 @@ class _Flow(fx.Interpreter):
                 gains.setdefault(owners[root], []).append(Gain(rank, multiplied, divided, found[0]))
         return gains
 
-    def _handled(self, node: fx.Node) -> _Layout | None:
+    def _handled(self, node: fx.Node) -> Layout | None:
         """Layout of the node's value, None where the operation is unknown."""
         handler: _Handler | None = None
         if node.op == "call_module":
@@ -170,7 +127,7 @@ class _Flow(fx.Interpreter):
         """The module that a node calls."""
         return self.fetch_attr(str(node.target))  # type: ignore[no-any-return]
 
-    def layout(self, node: object) -> _Layout:
+    def layout(self, node: object) -> Layout:
         """Layout of a node's value; () for anything that is no node."""
         return self._layouts.get(node, ()) if isinstance(node, fx.Node) else ()
 
@@ -179,32 +136,32 @@ class _Flow(fx.Interpreter):
         found = self._shapes.get(node) if isinstance(node, fx.Node) else None
         return torch.Size() if found is None else found
 
-    def run_over(self, channels: _Class, slots: Iterable[TensorAxis]) -> None:
+    def run_over(self, channels: ChannelClass, slots: Iterable[TensorAxis]) -> None:
         """Note tensors that run over ``channels``."""
         self._slots += [(channels, slot) for slot in slots]
 
-    def describe(self, channels: _Class, slots: tuple[TensorAxis, ...]) -> int:
+    def describe(self, channels: ChannelClass, slots: tuple[TensorAxis, ...]) -> int:
         """Note a layer that says something of ``channels``; returns its place in the list of layers."""
         self._layers.append((channels, ChannelWeights(slots)))
         return len(self._layers) - 1
 
-    def write(self, node: fx.Node, slots: tuple[TensorAxis, ...]) -> _Layout:
+    def write(self, node: fx.Node, slots: tuple[TensorAxis, ...]) -> Layout:
         """A group of its own for what ``node`` computes with the rows ``slots``."""
-        channels = _Class()
+        channels = ChannelClass()
         self.run_over(channels, slots)
         self._writers[node] = self.describe(channels, slots)
-        return (_Block(channels, self.open_gain(channels, slots), slots[0].width),)
+        return (ChannelBlock(channels, self.open_gain(channels, slots), slots[0].width),)
 
-    def open_gain(self, channels: _Class, slots: tuple[TensorAxis, ...]) -> _Class:
+    def open_gain(self, channels: ChannelClass, slots: tuple[TensorAxis, ...]) -> ChannelClass:
         """The gain of a signal that is proportional to ``slots``; fixed if there are none."""
-        gain = _Class()
+        gain = ChannelClass()
         if slots:
             self._written.append((channels, gain, slots))
         else:
             gain.fix()
         return gain
 
-    def divide(self, gain: _Class, slot: TensorAxis) -> None:
+    def divide(self, gain: ChannelClass, slot: TensorAxis) -> None:
         """Note what a gain's signal is multiplied with."""
         self._divided.append((gain, slot))
 
@@ -217,7 +174,7 @@ class _Flow(fx.Interpreter):
         return True
 
 
-_Handler = Callable[[_Flow, fx.Node], _Layout | None]
+_Handler = Callable[[_Flow, fx.Node], Layout | None]
 """(flow, node) -> layout of the node's value; None: whatever enters is pinned."""
 
 
@@ -235,20 +192,20 @@ def _tensor_uses(model: nn.Module, graph: fx.Graph) -> Counter[int]:
 
 
 def _slots(
-    node: fx.Node, module: nn.Module, names: Iterable[str], block: _Block, start: int = 0
+    node: fx.Node, module: nn.Module, names: Iterable[str], block: ChannelBlock, start: int = 0
 ) -> tuple[TensorAxis, ...]:
     """Rows of the module's tensors ``names``, as far as it has them, that belong to ``block``."""
     found = [(f"{node.target}.{name}", getattr(module, name)) for name in names]
     return tuple(TensorAxis(name, t, 0, block.width, start, block.size) for name, t in found if t is not None)
 
 
-def _with_starts(layout: _Layout) -> list[tuple[int, _Block]]:
+def _with_starts(layout: Layout) -> list[tuple[int, ChannelBlock]]:
     """Every block with the place where it begins."""
     sizes = [block.entries for block in layout]
     return [(sum(sizes[:i]), block) for i, block in enumerate(layout)]
 
 
-def _weighted(flow: _Flow, node: fx.Node) -> _Layout | None:
+def _weighted(flow: _Flow, node: fx.Node) -> Layout | None:
     """A convolution or linear layer over dimension 1: reads its input's channels, opens a group."""
     module = flow.module_of(node)
     weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
@@ -269,7 +226,7 @@ def _weighted(flow: _Flow, node: fx.Node) -> _Layout | None:
     return flow.write(node, rows if bias is None else (*rows, TensorAxis(f"{node.target}.bias", bias, 0, len(bias))))
 
 
-def _depthwise(flow: _Flow, node: fx.Node, layout: _Layout) -> _Layout | None:
+def _depthwise(flow: _Flow, node: fx.Node, layout: Layout) -> Layout | None:
     """One filter per channel: the channels stay, their gain ends and another one begins."""
     module = flow.module_of(node)
     if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -279,7 +236,7 @@ def _depthwise(flow: _Flow, node: fx.Node, layout: _Layout) -> _Layout | None:
     return _each_channel(flow, node, layout, ("weight", "bias"), divided=True)
 
 
-def _batch_norm(flow: _Flow, node: fx.Node) -> _Layout | None:
+def _batch_norm(flow: _Flow, node: fx.Node) -> Layout | None:
     """Keeps the channels; its scale and shift begin a new gain, and the old one is fixed."""
     module = flow.module_of(node)
     assert isinstance(module, _BatchNorm)
@@ -291,13 +248,13 @@ def _batch_norm(flow: _Flow, node: fx.Node) -> _Layout | None:
 def _each_channel(
     flow: _Flow,
     node: fx.Node,
-    layout: _Layout,
+    layout: Layout,
     proportional: tuple[str, ...],
     others: tuple[str, ...] = (),
     *,
     divided: bool = False,
     described: bool = True,
-) -> _Layout:
+) -> Layout:
     """A layer that treats each channel alone; its output is proportional to the tensors ``proportional``.
 
     Args:
@@ -319,13 +276,13 @@ def _each_channel(
     return tuple(blocks)
 
 
-def _homogeneous(flow: _Flow, node: fx.Node) -> _Layout | None:
+def _homogeneous(flow: _Flow, node: fx.Node) -> Layout | None:
     """f(a x) = a f(x) for a > 0, channel by channel."""
     shapes = flow.shape(node.args[0]), flow.shape(node)
     return flow.layout(node.args[0]) if _alone(flow, node) and shapes[0][:2] == shapes[1][:2] else None
 
 
-def _pointwise(flow: _Flow, node: fx.Node) -> _Layout | None:
+def _pointwise(flow: _Flow, node: fx.Node) -> Layout | None:
     """Every channel alike, but not homogeneous."""
     layout = _homogeneous(flow, node)
     for block in layout or ():
@@ -338,7 +295,7 @@ def _alone(flow: _Flow, node: fx.Node) -> bool:
     return bool(node.args) and [n for n in node.all_input_nodes if flow.shape(n) != ()] == [node.args[0]]
 
 
-def _reshape(flow: _Flow, node: fx.Node) -> _Layout | None:
+def _reshape(flow: _Flow, node: fx.Node) -> Layout | None:
     """Flattening of everything but the batch, or of space alone."""
     before, after = flow.shape(node.args[0]), flow.shape(node)
     if not _alone(flow, node) or len(before) < 2 or before[0] != after[0]:
@@ -351,7 +308,7 @@ def _reshape(flow: _Flow, node: fx.Node) -> _Layout | None:
     return None
 
 
-def _over_space(flow: _Flow, node: fx.Node) -> _Layout | None:
+def _over_space(flow: _Flow, node: fx.Node) -> Layout | None:
     """A homogeneous reduction over spatial dimensions."""
     dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
     listed = list(dims) if isinstance(dims, list | tuple) else [dims]
@@ -361,7 +318,7 @@ def _over_space(flow: _Flow, node: fx.Node) -> _Layout | None:
     return _homogeneous(flow, node)
 
 
-def _indexed(flow: _Flow, node: fx.Node) -> _Layout | None:
+def _indexed(flow: _Flow, node: fx.Node) -> Layout | None:
     """A slice of space."""
     index = node.args[1]
     whole = slice(None, None, None)
@@ -370,13 +327,13 @@ def _indexed(flow: _Flow, node: fx.Node) -> _Layout | None:
     return _homogeneous(flow, node) if all(isinstance(i, slice | int) for i in index) else None
 
 
-def _padded(flow: _Flow, node: fx.Node) -> _Layout | None:
+def _padded(flow: _Flow, node: fx.Node) -> Layout | None:
     """Padding of space; padding of channels changes their number, which ``_homogeneous`` refuses."""
     value = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else None)
     return _homogeneous(flow, node) if value in (None, 0) else _pointwise(flow, node)
 
 
-def _added(flow: _Flow, node: fx.Node) -> _Layout | None:
+def _added(flow: _Flow, node: fx.Node) -> Layout | None:
     """A sum joins the channels of its two terms; a constant number ends homogeneity."""
     if _alone(flow, node):
         return _pointwise(flow, node)
@@ -393,28 +350,21 @@ def _added(flow: _Flow, node: fx.Node) -> _Layout | None:
     return first
 
 
-def _concatenated(flow: _Flow, node: fx.Node) -> _Layout | None:
+def _concatenated(flow: _Flow, node: fx.Node) -> Layout | None:
     """Channels side by side; a part without hidden channels stands still."""
     parts = node.args[0]
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
     if not isinstance(parts, list | tuple) or not isinstance(dim, int) or dim % len(flow.shape(node)) != 1:
         return None
-    return tuple(block for part in parts for block in flow.layout(part) or (_still(flow.shape(part)[1]),))
+    return tuple(block for part in parts for block in flow.layout(part) or (fixed_block(flow.shape(part)[1]),))
 
 
-def _still(width: int) -> _Block:
-    block = _Block(_Class(), _Class(), width)
-    block.channels.fix()
-    block.gain.fix()
-    return block
-
-
-def _no_data(flow: _Flow, node: fx.Node) -> _Layout | None:
+def _no_data(flow: _Flow, node: fx.Node) -> Layout | None:
     """Shapes and types: they tell nothing of channels."""
     return ()
 
 
-def _attribute(flow: _Flow, node: fx.Node) -> _Layout | None:
+def _attribute(flow: _Flow, node: fx.Node) -> Layout | None:
     return () if node.args[1] in ("shape", "ndim", "dtype", "device") else None
 
 

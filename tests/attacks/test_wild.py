@@ -108,7 +108,7 @@ def test_features_are_what_the_output_layer_reads(monkeypatch: pytest.MonkeyPatc
         compared.append((clean.detach(), erased.detach()))
         return cross_entropy(clean, erased)
 
-    monkeypatch.setattr("attacks.wild.cross_entropy", spy)
+    monkeypatch.setattr("wmarena.attacks.tuning.wild.cross_entropy", spy)
     view = granted_view(attack, victim)
     suspect = attack(victim.model, view)
 

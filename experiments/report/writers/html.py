@@ -64,7 +64,9 @@ def html_page(page: ReportPage) -> str:
         .get_template("page.html.j2")
         .render(
             page=page,
-            style=Markup("".join((_FOLDER.parent / f"{n}.css").read_text(encoding="utf-8") for n in ("page", "drawing"))),
+            style=Markup(
+                "".join((_FOLDER.parent / f"{n}.css").read_text(encoding="utf-8") for n in ("page", "drawing"))
+            ),
             script=Markup(script),
             script_hash=f"sha256-{digest}",
             curves=[(a, [(x, curve_panel(x, a.duels, a.victims)) for x in a.curves]) for a in arenas if a.curves],

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiments.conftest import Finished
 from tests.experiments.commands.test_cli import document
+from tests.experiments.conftest import Finished
 from wmarena.experiments.cli import main
 
 Wmarena = Callable[..., int]

@@ -446,7 +446,7 @@ def edited(monkeypatch: pytest.MonkeyPatch, module: str, edit: Callable[[str], s
 def test_a_comment_in_a_scheme_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code counts by its meaning."""
     before = plan_of(RICH).digest
-    edited(monkeypatch, "schemes.adi", lambda text: f'# a note\n{text}\n"""More words."""\n')
+    edited(monkeypatch, "wmarena.schemes.adi.scheme", lambda text: f'# a note\n{text}\n"""More words."""\n')
 
     assert before == plan_of(RICH).digest
 
@@ -455,7 +455,7 @@ def test_a_change_of_a_scheme_changes_its_own_tasks_only(monkeypatch: pytest.Mon
     """After an edit of one scheme's code the others' marks, and all clean models, are still known."""
     text = RICH.replace("  - {name: adi, n_triggers: 20, mode: scratch}\n", "  - uchida\n")
     before = plan_of(text)
-    edited(monkeypatch, "schemes.uchida", lambda source: source + "\nEXTRA = 1\n")
+    edited(monkeypatch, "wmarena.schemes.uchida", lambda source: source + "\nEXTRA = 1\n")
     lost = [before.tasks[t] for t in before.tasks.keys() - plan_of(text).tasks.keys()]
 
     assert {"uchida"} == {t.scheme for t in lost}

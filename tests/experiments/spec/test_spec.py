@@ -8,12 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from tests.experiments.spec_texts import TINY, problems, with_lines
+from wmarena import ExperimentSpec, SpecError
 from wmarena.attacks.chain import Chain
 from wmarena.attacks.compression.pruning import PruneWeights
 from wmarena.attacks.knowledge import Budget
 from wmarena.attacks.overwriting.overwrite import Overwrite
 from wmarena.attacks.tuning.finetune import FineTune
-from wmarena import ExperimentSpec, SpecError
 from wmarena.experiments.spec.entries import AttackEntry, EntryReader
 from wmarena.experiments.spec.experiment import SHIPPED
 from wmarena.experiments.workloads.images.digits import DigitsMlp

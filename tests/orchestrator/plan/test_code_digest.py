@@ -12,7 +12,7 @@ import pytest
 from wmarena.orchestrator.plan import identity
 from wmarena.orchestrator.plan.identity import code_digest, forget_code, normal_form
 
-TREE = Path(__file__).resolve().parents[3]
+SOURCES = Path(__file__).resolve().parents[3] / "src"
 
 # The normal form of code
 
@@ -201,7 +201,7 @@ def test_sources_are_read_once_until_they_are_forgotten(package: Package, tmp_pa
     assert code_digest([f"{name}.plugin"]) != before
 
 
-@pytest.mark.parametrize("module", ["math", "builtins", "no_such_module_anywhere", "schemes.no_such"])
+@pytest.mark.parametrize("module", ["math", "builtins", "no_such_module_anywhere", "wmarena.schemes.no_such"])
 def test_a_plugin_without_source_is_refused(module: str) -> None:
     """Its changes would go unnoticed, so it gets no digest."""
     with pytest.raises(LookupError, match="expected a module with Python source"):
@@ -226,7 +226,7 @@ PLUGINS = {
         ("wmarena.attacks.tuning.finetune", {"finetune"}),
         ("wmarena.experiments.workloads.training", {"digits"}),
         ("wmarena.experiments.workloads.images.digits", {"digits"}),
-        ("schemes", set()),
+        ("wmarena.schemes", set()),
         ("wmarena.orchestrator.running.loop", set()),
     ],
 )
@@ -261,8 +261,8 @@ def test_raising_semantics_recomputes_everything(monkeypatch: pytest.MonkeyPatch
 def modules() -> Iterator[tuple[str, ast.Module]]:
     """Name and tree of every module of ours whose code counts."""
     for root in identity.OUR_ROOTS:
-        for path in sorted((TREE / root.replace(".", "/")).rglob("*.py")):
-            yield ".".join(path.relative_to(TREE).with_suffix("").parts), ast.parse(path.read_text())
+        for path in sorted((SOURCES / root.replace(".", "/")).rglob("*.py")):
+            yield ".".join(path.relative_to(SOURCES).with_suffix("").parts), ast.parse(path.read_text())
 
 
 def test_package_files_compute_and_import_nothing() -> None:

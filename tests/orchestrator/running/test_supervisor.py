@@ -8,11 +8,11 @@ import pytest
 from tests.orchestrator.toys import Scripted, World, named, states, task
 from wmarena.orchestrator.executors.base import Vitals
 from wmarena.orchestrator.executors.heartbeats import Heartbeats
-from wmarena.orchestrator.running.supervisor import overdue, stalled
 from wmarena.orchestrator.plan.events import Event
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import FailureKind, Task
 from wmarena.orchestrator.running.retry import Limits
+from wmarena.orchestrator.running.supervisor import overdue, stalled
 
 LIMITS = Limits(task_timeout_s=1000.0, heartbeat_timeout_s=10.0, stall_timeout_s=100.0)
 
