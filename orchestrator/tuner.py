@@ -23,7 +23,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from wmarena.orchestrator.lock import hold
+from wmarena.orchestrator.files.errors import StoreError
+from wmarena.orchestrator.files.locks import hold
 from wmarena.orchestrator.plan.proposals import (
     Choices,
     Direction,
@@ -36,7 +37,6 @@ from wmarena.orchestrator.plan.proposals import (
     TrialParams,
     Value,
 )
-from wmarena.orchestrator.store.local import StoreError
 
 _RETRY, _WARM = "wmarena.retry_of", "wmarena.warm_start"
 

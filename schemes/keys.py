@@ -1,15 +1,13 @@
 """Keys: a seed, what was drawn or trained from it, and the commitment that is published before the model.
 
-On disk a key is a directory (0700) of three files (0600): ``key.json`` (public part, commitment),
-``secret.safetensors`` (seed and secret tensors) and ``SHA256SUMS``; one altered byte anywhere is refused.
+A key's form outside of memory is three files: ``key.json`` (public part, commitment), ``secret.safetensors`` (seed and
+secret tensors) and ``SHA256SUMS``; one altered byte anywhere is refused. Reading and writing them is not done here.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
@@ -24,11 +22,12 @@ from wmarena.schemes.prf import Prf
 T = TypeVar("T")
 
 KEY_FORMAT = 1
-_FILES = ("key.json", "secret.safetensors")
+PUBLIC, SECRET, SUMS = "key.json", "secret.safetensors", "SHA256SUMS"
+"""Names of a key's files."""
 
 
 class KeyFileError(ValueError):
-    """A key directory is missing, incomplete or altered; the message says which and what to do."""
+    """Files of a key are missing, incomplete or altered; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,9 @@ class Key:
         """True if this key opens a published commitment."""
         return verifies(commitment, self._content(), self.prf.stream("opening", 32))
 
-    def save(self, directory: Path) -> None:
-        """Write the key directory (0700, files 0600); an existing one is replaced file by file."""
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        directory.chmod(0o700)
-        tensors = {f"tensor.{k}": v.detach().cpu().contiguous() for k, v in self.secret.items()}
+    def to_files(self) -> dict[str, bytes]:
+        """The files of this key, by name; equal keys give equal bytes."""
+        tensors = {f"tensor.{name}": t.detach().cpu().contiguous() for name, t in self.secret.items()}
         tensors["seed"] = torch.frombuffer(bytearray(self.seed), dtype=torch.uint8)
         public = {
             "format": KEY_FORMAT,
@@ -96,68 +93,48 @@ class Key:
             "public": dict(self.public),
             "commitment": self.commitment,
         }
-        contents = {
-            "key.json": (json.dumps(public, indent=1, sort_keys=True) + "\n").encode(),
-            "secret.safetensors": save(tensors),
-        }
-        contents["SHA256SUMS"] = _sums(contents)
-        for name, raw in contents.items():
-            _write_private(directory / name, raw)
+        files = {PUBLIC: (json.dumps(public, indent=1, sort_keys=True) + "\n").encode(), SECRET: save(tensors)}
+        return {**files, SUMS: checksums(files)}
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
-        """Read and check a key directory.
+    def from_files(cls, files: Mapping[str, bytes]) -> Self:
+        """The key that ``to_files`` wrote; other files among them are ignored.
 
         Raises:
-            KeyFileError: a file is missing or any byte differs from what ``save`` wrote.
+            KeyFileError: a file is missing, or any byte differs from what ``to_files`` wrote.
         """
-        contents: dict[str, bytes] = {}
-        for name in (*_FILES, "SHA256SUMS"):
-            try:
-                contents[name] = (directory / name).read_bytes()
-            except OSError as error:
-                raise KeyFileError(
-                    f"expected a key directory with {', '.join(_FILES)} and SHA256SUMS, got {directory} where {name} "
-                    f"cannot be read ({error.strerror}); pass the folder that `wmarena store ls` names"
-                ) from None
-        if contents["SHA256SUMS"] != _sums({n: contents[n] for n in _FILES}):
-            raise KeyFileError(
-                f"expected the files of {directory} as they were saved, got content that does not match SHA256SUMS: "
-                "the key was altered or damaged; restore it from a backup, or re-embed with `wmarena run`"
-            )
-        return cls._decode(contents, directory)
-
-    @classmethod
-    def _decode(cls, contents: Mapping[str, bytes], directory: Path) -> Self:
+        missing = [name for name in (PUBLIC, SECRET, SUMS) if name not in files]
+        if missing:
+            raise KeyFileError(f"expected {PUBLIC}, {SECRET} and {SUMS} of a key, got no {missing[0]}")
+        if files[SUMS] != checksums({name: files[name] for name in (PUBLIC, SECRET)}):
+            raise KeyFileError(f"expected the files as they were saved, got content that does not match {SUMS}")
         try:
-            public: dict[str, Any] = json.loads(contents["key.json"])
-            tensors = load(contents["secret.safetensors"])
-            seed = bytes(tensors.pop("seed").numpy().tobytes())
-            secret = {name.removeprefix("tensor."): t for name, t in tensors.items()}
-            key = cls(scheme=public["scheme"], seed=seed, public=public["public"], secret=secret)
-            if public["format"] != KEY_FORMAT or not key.verifies(public["commitment"]):
-                raise KeyFileError(
-                    f"expected a key of format {KEY_FORMAT} that opens its own commitment, got {directory}: "
-                    "the key was altered, or written by another version"
-                )
-        except (ValueError, KeyError, TypeError, SafetensorError) as error:
-            if isinstance(error, KeyFileError):
-                raise
+            key, public = cls._decoded(files)
+            intact = public["format"] == KEY_FORMAT and key.verifies(public["commitment"])
+        except (
+            *(ValueError, KeyError, TypeError, SafetensorError),
+            *(ArithmeticError, AttributeError, RecursionError, RuntimeError),
+        ) as error:
             raise KeyFileError(
-                f"expected a key directory, got {directory} whose content cannot be read: {error}"
+                f"expected the files of a key, got content that cannot be read ({type(error).__name__}: {error!s:.200})"
             ) from None
+        if not intact:
+            raise KeyFileError(
+                f"expected a key of format {KEY_FORMAT} that opens its own commitment, got one that was altered, or "
+                "that another version wrote"
+            )
         return key
 
+    @classmethod
+    def _decoded(cls, files: Mapping[str, bytes]) -> tuple[Self, dict[str, Any]]:
+        """The key and its public file, as far as they can be read."""
+        public: dict[str, Any] = json.loads(files[PUBLIC])
+        tensors = load(files[SECRET])
+        seed = bytes(tensors.pop("seed").numpy().tobytes())
+        secret = {name.removeprefix("tensor."): t for name, t in tensors.items()}
+        return cls(scheme=public["scheme"], seed=seed, public=public["public"], secret=secret), public
 
-def _sums(contents: Mapping[str, bytes]) -> bytes:
-    return "".join(f"{hashlib.sha256(contents[n]).hexdigest()}  {n}\n" for n in sorted(contents)).encode()
 
-
-def _write_private(path: Path, raw: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
-        f.write(raw)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)
+def checksums(files: Mapping[str, bytes]) -> bytes:
+    """What ``SHA256SUMS`` says of ``files``; ``sha256sum --check`` understands it."""
+    return "".join(f"{hashlib.sha256(files[n]).hexdigest()}  {n}\n" for n in sorted(files)).encode()

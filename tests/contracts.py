@@ -32,9 +32,9 @@ from tests.marks import (
 )
 from tests.victims import NewestOnly
 from wmarena.experiments.workloads.images.task import ImageTask
+from wmarena.orchestrator.keys.storage import load_key, save_key
 from wmarena.schemes.base import Cancelled, Scheme, Suspect, untouched
 from wmarena.schemes.commitment import model_digest, tensor_bytes
-from wmarena.schemes.keys import Key
 from wmarena.schemes.params import STAGE_ORDER
 from wmarena.schemes.prf import Prf
 from wmarena.schemes.statistics import binomial_threshold, clopper_pearson, discrete_ks, log10_binomial_tail
@@ -212,12 +212,12 @@ class SchemeContract:
 
     def test_evidence_survives_the_disk(self, mark: Embedded, tmp_path: Path) -> None:
         """Key and network, saved and read again, give the same evidence in every field."""
-        mark.key.save(tmp_path / "key")
+        save_key(mark.key, tmp_path / "key", None)
         raw = save({n: t.contiguous() for n, t in mark.model.state_dict().items()})
         model = arena().task.network(seed=99)
         model.load_state_dict(load(raw))
 
-        assert mark.judge(model, Key.load(tmp_path / "key")) == mark.judge()
+        assert mark.judge(model, load_key(tmp_path / "key", None)) == mark.judge()
 
     def test_judging_changes_nothing(self, mark: Embedded) -> None:
         """Weights, statistics, training flags, gradients and random state are the same afterwards."""

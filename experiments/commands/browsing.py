@@ -16,8 +16,8 @@ from pathlib import Path
 from wmarena.experiments.commands.terminal import NO_RECORDS, Terminal
 from wmarena.experiments.spec.problems import Problem, SpecError
 from wmarena.orchestrator.files.addresses import has_credentials, is_remote, resolve, shown, sqlite_file
+from wmarena.orchestrator.keys.encryption import without_passphrase
 from wmarena.orchestrator.running.stopping import terminate_as_interrupt
-from wmarena.orchestrator.sealing import without_passphrase
 from wmarena.orchestrator.store.local import safe_name
 
 LOOPBACK = "127.0.0.1"

@@ -8,10 +8,10 @@ from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.workloads.data import DamagedData
 from wmarena.orchestrator.executors.base import NoWorkers
 from wmarena.orchestrator.executors.jobs import LostCluster, NoCluster, UnknownJob
+from wmarena.orchestrator.files.errors import StoreBusy, StoreError
 from wmarena.orchestrator.plan.plugins import UnknownName
 from wmarena.orchestrator.running.loop import Interrupted
 from wmarena.orchestrator.running.store_outage import StoreLost
-from wmarena.orchestrator.store.local import StoreBusy, StoreError
 from wmarena.orchestrator.worker.workload import MissingData
 from wmarena.schemes.keys import KeyFileError
 from wmarena.schemes.params import ConfigError

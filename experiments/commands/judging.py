@@ -18,9 +18,9 @@ from wmarena.experiments.commands.stored import key_folder, model_file
 from wmarena.experiments.commands.terminal import Terminal
 from wmarena.experiments.spec.problems import Problem, SpecError
 from wmarena.experiments.workloads import WORKLOADS
-from wmarena.orchestrator.keyring import load_key
+from wmarena.orchestrator.keys.encryption import Passphrase
+from wmarena.orchestrator.keys.storage import load_key
 from wmarena.orchestrator.plan.plugins import build, build_scheme, use_workloads
-from wmarena.orchestrator.sealing import Passphrase
 from wmarena.orchestrator.worker.workload import WorkloadConfig
 from wmarena.schemes.base import Scheme, Suspect, Verdict, Workload
 from wmarena.schemes.commitment import model_digest

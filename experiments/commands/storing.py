@@ -10,9 +10,9 @@ from wmarena.experiments.commands.terminal import Terminal
 from wmarena.experiments.planning.expand import expand
 from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.spec.problems import Problem, SpecError
-from wmarena.orchestrator.keyring import seal_store, sealed_keys
+from wmarena.orchestrator.keys.encryption import PASSPHRASE, Passphrase, SealError
 from wmarena.orchestrator.plan.task import Task, TaskId
-from wmarena.orchestrator.sealing import PASSPHRASE, Passphrase, SealError
+from wmarena.orchestrator.store.keys import seal_store, sealed_keys
 from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.worker.context import trajectory_id
 

@@ -16,7 +16,7 @@ from wmarena.experiments.running.upload import SPEC, pack
 from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.spec.problems import Problem, SpecError
 from wmarena.orchestrator.executors.jobs import ClusterJob, ClusterJobs
-from wmarena.orchestrator.sealing import PASSPHRASE
+from wmarena.orchestrator.keys.encryption import PASSPHRASE
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _PROBE = "import json, os, sys; print(json.dumps([os.path.exists(p) for p in sys.argv[1:]]))"

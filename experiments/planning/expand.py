@@ -22,7 +22,7 @@ from wmarena.experiments.spec.entries import AttackEntry
 from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.spec.labels import telling
 from wmarena.experiments.spec.problems import Problem, SpecError
-from wmarena.orchestrator.custody import KeyRoot
+from wmarena.orchestrator.keys.derivation import KeyRoot
 from wmarena.orchestrator.plan.identity import canonical
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.plugins import names

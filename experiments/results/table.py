@@ -7,8 +7,6 @@ than what the adversary could have trained from scratch on the same data.
 
 import csv
 import io
-import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import pyarrow.parquet as pq
 from wmarena.experiments.results.calibration import CONTROL, Calibration, calibrations
 from wmarena.experiments.results.caveats import CaveatInputs, raise_caveats
 from wmarena.experiments.results.rows import UNREACHED, ResultRow, attack_params, budget_drop, max_drop, victim_of
+from wmarena.orchestrator.files.atomic import write_whole
 from wmarena.orchestrator.plan.evidence import COVERTNESS, Record, suspect_metric
 from wmarena.orchestrator.plan.identity import canonical
 from wmarena.orchestrator.plan.plan import Cell, Plan
@@ -301,14 +300,3 @@ def _csv_cell(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return ";".join(map(str, value))
     return "" if value is None else value
-
-
-def write_whole(path: Path, raw: bytes) -> None:
-    """Write beside the target, then rename: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(raw)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

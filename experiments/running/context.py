@@ -15,9 +15,10 @@ from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.spec.problems import Problem, SpecError
 from wmarena.orchestrator.executors.base import Executor, NoWorkers
 from wmarena.orchestrator.executors.placement import gpu_share
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.journal.opening import journal_address, open_journal
-from wmarena.orchestrator.keyring import check_passphrase
+from wmarena.orchestrator.keys.encryption import Passphrase
 from wmarena.orchestrator.plan.events import Event, Listener
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.growth import Grow, TaskSource
@@ -25,8 +26,8 @@ from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import Task, TaskId
 from wmarena.orchestrator.running.runner import RunRequest, run_plan
 from wmarena.orchestrator.running.store_outage import StoreLost
-from wmarena.orchestrator.sealing import Passphrase
-from wmarena.orchestrator.store.local import Store, StoreError
+from wmarena.orchestrator.store.keys import check_passphrase
+from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.store.opening import open_store
 
 ExpectedSeconds = Callable[[Task], float]

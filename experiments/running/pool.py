@@ -8,8 +8,8 @@ from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.executors.base import Executor
 from wmarena.orchestrator.executors.inline import InlineExecutor
+from wmarena.orchestrator.keys.encryption import Passphrase
 from wmarena.orchestrator.running.retry import Limits
-from wmarena.orchestrator.sealing import Passphrase
 from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.worker.context import Setup
 

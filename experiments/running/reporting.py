@@ -11,11 +11,12 @@ from wmarena.experiments.report.writers.build import write_report
 from wmarena.experiments.results.table import build_rows, calibrated, write_results
 from wmarena.experiments.spec.experiment import SHIPPED, ExperimentSpec
 from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.journal.reader import JournalReader
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Cell, Plan
 from wmarena.orchestrator.plan.task import Kind, State, Task, TaskId
-from wmarena.orchestrator.store.local import Store, StoreError
+from wmarena.orchestrator.store.local import Store
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wmarena.experiments.results.table import write_whole
 from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.study.spec import StudySpec
 from wmarena.experiments.study.words import GAMMA
+from wmarena.orchestrator.files.atomic import write_whole
 
 
 def exported(study: StudySpec, best: Mapping[str, Any]) -> ExperimentSpec:

@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wmarena.experiments.results.table import table_csv, write_whole
+from wmarena.experiments.results.table import table_csv
 from wmarena.experiments.study.documents import TrialDocument
 from wmarena.experiments.study.gamma import Statistics
 from wmarena.experiments.study.pareto import best_of, directions_of
 from wmarena.experiments.study.spec import StudySpec
+from wmarena.orchestrator.files.atomic import write_whole
 from wmarena.orchestrator.tuner import Tuner
 
 _FIXED = (

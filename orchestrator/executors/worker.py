@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from wmarena.orchestrator.executors.inline import Perform
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.plan.task import Failure, FailureKind, Task
-from wmarena.orchestrator.store.local import Store, StoreError
+from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.store.opening import open_store
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
 

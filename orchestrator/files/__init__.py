@@ -1,1 +1,1 @@
-"""Files on disk: atomic writes, locks, addresses."""
+"""Writing files whole, and locks on files: what everything else on disk is built from."""

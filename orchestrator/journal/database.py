@@ -1,4 +1,4 @@
-"""The journal's file: its tables, its connection, whole transactions."""
+"""The journal's file: its connection, whole transactions, columns checked. Its tables are in ``migrations.py``."""
 
 import json
 import math
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wmarena.orchestrator.files.addresses import shown
-from wmarena.orchestrator.store.artifacts import StoreError
+from wmarena.orchestrator.files.errors import StoreError
+from wmarena.orchestrator.journal.migrations import migrate
 
 T = TypeVar("T")
 
@@ -18,44 +19,8 @@ _FAULTS = (sqlite3.Error, UnicodeDecodeError)
 
 _YEAR_10000 = 253_402_300_800
 
-# Rows of `task`, `run_cell`, `trial` are long: with a row id they are appended, and only what finds them is in order.
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS task (
-    id TEXT PRIMARY KEY, kind TEXT NOT NULL, label TEXT NOT NULL, workload TEXT NOT NULL, scheme TEXT NOT NULL,
-    attack TEXT NOT NULL, seed INTEGER NOT NULL, identity TEXT NOT NULL,
-    state TEXT NOT NULL, attempt INTEGER NOT NULL, worker TEXT NOT NULL, finished REAL NOT NULL, seconds REAL NOT NULL,
-    result TEXT, error TEXT, trace TEXT, caveats TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS task_seconds ON task (state, kind, workload, scheme, attack, seconds);
-CREATE TABLE IF NOT EXISTS attempt (
-    task TEXT NOT NULL, run TEXT NOT NULL, attempt INTEGER NOT NULL, worker TEXT NOT NULL, state TEXT NOT NULL,
-    finished REAL NOT NULL, seconds REAL NOT NULL, error TEXT
-);
-CREATE TABLE IF NOT EXISTS run (
-    id TEXT PRIMARY KEY, experiment TEXT NOT NULL, started REAL NOT NULL, finished REAL, status TEXT NOT NULL,
-    spec TEXT NOT NULL, info TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS run_task (
-    run TEXT NOT NULL, position INTEGER NOT NULL, task TEXT NOT NULL, cached INTEGER NOT NULL, state TEXT,
-    PRIMARY KEY (run, position)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS run_cell (
-    run TEXT NOT NULL, position INTEGER NOT NULL, cell TEXT NOT NULL, PRIMARY KEY (run, position)
-);
-CREATE TABLE IF NOT EXISTS trial (
-    study TEXT NOT NULL, number INTEGER NOT NULL, document TEXT NOT NULL, PRIMARY KEY (study, number)
-);
-CREATE TABLE IF NOT EXISTS sent (
-    destination TEXT NOT NULL, experiment TEXT NOT NULL, task TEXT NOT NULL, mlflow_run TEXT NOT NULL,
-    PRIMARY KEY (destination, experiment, task)
-) WITHOUT ROWID;
-"""
-
 _CACHE_KIB = 8_000
 _CHECKPOINT_PAGES = 4_000
-
-FORMAT = 1
-"""Raise when a table changes its meaning."""
 
 
 class Database:
@@ -88,12 +53,14 @@ class Database:
         # is changed often goes back into the file once.
         self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         self._db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
-        (found,) = self._db.execute("PRAGMA user_version").fetchone()
-        if found > FORMAT:
-            raise sqlite3.DatabaseError(f"format {found}, written by a newer version that knows more than {FORMAT}")
-        self._db.executescript(SCHEMA)
-        if not found:
-            self._db.execute(f"PRAGMA user_version={FORMAT}")
+        migrate(self._db, self._path, self._format, self._set_format)
+
+    def _format(self) -> int:
+        """How many migrations were applied; SQLite keeps a number for it in the file's head."""
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def _set_format(self, number: int) -> None:
+        self._db.execute(f"PRAGMA user_version={number}")
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query.

@@ -13,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.journal.reader import JournalReader
 from wmarena.orchestrator.plan.evidence import Lease, Record
 from wmarena.orchestrator.plan.plan import Cell, Plan
 from wmarena.orchestrator.plan.task import Task, TaskId
-from wmarena.orchestrator.store.artifacts import StoreError
 
 FLUSH_S = 0.05
 FLUSH_ROWS = 512
@@ -154,6 +154,11 @@ class Journal(JournalReader):
             self._db.executemany("DELETE FROM task WHERE id=?", [(i,) for i in ids])
 
     # Runs
+
+    def note_semantics(self, number: int) -> None:
+        """Remember with which ``identity.SEMANTICS`` tasks are computed from now on."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('semantics', ?)", (str(number),))
 
     def start_run(
         self, run: str, experiment: str, spec: str, info: Mapping[str, Any], plan: Plan, cached: set[TaskId]

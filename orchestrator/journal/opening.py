@@ -3,8 +3,8 @@
 import os
 
 from wmarena.orchestrator.files.addresses import shown
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.journal.journal import Journal
-from wmarena.orchestrator.store.artifacts import StoreError
 from wmarena.orchestrator.store.local import Store
 
 ADDRESS = "WMARENA_JOURNAL"

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 _CONNECT_S = 10
 _UPSERT = re.compile(r"INSERT OR REPLACE INTO (\w+) ")
-_TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n?\)( WITHOUT ROWID)?;", re.DOTALL)
+_TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+) \((.*)\)( WITHOUT ROWID)?", re.DOTALL)
 _OPTIONS: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
@@ -26,19 +26,16 @@ class PostgresConnection:
 
     Args:
         url: ``postgresql://…``; what it leaves open is libpq's to say (PGPASSWORD, ~/.pgpass, services).
-        schema: the journal's tables, as SQLite knows them.
-        format: refuse a database of a newer one.
 
     Raises:
         sqlite3.Error: it cannot be reached, read or written.
     """
 
-    def __init__(self, url: str, schema: str, format: int) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
         self._held: dict[str, int] = {}
         self._conflicts: dict[str, str] = {}
         self._db = self._connected()
-        self._prepare(schema, format)
 
     def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
         return self._asking(
@@ -56,27 +53,6 @@ class PostgresConnection:
             return do()
         except (psycopg.Error, UnicodeError, OSError) as error:
             raise sqlite3.OperationalError(" ".join(str(error).split())) from None
-
-    def _prepare(self, schema: str, format: int) -> None:
-        """Make what is missing; drivers that come at the same time do so one after the other."""
-        self._asking(lambda: self._db.execute("SELECT pg_advisory_lock(%s)", (_number("schema"),)))
-        try:
-            self._make(schema, format)
-        finally:
-            self._asking(lambda: self._db.execute("SELECT pg_advisory_unlock(%s)", (_number("schema"),)))
-
-    def _make(self, schema: str, format: int) -> None:
-        for statement in _translated(schema).split(";"):
-            if statement.strip():
-                self.execute(statement)
-        self.execute("CREATE TABLE IF NOT EXISTS journal_format (format BIGINT PRIMARY KEY)")
-        ((found,),) = self.execute("SELECT COALESCE(MAX(format), 0) FROM journal_format").fetchall()
-        if found > format:
-            raise sqlite3.DatabaseError(f"format {found}, written by a newer version that knows more than {format}")
-        if not found:
-            self.execute("INSERT INTO journal_format VALUES (?)", (format,))
-        for table in {m[1] for m in _TABLE.finditer(schema)}:
-            self._conflicts[table] = self._conflict(table)
 
     def _conflict(self, table: str) -> str:
         """What ``INSERT OR REPLACE`` means for a table."""
@@ -120,9 +96,13 @@ class PostgresConnection:
     def _words(self, statement: str) -> str:
         if statement.startswith("BEGIN"):
             return "BEGIN"
+        if statement.startswith("CREATE TABLE"):
+            return _TABLE.sub(_table, statement)
         upsert = _UPSERT.match(statement)
         if upsert is not None:
-            statement = statement.replace("INSERT OR REPLACE", "INSERT", 1) + self._conflicts[upsert[1]]
+            name = upsert[1]
+            self._conflicts[name] = self._conflicts.get(name) or self._conflict(name)
+            statement = statement.replace("INSERT OR REPLACE", "INSERT", 1) + self._conflicts[name]
         return statement.replace("%", "%%").replace("?", "%s") if "?" in statement else statement
 
     def _revive(self) -> None:
@@ -172,12 +152,8 @@ def _plain(values: Sequence[object]) -> list[object]:
     ]
 
 
-def _translated(schema: str) -> str:
-    """Tables with PostgreSQL's types; those that have row ids in SQLite get them."""
-
-    def table(found: re.Match[str]) -> str:
-        columns = found[2].replace("INTEGER", "BIGINT").replace("REAL", "DOUBLE PRECISION")
-        rowid = "" if found[3] else ", rowid BIGSERIAL"
-        return f"CREATE TABLE IF NOT EXISTS {found[1]} ({columns}{rowid});"
-
-    return _TABLE.sub(table, schema)
+def _table(found: re.Match[str]) -> str:
+    """A table with PostgreSQL's types; one that has row ids in SQLite gets them."""
+    columns = found[2].replace("INTEGER", "BIGINT").replace("REAL", "DOUBLE PRECISION")
+    rowid = "" if found[3] else ", rowid BIGSERIAL"
+    return f"CREATE TABLE IF NOT EXISTS {found[1]} ({columns}{rowid})"

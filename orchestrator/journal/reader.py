@@ -123,6 +123,11 @@ class JournalReader(Database):
 
     # Executions
 
+    def semantics(self) -> int | None:
+        """``identity.SEMANTICS`` of the version that last ran here; None if there was none."""
+        rows = self._rows("SELECT value FROM meta WHERE name='semantics'")
+        return self._decoded(rows[0][0], int, "semantics") if rows else None
+
     def runs(self, experiment: str | None = None) -> list[dict[str, Any]]:
         """Executions, newest first: id, experiment, started, finished, status, spec, info."""
         where, values = ("WHERE experiment=?", (experiment,)) if experiment else ("", ())

@@ -7,10 +7,11 @@ session ends, however it ends, so what a killed driver had begun is free at once
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from wmarena.orchestrator.journal.database import FORMAT, SCHEMA
+from wmarena.orchestrator.files.errors import StoreBusy
+from wmarena.orchestrator.files.locks import WAIT, ask_until
 from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.journal.migrations import migrate
 from wmarena.orchestrator.journal.postgres import PostgresConnection
-from wmarena.orchestrator.lock import WAIT, StoreBusy, ask_until
 from wmarena.orchestrator.plan.evidence import Lease, Record
 from wmarena.orchestrator.plan.task import Task, TaskId
 
@@ -27,10 +28,24 @@ class PostgresJournal(Journal):
         self._settled: set[TaskId] = set()
 
     def _connect(self, address: object) -> PostgresConnection:  # type: ignore[override]
-        return PostgresConnection(str(address), SCHEMA, FORMAT)
+        return PostgresConnection(str(address))
 
     def _prepare(self) -> None:
-        """The connection has done so."""
+        """Make or migrate the tables; drivers that come at the same time do so one after the other."""
+        self._db.lock("schema")
+        try:
+            self._db.execute("CREATE TABLE IF NOT EXISTS journal_format (format INTEGER PRIMARY KEY) WITHOUT ROWID")
+            migrate(self._db, self._path, self._format, self._set_format)
+        finally:
+            self._db.unlock(["schema"])
+
+    def _format(self) -> int:
+        ((found,),) = self._db.execute("SELECT COALESCE(MAX(format), 0) FROM journal_format").fetchall()
+        return int(found)
+
+    def _set_format(self, number: int) -> None:
+        self._db.execute("DELETE FROM journal_format")
+        self._db.execute("INSERT INTO journal_format VALUES (?)", (number,))
 
     # Who does what
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from wmarena.orchestrator.plan.graph import reach
 
-SEMANTICS = 1
+SEMANTICS = 2
 """Raise by hand when ``perform``, seeding, autocast or a codec changes what any task computes."""
 
 OUR_ROOTS = ("wmarena.schemes", "wmarena.attacks", "wmarena.experiments.workloads")

@@ -1,12 +1,11 @@
 """The plan of an execution as a file beside its report: for people and their tools; nothing reads it back."""
 
 import json
-import os
-import uuid
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from wmarena.orchestrator.files.atomic import write_whole
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import TaskId
 
@@ -35,12 +34,6 @@ def plan_document(plan: Plan, cached: Collection[TaskId] = ()) -> dict[str, Any]
 
 def save_plan(plan: Plan, folder: Path, cached: Collection[TaskId] = ()) -> Path:
     """Write ``plan.json`` under ``folder``, whole or not at all; again when the plan has grown."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / PLAN_FILE
-    part = folder / f".{PLAN_FILE}.{uuid.uuid4().hex}.part"
-    try:
-        part.write_text(json.dumps(plan_document(plan, cached), indent=1), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, json.dumps(plan_document(plan, cached), indent=1).encode())
     return path

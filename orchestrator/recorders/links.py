@@ -6,9 +6,9 @@ That is the table cell's to say, and the journal keeps the cells of every execut
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.journal.reader import JournalReader
 from wmarena.orchestrator.plan.task import TaskId
-from wmarena.orchestrator.store.artifacts import StoreError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ is asked whether a pass that was killed in between has written it. Passes over o
     closed:, report:<run id>    its end, its report                       -> the run, a digest of the files
 """
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wmarena.orchestrator.files.locks import exclusive
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.plan.task import TaskId
 from wmarena.orchestrator.recorders.attachments import figures_of, report_of
@@ -94,10 +94,8 @@ class Mirror(Recorder):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Wait until no other process mirrors this store."""
-        with (self._store.root / "recorder.lock").open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            with self._journal.alone("recorder"):
-                yield
+        with exclusive(self._store.root / "recorder.lock"), self._journal.alone("recorder"):
+            yield
 
     def _warning(self, error: TrackerError) -> str:
         return (

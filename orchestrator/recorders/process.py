@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 from wmarena.orchestrator.files.addresses import resolve
+from wmarena.orchestrator.keys.encryption import without_passphrase
 from wmarena.orchestrator.recorders.base import SyncReport
-from wmarena.orchestrator.sealing import without_passphrase
 from wmarena.orchestrator.store.local import Store
 
 ENVIRONMENT = {

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from wmarena.orchestrator.executors.base import Completion, Executor, NoWorkers, Vitals
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.journal.journal import FLUSH_S
 from wmarena.orchestrator.journal.protocol import RunJournal
 from wmarena.orchestrator.plan.events import Listener
@@ -30,7 +31,7 @@ from wmarena.orchestrator.running.retry import Limits, Retries, RetryDecision
 from wmarena.orchestrator.running.stopping import Stop
 from wmarena.orchestrator.running.store_outage import StoreOutage
 from wmarena.orchestrator.running.supervisor import overdue, stalled
-from wmarena.orchestrator.store.local import Store, StoreError
+from wmarena.orchestrator.store.local import Store
 
 _TICK_S = 0.5
 _MOST_PER_CALL = 64

@@ -1,6 +1,7 @@
 """One execution of a plan: what is finished already, the run in the journal, the loop, the records."""
 
 import gc
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -8,10 +9,12 @@ from functools import cache
 from typing import Any
 
 from wmarena.orchestrator.executors.base import Executor, NoWorkers
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.plan.events import Listener
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.growth import Grow, TaskSource
+from wmarena.orchestrator.plan.identity import SEMANTICS
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import State, Task, TaskId
 from wmarena.orchestrator.running.durations import expected_seconds
@@ -21,7 +24,9 @@ from wmarena.orchestrator.running.resume import already_done, find, with_changed
 from wmarena.orchestrator.running.retry import Limits
 from wmarena.orchestrator.running.stopping import terminate_as_interrupt
 from wmarena.orchestrator.running.store_outage import StoreLost
-from wmarena.orchestrator.store.local import Store, StoreError
+from wmarena.orchestrator.store.local import Store
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,13 @@ def run_plan(
         Interrupted: stopped by the user; resumable.
         NoWorkers: resources are not there; resumable.
         StoreLost: the store failed on the way; resumable.
-        wmarena.orchestrator.store.local.StoreBusy: another run holds the store.
+        wmarena.orchestrator.files.errors.StoreBusy: another run holds the store.
     """
     # Where the journal keeps drivers apart, they may share the store.
     alone = nullcontext() if held else store.joined() if journal.shared else store.exclusive(request.run)
     with alone, _store_needed():
         found = find(plan.tasks, store, journal)
+        _compare_semantics(journal, store, anew=not found.records)
         for task_id in found.damaged:
             store.set_aside(task_id)
         ledger = Ledger(plan, found.records, store.has, _lazy_seconds(journal), request.policy)
@@ -105,6 +111,20 @@ def run_plan(
             with suppress(StoreError) if status == "interrupted" else nullcontext():
                 journal.finish_run(request.run, status)
     return with_changed_parents(plan, ledger.records)
+
+
+def _compare_semantics(journal: Journal, store: Store, *, anew: bool) -> None:
+    """Tell, once per store, why an earlier version's results are not found; nobody should look for a fault."""
+    known = journal.semantics()
+    if known == SEMANTICS:
+        return
+    if anew and known is not None and known < SEMANTICS:
+        logger.warning(
+            "this version computes all tasks in %s anew: task ids cover the names of the code's modules, which moved "
+            "to wmarena.*; results of earlier versions stay readable in their reports",
+            store.address,
+        )
+    journal.note_semantics(SEMANTICS)
 
 
 @contextmanager

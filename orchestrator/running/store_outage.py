@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from wmarena.orchestrator.store.artifacts import StoreError
+from wmarena.orchestrator.files.errors import StoreError
 
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 5.0

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from wmarena.orchestrator.files.atomic import PART, sync_folder, temporary, write_new
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.plan.identity import file_digest
 from wmarena.orchestrator.plan.task import TaskId
 from wmarena.orchestrator.store.manifest import (
@@ -28,11 +30,6 @@ from wmarena.orchestrator.store.manifest import (
     encode_manifest,
     make_manifest,
 )
-
-
-class StoreError(OSError):
-    """The store cannot be used (not writable, no folder, full); the message says why and the way out."""
-
 
 Sidecar = dict[str, Any] | CorruptArtifact | None
 """What stands in the place of a manifest."""
@@ -65,7 +62,7 @@ class Artifacts:
 
     def unfinished(self) -> list[Path]:
         """What killed writers left behind."""
-        return sorted(Path(self._folders).glob("??/.*.part"))
+        return sorted(Path(self._folders).glob(f"??/.*{PART}"))
 
     # Writing
 
@@ -84,12 +81,12 @@ class Artifacts:
         """
         manifest = make_manifest(task_id, identity, result, files)
         final = self.folder(task_id)
-        part = final.with_name(f".{task_id[:16]}.{uuid.uuid4().hex}.part")
+        part = temporary(final)
         try:
             part.mkdir(parents=True)
             for name, raw in files.items():
-                _write(part / name, raw)
-            _write(part / MANIFEST, encode_manifest(manifest))
+                write_new(part / name, raw)
+            write_new(part / MANIFEST, encode_manifest(manifest))
             sync_folder(part)
             return self._publish(task_id, part, final) or manifest
         except OSError as error:
@@ -233,19 +230,3 @@ def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """A safetensors file of CPU copies (tied weights are written twice); equal tensors give equal bytes."""
     raw: bytes = save({n: tensors[n].detach().cpu().contiguous().clone() for n in sorted(tensors)})
     return raw
-
-
-def _write(path: Path, raw: bytes) -> None:
-    with path.open("xb") as f:
-        f.write(raw)
-        f.flush()
-        os.fsync(f.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the folder's own entries durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,13 +1,11 @@
 """Where checkpoints lie: a few named files that appear whole or not at all."""
 
-import contextlib
 from pathlib import Path
 from typing import Protocol
 
-from wmarena.orchestrator.sealing import Passphrase, SealError
-from wmarena.orchestrator.store.artifacts import StoreError
-
-_PART = ".part"
+from wmarena.orchestrator.files.atomic import PART, write_whole
+from wmarena.orchestrator.files.errors import StoreError
+from wmarena.orchestrator.keys.encryption import Passphrase, SealError
 
 
 class CheckpointBackend(Protocol):
@@ -50,21 +48,16 @@ class FolderCheckpoints:
             return None
 
     def write(self, name: str, raw: bytes) -> None:
-        part = self._folder / f"{name}{_PART}"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(raw)
-            part.replace(self._folder / name)
+            write_whole(self._folder / name, raw)
         except OSError as error:
-            with contextlib.suppress(OSError):  # what filled the disk must not stay on it
-                part.unlink(missing_ok=True)
             raise StoreError(f"expected to write a checkpoint in {self._folder}, got: {error}; free space") from error
 
     def drop(self, name: str) -> None:
         (self._folder / name).unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        for part in self._folder.glob(f"*{_PART}"):
+        for part in self._folder.glob(f"*{PART}"):
             part.unlink(missing_ok=True)
         if self._folder.exists() and not any(self._folder.iterdir()):
             self._folder.rmdir()

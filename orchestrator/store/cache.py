@@ -4,9 +4,9 @@ import contextlib
 import hashlib
 import os
 import time
-import uuid
 from pathlib import Path
 
+from wmarena.orchestrator.files.atomic import write_whole
 from wmarena.orchestrator.plan.identity import file_digest
 
 _SLACK = 0.1
@@ -67,13 +67,8 @@ class FileCache:
             OSError: there is no room, or the folder cannot be written.
         """
         path = self._place(sha256, name)
-        part = path.with_name(f".{uuid.uuid4().hex}.part")
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            part.write_bytes(raw)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, raw)
         stat = path.stat()
         self._checked[path] = (stat.st_mtime_ns, stat.st_size)
         self._unmeasured += len(raw)

@@ -7,7 +7,6 @@ Layout::
 """
 
 import contextlib
-import os
 import re
 import shutil
 import uuid
@@ -16,10 +15,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
-from wmarena.orchestrator.lock import StoreBusy, hold, join
+from wmarena.orchestrator.files.atomic import write_new
+from wmarena.orchestrator.files.errors import StoreError
+from wmarena.orchestrator.files.locks import hold, join
+from wmarena.orchestrator.keys.encryption import Passphrase
 from wmarena.orchestrator.plan.task import TaskId
-from wmarena.orchestrator.sealing import Passphrase
-from wmarena.orchestrator.store.artifacts import Artifacts, StoreError, tensors_to_bytes
+from wmarena.orchestrator.store.artifacts import Artifacts, tensors_to_bytes
 from wmarena.orchestrator.store.backends import CheckpointBackend, FolderCheckpoints
 from wmarena.orchestrator.store.manifest import CorruptArtifact
 
@@ -96,10 +97,7 @@ class Store(Artifacts):
     def _write_probe(self, content: bytes) -> None:
         probe = self.root / f".probe-{uuid.uuid4().hex}"
         try:
-            with probe.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write_new(probe, content)
         finally:
             probe.unlink(missing_ok=True)
 
@@ -275,4 +273,4 @@ def safe_name(text: str) -> str:
     return cleaned.encode()[:_NAME_BYTES].decode(errors="ignore") or "unnamed"
 
 
-__all__ = ["CorruptArtifact", "Store", "StoreBusy", "StoreError", "safe_name", "tensors_to_bytes"]
+__all__ = ["CorruptArtifact", "Store", "safe_name", "tensors_to_bytes"]

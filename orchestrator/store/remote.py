@@ -17,12 +17,11 @@ from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from wmarena.orchestrator.files.addresses import has_credentials
-from wmarena.orchestrator.store.artifacts import StoreError
+from wmarena.orchestrator.files.atomic import PART
+from wmarena.orchestrator.files.errors import StoreError
 
 _PUBLISH_WHOLE = ("s3", "gcs", "abfs")
 """File systems where an upload that was not finished is not seen by anybody."""
-
-_PART = ".part"
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Remote:
             if system.type_name in _PUBLISH_WHOLE:
                 _write(system, path, raw)
                 return
-            part = f"{path}.{uuid.uuid4().hex}{_PART}"
+            part = f"{path}.{uuid.uuid4().hex}{PART}"
             system.create_dir(path.rpartition("/")[0], recursive=True)
             _write(system, part, raw)
             system.move(part, path)
@@ -162,7 +161,7 @@ class RemoteCheckpoints:
 
 def is_part(name: str) -> bool:
     """True for what a killed writer left where uploads are not published whole."""
-    return name.endswith(_PART)
+    return name.endswith(PART)
 
 
 def _write(system: Any, path: str, raw: bytes) -> None:

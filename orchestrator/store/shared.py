@@ -13,7 +13,6 @@ spoil each other's results.
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import time
@@ -22,10 +21,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from wmarena.orchestrator.keyring import PUBLIC, is_sealed, is_whole, packed, unpack
+from wmarena.orchestrator.files.errors import StoreError
+from wmarena.orchestrator.keys.encryption import PASSPHRASE, Passphrase, SealError
+from wmarena.orchestrator.keys.storage import is_sealed, is_whole, packed, unpack
 from wmarena.orchestrator.plan.task import TaskId
-from wmarena.orchestrator.sealing import PASSPHRASE, Passphrase, SealError
-from wmarena.orchestrator.store.artifacts import StoreError
 from wmarena.orchestrator.store.backends import CheckpointBackend, FolderCheckpoints
 from wmarena.orchestrator.store.cache import FileCache, user_cache
 from wmarena.orchestrator.store.local import CHECKPOINTS, Store
@@ -91,7 +90,8 @@ class SharedStore(SharedArtifacts, Store):
         if not is_sealed(folder):
             raise StoreError(f"expected a sealed key for a shared store, got a plain one in {folder}; {KEYS_WAY_OUT}")
         # One object: of two drivers' seals of one key, which differ, never a part of each.
-        self.remote.put(_key_place(task_id, json.loads((folder / PUBLIC).read_bytes())["commitment"]), packed(folder))
+        commitment, raw = packed(folder)
+        self.remote.put(_key_place(task_id, commitment), raw)
 
     def receive_keys(self, task_ids: Iterable[TaskId]) -> None:
         """Download the keys that belong to the artifacts of ``task_ids``, as far as there are any."""

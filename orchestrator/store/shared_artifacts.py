@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.plan.task import TaskId
-from wmarena.orchestrator.store.artifacts import Artifacts, Sidecar, StoreError
+from wmarena.orchestrator.store.artifacts import Artifacts, Sidecar
 from wmarena.orchestrator.store.cache import FileCache
 from wmarena.orchestrator.store.manifest import (
     MANIFEST,

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.plan.task import Failure, FailureKind, Task
-from wmarena.orchestrator.store.local import CorruptArtifact, StoreError
+from wmarena.orchestrator.store.local import CorruptArtifact
 from wmarena.orchestrator.worker.context import WorkerContext
 from wmarena.orchestrator.worker.evaluation import SMALLER
 from wmarena.orchestrator.worker.perform import perform

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from wmarena.orchestrator.custody import KeyRoot
-from wmarena.orchestrator.keyring import load_key, save_key
+from wmarena.orchestrator.files.errors import StoreError
+from wmarena.orchestrator.keys.derivation import KeyRoot
+from wmarena.orchestrator.keys.encryption import PASSPHRASE, workers_passphrase
+from wmarena.orchestrator.keys.storage import load_key, save_key
 from wmarena.orchestrator.plan.identity import canonical, digest
 from wmarena.orchestrator.plan.plugins import build, build_attack, use_workloads
 from wmarena.orchestrator.plan.task import Kind, Task, TaskId
-from wmarena.orchestrator.sealing import PASSPHRASE, workers_passphrase
-from wmarena.orchestrator.store.artifacts import StoreError
 from wmarena.orchestrator.store.backends import EncryptedCheckpoints
 from wmarena.orchestrator.store.checkpoints import Curves, StoredCheckpoints
 from wmarena.orchestrator.store.local import Store

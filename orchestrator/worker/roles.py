@@ -6,7 +6,7 @@ from typing import Any
 
 from wmarena.attacks.base import Attack, AttackView
 from wmarena.attacks.knowledge import AuxiliaryData, AuxiliaryDataSet, Budget, NotGranted
-from wmarena.orchestrator.custody import Role
+from wmarena.orchestrator.keys.derivation import Role
 from wmarena.orchestrator.plan.identity import canonical
 from wmarena.orchestrator.plan.plugins import build
 from wmarena.orchestrator.plan.task import Task

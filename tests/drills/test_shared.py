@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.drills.arena import FULL, Arena, Driver, all_end, descendants, kill_one
-from wmarena.orchestrator.sealing import PASSPHRASE
+from wmarena.orchestrator.keys.encryption import PASSPHRASE
 from wmarena.orchestrator.store.remote import Remote
 
 WORDS = "nineteen-dotterel-eggs"

@@ -16,7 +16,7 @@ from wmarena.experiments.study.documents import FINISHED
 from wmarena.experiments.study.spec import SHIPPED
 from wmarena.orchestrator.journal.opening import ADDRESS
 from wmarena.orchestrator.journal.shared import PostgresJournal
-from wmarena.orchestrator.sealing import PASSPHRASE
+from wmarena.orchestrator.keys.encryption import PASSPHRASE
 
 STUDY = SHIPPED.find("digits_lambda").read_text()
 N_TRIALS = 12 if FULL else 3

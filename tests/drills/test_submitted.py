@@ -15,7 +15,7 @@ import pytest
 from tests.drills.arena import FULL, TREE, Arena
 from tests.experiments.ray_head import Head, ray_head
 from tests.real_servers import CREDENTIALS
-from wmarena.orchestrator.sealing import PASSPHRASE
+from wmarena.orchestrator.keys.encryption import PASSPHRASE
 
 WORDS = "eleven-lapwing-eggs"
 SECRETS = (CREDENTIALS["AWS_SECRET_ACCESS_KEY"], WORDS)

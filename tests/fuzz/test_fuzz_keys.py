@@ -14,9 +14,9 @@ from tests.experiments.conftest import Finished
 from tests.fuzz.mutations import DEPTH, VALUES, altered_bytes, altered_value, fenced
 from wmarena.experiments.cli import main
 from wmarena.experiments.commands.dispatch import INPUT_ERRORS
-from wmarena.orchestrator.custody import KeyRoot
-from wmarena.orchestrator.keyring import encoded, is_sealed, load_key, save_key, seal_key
-from wmarena.orchestrator.sealing import Cost, Passphrase, SealError
+from wmarena.orchestrator.keys.derivation import KeyRoot
+from wmarena.orchestrator.keys.encryption import Cost, Passphrase, SealError
+from wmarena.orchestrator.keys.storage import is_sealed, load_key, save_key, seal_key
 from wmarena.orchestrator.store.local import tensors_to_bytes
 from wmarena.schemes.keys import Key, KeyFileError
 from wmarena.schemes.params import Json
@@ -85,13 +85,12 @@ def test_keys_of_strangers(data: st.DataObject, finished_once: Finished, tmp_pat
     scheme = data.draw(st.just(owned.scheme) | st.sampled_from([*VALUES, "uchida", "adi", "mtlsign"]))
     public = data.draw(altered_value(dict(owned.public)))
     try:
-        contents = encoded(replace(owned, scheme=scheme, public=public))
+        contents = replace(owned, scheme=scheme, public=public).to_files()
     except (TypeError, ValueError, AttributeError):
         return  # no such file can be written
     (tmp_path / "key").mkdir(exist_ok=True)
     for name, raw in contents.items():
         (tmp_path / "key" / name).write_bytes(raw)
-    sign(tmp_path / "key", PLAIN)
     with fenced(tmp_path):
         status = main(["verify", "--model", str(finished_once.marked), "--key", str(tmp_path / "key")])
 

@@ -18,13 +18,14 @@ from tests.fuzz.mutations import VALUES, altered_bytes, altered_value, fenced
 from wmarena.experiments.cli import main
 from wmarena.experiments.commands.judging import read_weights
 from wmarena.experiments.spec.problems import SpecError
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import TaskId
 from wmarena.orchestrator.recorders.links import ComparisonLinks
 from wmarena.orchestrator.store.backends import FolderCheckpoints
 from wmarena.orchestrator.store.checkpoints import Curves, StoredCheckpoints, _name
-from wmarena.orchestrator.store.local import Store, StoreError, safe_name, tensors_to_bytes
+from wmarena.orchestrator.store.local import Store, safe_name, tensors_to_bytes
 from wmarena.orchestrator.store.manifest import MANIFEST, CorruptArtifact, _manifest_digest
 
 ID = TaskId("ab" * 32)

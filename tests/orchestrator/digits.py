@@ -6,9 +6,10 @@ from typing import Any
 
 from wmarena.attacks.base import Attack
 from wmarena.experiments.workloads import WORKLOADS
-from wmarena.orchestrator.custody import KeyRoot
 from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.keys.derivation import KeyRoot
+from wmarena.orchestrator.keys.storage import load_key
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.plugins import build, build_attack, build_scheme, use_workloads
@@ -123,7 +124,7 @@ class Bench:
 
     def key(self) -> Key:
         """The owner's key."""
-        return Key.load(self.store.key_dir(self.embed.id))
+        return load_key(self.store.key_dir(self.embed.id), None)
 
     def result(self, task: Task) -> dict[str, Any]:
         """What a task has left."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from wmarena.orchestrator.files.errors import StoreBusy, StoreError
 from wmarena.orchestrator.plan.proposals import Choices, Method, Range, RecordedTrial, TrialOutcome
-from wmarena.orchestrator.store.local import StoreBusy, StoreError
 from wmarena.orchestrator.tuner import Tuner, open_storage
 
 SPACE = {"a": Range(low=0.02, high=0.2), "b": Range(low=0.02, high=0.2, step=0.02)}

@@ -1,12 +1,9 @@
-"""A key comes back as it was saved or not at all, and says nothing secret."""
+"""A key comes back from its files as it was or not at all, and says nothing secret."""
 
 import json
-import shutil
-import stat
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 import torch
@@ -39,21 +36,20 @@ def some_key() -> Key:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A saved key."""
-    some_key().save(tmp_path / "key")
-    return tmp_path / "key"
+def files() -> dict[str, bytes]:
+    """The files of a key."""
+    return some_key().to_files()
 
 
-def sign_again(folder: Path) -> None:
-    """Make SHA256SUMS fit the files, as somebody would who alters a key on purpose."""
-    lines = [f"{sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in FILES[:2]]
-    (folder / "SHA256SUMS").write_text("".join(lines))
+def signed_again(files: dict[str, bytes]) -> dict[str, bytes]:
+    """With a SHA256SUMS that fits, as somebody would make it who alters a key on purpose."""
+    lines = [f"{sha256(files[name]).hexdigest()}  {name}\n" for name in FILES[:2]]
+    return {**files, "SHA256SUMS": "".join(lines).encode()}
 
 
-def test_key_comes_back(folder: Path) -> None:
+def test_key_comes_back(files: dict[str, bytes]) -> None:
     """Scheme, seed, public part and tensors, their types included; and so the commitment."""
-    key, loaded = some_key(), Key.load(folder)
+    key, loaded = some_key(), Key.from_files(files)
 
     assert (loaded.scheme, loaded.seed, loaded.public) == (key.scheme, key.seed, key.public)
     assert {n: (t.dtype, t.tolist()) for n, t in loaded.secret.items()} == {
@@ -62,28 +58,18 @@ def test_key_comes_back(folder: Path) -> None:
     assert loaded.commitment == key.commitment
 
 
-def test_files_are_private(folder: Path) -> None:
-    """The directory is 0700, its files 0600, also when an existing key is replaced."""
-    some_key().save(folder)
-
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == dict.fromkeys(FILES, 0o600)
-
-
 @pytest.mark.parametrize("name", FILES)
-def test_one_altered_byte_is_refused(folder: Path, name: str) -> None:
+def test_one_altered_byte_is_refused(files: dict[str, bytes], name: str) -> None:
     """Whichever byte of whichever file is altered, the key is not read."""
-    path = folder / name
-    whole = path.read_bytes()
+    whole = files[name]
     places = {0, 1, len(whole) // 2, len(whole) - 2, len(whole) - 1, *range(3, len(whole), max(1, len(whole) // 60))}
     for place in sorted(places):
         for flip in (0x01, 0x20, 0x80):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+            altered = whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :]
             with pytest.raises(KeyFileError):
-                Key.load(folder)
-    path.write_bytes(whole)
+                Key.from_files({**files, name: altered})
 
-    assert Key.load(folder).commitment == some_key().commitment
+    assert Key.from_files(files).commitment == some_key().commitment
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -92,32 +78,28 @@ def test_one_altered_byte_is_refused(folder: Path, name: str) -> None:
     [lambda raw: raw[:-1], lambda raw: raw + b"\n", lambda raw: b"", lambda raw: raw[: len(raw) // 2]],
     ids=["cut", "longer", "empty", "half"],
 )
-def test_damaged_files_are_refused(folder: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_files_are_refused(files: dict[str, bytes], name: str, damage: Callable[[bytes], bytes]) -> None:
     """Files that were cut short or grew are refused."""
-    (folder / name).write_bytes(damage((folder / name).read_bytes()))
-
     with pytest.raises(KeyFileError):
-        Key.load(folder)
+        Key.from_files({**files, name: damage(files[name])})
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_missing_files_are_named(folder: Path, name: str) -> None:
-    """The message says which file is missing and what to pass instead."""
-    (folder / name).unlink()
+def test_missing_files_are_named(files: dict[str, bytes], name: str) -> None:
+    """The message says which file is missing."""
+    del files[name]
 
-    with pytest.raises(KeyFileError, match=rf"{name} cannot be read .*pass the folder"):
-        Key.load(folder)
+    with pytest.raises(KeyFileError, match=f"got no {name}"):
+        Key.from_files(files)
 
 
-def test_alteration_with_new_sums_is_refused(folder: Path) -> None:
+def test_alteration_with_new_sums_is_refused(files: dict[str, bytes]) -> None:
     """Whoever alters the public part and the sums still fails to open the key's own commitment."""
-    content = json.loads((folder / "key.json").read_text())
+    content = json.loads(files["key.json"])
     content["public"]["workload"] = "another"
-    (folder / "key.json").write_text(json.dumps(content))
-    sign_again(folder)
 
     with pytest.raises(KeyFileError, match="opens its own commitment"):
-        Key.load(folder)
+        Key.from_files(signed_again({**files, "key.json": json.dumps(content).encode()}))
 
 
 @pytest.mark.parametrize(
@@ -131,23 +113,18 @@ def test_alteration_with_new_sums_is_refused(folder: Path) -> None:
         ("secret.safetensors", b""),
     ],
 )
-def test_signed_nonsense_is_refused(folder: Path, name: str, content: bytes) -> None:
+def test_signed_nonsense_is_refused(files: dict[str, bytes], name: str, content: bytes) -> None:
     """Files that are no key are a KeyFileError, whatever they hold, even with fitting sums."""
-    (folder / name).write_bytes(content)
-    sign_again(folder)
-
     with pytest.raises(KeyFileError):
-        Key.load(folder)
+        Key.from_files(signed_again({**files, name: content}))
 
 
-def test_files_of_another_key_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_files_of_another_key_are_refused(files: dict[str, bytes]) -> None:
     """The secret of one key under the public part of another does not open its commitment."""
-    replace(some_key(), seed=SEED[::-1]).save(tmp_path / "other")
-    shutil.copy(tmp_path / "other" / "secret.safetensors", folder)
-    sign_again(folder)
+    other = replace(some_key(), seed=SEED[::-1]).to_files()
 
     with pytest.raises(KeyFileError):
-        Key.load(folder)
+        Key.from_files(signed_again({**files, "secret.safetensors": other["secret.safetensors"]}))
 
 
 def test_commitment_covers_everything() -> None:
@@ -196,9 +173,9 @@ def test_secrets_are_not_shown() -> None:
     assert "tensor" not in repr(key)
 
 
-def test_published_file_holds_no_seed(folder: Path) -> None:
+def test_published_file_holds_no_seed(files: dict[str, bytes]) -> None:
     """``key.json`` may be shown: commitment and public part, no seed, no opening."""
-    raw = (folder / "key.json").read_bytes()
+    raw = files["key.json"]
     opening = Prf(SEED).stream("opening", 32)
 
     assert all(secret not in raw and secret.hex().encode() not in raw for secret in (SEED, opening))

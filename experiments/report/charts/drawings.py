@@ -16,7 +16,7 @@ from wmarena.experiments.report.sections.tradeoff import trade_off_panel
 from wmarena.experiments.report.sections.unlocking import stamp_panel
 from wmarena.experiments.report.sections.valley import valley_panel
 from wmarena.experiments.report.svg import Panel
-from wmarena.experiments.results.table import write_whole
+from wmarena.orchestrator.files.atomic import write_whole
 from wmarena.orchestrator.store.local import safe_name
 
 _STRIP_WIDTH, _STRIP_HEIGHT = 330.0, 33.0

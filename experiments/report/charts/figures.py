@@ -18,7 +18,7 @@ from wmarena.experiments.report.sections.fidelity import Fidelity
 from wmarena.experiments.report.sections.survival import AttackComparison
 from wmarena.experiments.report.sentences import tally
 from wmarena.experiments.results.rows import max_drop
-from wmarena.experiments.results.table import write_whole
+from wmarena.orchestrator.files.atomic import write_whole
 from wmarena.orchestrator.store.local import safe_name
 
 INK, SOFT, KEPT, LOST = "#1a1d21", "#545c66", "#0b5cad", "#cd5200"

@@ -12,7 +12,7 @@ from wmarena.experiments.report.writers.markdown import markdown_page
 from wmarena.experiments.report.writers.tables import write_tables
 from wmarena.experiments.results.calibration import Calibration
 from wmarena.experiments.results.rows import ResultRow
-from wmarena.experiments.results.table import write_whole
+from wmarena.orchestrator.files.atomic import write_whole
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import TaskId

@@ -24,7 +24,8 @@ from wmarena.experiments.report.writers.attack_tables import (
     valley_lines,
 )
 from wmarena.experiments.results.costs import median_cost
-from wmarena.experiments.results.table import table_csv, write_whole
+from wmarena.experiments.results.table import table_csv
+from wmarena.orchestrator.files.atomic import write_whole
 from wmarena.orchestrator.plan.evidence import COVERTNESS
 
 

@@ -300,9 +300,9 @@ def test_a_model_of_another_architecture_is_evidence(wmarena: Wmarena, finished:
 
 def test_evidence_holds_no_secret(wmarena: Wmarena, finished: Finished, capsys: Capture) -> None:
     """What is printed may be shown to anyone: the commitment stands for the key."""
-    from wmarena.schemes.keys import Key
+    from wmarena.orchestrator.keys.storage import load_key
 
-    key = Key.load(finished.key)
+    key = load_key(finished.key, None)
     wmarena("verify", "--model", finished.marked, "--key", finished.key, "--json")
     shown = capsys.readouterr().out
 
@@ -412,7 +412,7 @@ def test_a_store_that_is_held_is_a_matter_of_waiting(
     holding.__enter__()
     try:
         refused = main([*command, "--executor", "inline"])
-        monkeypatch.setattr("wmarena.orchestrator.lock.time.sleep", lambda s: holding.__exit__(None, None, None))
+        monkeypatch.setattr("wmarena.orchestrator.files.locks.time.sleep", lambda s: holding.__exit__(None, None, None))
         first = capsys.readouterr().err
         waited = main([*command, "--executor", "inline", "--wait"])
     finally:

@@ -9,7 +9,7 @@ import torch
 
 from tests.experiments.conftest import Finished, Wmarena
 from wmarena.experiments.commands.memory import bounded_memory
-from wmarena.orchestrator.keyring import load_key
+from wmarena.orchestrator.keys.storage import load_key, save_key
 from wmarena.schemes.params import Json
 
 MIB = 2**20
@@ -56,7 +56,7 @@ def test_a_key_that_asks_for_boundless_work_is_refused(
 ) -> None:
     """A claimant's real key with one number forged, commitment to match: status 2 and a message."""
     owned = load_key(finished.key, None)
-    replace(owned, scheme=scheme, public={**owned.public, **changes}).save(finished.key)
+    save_key(replace(owned, scheme=scheme, public={**owned.public, **changes}), finished.key, None)
 
     assert wmarena("verify", "--model", finished.marked, "--key", finished.key) == 2
     assert said in capsys.readouterr().err

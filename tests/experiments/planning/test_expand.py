@@ -17,7 +17,7 @@ from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.workloads.images.cifar import Cifar10ResNet18
 from wmarena.experiments.workloads.images.digits import DigitsMlp
-from wmarena.orchestrator.custody import KeyRoot
+from wmarena.orchestrator.keys.derivation import KeyRoot
 from wmarena.orchestrator.plan import identity
 from wmarena.orchestrator.plan.plan import Cell, Plan
 from wmarena.orchestrator.plan.task import Kind, Task

@@ -19,11 +19,12 @@ from wmarena.experiments.running.context import ExpectedSeconds
 from wmarena.experiments.running.execution import RunSummary, run
 from wmarena.experiments.running.pool import Pool, make_executor
 from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.orchestrator.keyring import load_key, sealed_keys
+from wmarena.orchestrator.keys.encryption import PASSPHRASE, Passphrase, SealError
+from wmarena.orchestrator.keys.storage import load_key
 from wmarena.orchestrator.plan.events import Event, Listener
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import TaskId
-from wmarena.orchestrator.sealing import PASSPHRASE, Passphrase, SealError
+from wmarena.orchestrator.store.keys import sealed_keys
 from wmarena.orchestrator.store.local import Store
 
 SECRET = "seventeen-plover-eggs"
@@ -59,7 +60,7 @@ def test_sealing_changes_no_result(given: None, finished_once: Finished, tmp_pat
         again = run(spec, store=tmp_path / "store", record=False, pool=INLINE)
 
     assert verdicts(summary) == verdicts(finished_once.summary)
-    assert sealed_keys(store) == sorted(p.name for p in (store.root / "keys").iterdir())
+    assert sealed_keys(store) == sorted(p.name for p in (store.root / "keys").iterdir() if p.is_dir())
     assert (again.executed, again.cached) == (0, summary.executed)
 
 

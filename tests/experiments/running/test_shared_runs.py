@@ -11,7 +11,7 @@ from tests.experiments.conftest import Finished
 from tests.real_servers import CREDENTIALS
 from wmarena.experiments.cli import main
 from wmarena.experiments.results.table import read_results
-from wmarena.orchestrator.sealing import PASSPHRASE
+from wmarena.orchestrator.keys.encryption import PASSPHRASE
 from wmarena.orchestrator.store.remote import Remote
 
 WORDS = "seventeen-plover-eggs"

@@ -20,7 +20,8 @@ from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.study.export import write_export
 from wmarena.experiments.study.spec import StudySpec
-from wmarena.orchestrator.store.local import Store, StoreError
+from wmarena.orchestrator.files.errors import StoreError
+from wmarena.orchestrator.store.local import Store
 
 GAMMA = """\
 name: tiny-gamma
@@ -268,7 +269,7 @@ def test_a_study_waits_for_the_store(
     try:
         refused = main(command)
         first = capsys.readouterr().err
-        monkeypatch.setattr("wmarena.orchestrator.lock.time.sleep", lambda s: holding.__exit__(None, None, None))
+        monkeypatch.setattr("wmarena.orchestrator.files.locks.time.sleep", lambda s: holding.__exit__(None, None, None))
         waited = main([*command, "--trials", "1", "--wait"])
     finally:
         holding.__exit__(None, None, None)

@@ -16,12 +16,12 @@ from wmarena.orchestrator.executors.base import NoWorkers
 from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.executors.placement import place
 from wmarena.orchestrator.executors.ray import GpuWorker, RayExecutor
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.plan.events import Event
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import Failure, Task
 from wmarena.orchestrator.running.loop import Interrupted
 from wmarena.orchestrator.running.retry import Limits
-from wmarena.orchestrator.store.local import StoreError
 from wmarena.orchestrator.worker.context import Setup
 
 TOYS = "tests.orchestrator.toys"

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from wmarena.orchestrator.lock import StoreBusy, hold, join
+from wmarena.orchestrator.files.errors import StoreBusy
+from wmarena.orchestrator.files.locks import hold, join
 
 TREE = Path(__file__).resolve().parents[3]
 
 HOLDER = """
 import signal, sys
 from pathlib import Path
-from wmarena.orchestrator.lock import hold
+from wmarena.orchestrator.files.locks import hold
 with hold(Path(sys.argv[1]), "run r-7"):
     print("held", flush=True)
     signal.pause()

@@ -12,16 +12,20 @@ from typing import Any
 
 import pytest
 
+from tests.orchestrator.journal.test_migrations import FORMAT_1, ROWS
 from tests.orchestrator.toys import done, echo, executions, named, task
 from tests.real_servers import free_port
 from wmarena.orchestrator.executors.inline import InlineExecutor
+from wmarena.orchestrator.files.errors import StoreBusy, StoreError
+from wmarena.orchestrator.journal import migrations
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.journal.opening import journal_address, open_journal
+from wmarena.orchestrator.journal.postgres import PostgresConnection
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import Kind, State, Task, TaskId
 from wmarena.orchestrator.running.runner import RunRequest, run_plan
-from wmarena.orchestrator.store.local import Store, StoreBusy, StoreError
+from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.worker.context import Setup
 
 TREE = Path(__file__).resolve().parents[3]
@@ -145,7 +149,7 @@ def test_a_study_is_tuned_by_one_driver(store: Store, url: str, monkeypatch: pyt
         pass
     with second.holding("study 't'"):
         pass
-    monkeypatch.setattr("wmarena.orchestrator.lock.time.sleep", lambda s: holding.__exit__(None, None, None))
+    monkeypatch.setattr("wmarena.orchestrator.files.locks.time.sleep", lambda s: holding.__exit__(None, None, None))
     with second.holding("study 's'", heard.append):
         assert heard == ["waiting for study 's', at which another driver of this journal is"]
     first.close()
@@ -237,6 +241,34 @@ def wait_until(so: Callable[[], bool]) -> None:
     while not so():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_database_of_an_earlier_format_is_migrated(url: str, store: Store) -> None:
+    """Its rows stay, tables that it lacks are made, a failed migration changes nothing, a newer format is refused."""
+    old = PostgresConnection(url)
+    for statement in filter(None, map(str.strip, f"{FORMAT_1}{ROWS}".split(";"))):
+        old.execute(statement)
+    old.execute("CREATE TABLE IF NOT EXISTS journal_format (format INTEGER PRIMARY KEY) WITHOUT ROWID")
+    old.execute("INSERT INTO journal_format VALUES (1)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrations, "MIGRATIONS", [*migrations.MIGRATIONS, "DELETE FROM task; SELECT x FROM nowhere"])
+        with pytest.raises(StoreError, match="nowhere"):
+            open_journal(store, url)
+    assert old.execute("SELECT format FROM journal_format").fetchall() == [(1,)]
+    assert old.execute("SELECT id FROM task").fetchall() == [("old",)]
+
+    with open_journal(store, url) as journal:
+        assert journal.finished([TaskId("old")])[TaskId("old")].result == {"accuracy": 0.5}
+        assert journal.semantics() == 1
+        journal.note_semantics(2)
+        assert journal.semantics() == 2
+    newest = len(migrations.MIGRATIONS)
+    assert old.execute("SELECT format FROM journal_format").fetchall() == [(newest,)]
+    old.execute("UPDATE journal_format SET format=?", (newest + 1,))
+    with pytest.raises(StoreError, match=f"of format {newest} or older, got .* of format {newest + 1}") as error:
+        open_journal(store, url)
+    assert "axolotl" not in str(error.value)
+    old.close()
 
 
 def test_a_server_that_is_away_is_one_line(store: Store) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.orchestrator.digits import Bench
 from wmarena.attacks.base import AttackView
-from wmarena.orchestrator.custody import PUBLISHED_ROOT, KeyRoot, Role
+from wmarena.orchestrator.keys.derivation import PUBLISHED_ROOT, KeyRoot, Role
 from wmarena.orchestrator.plan.plugins import build_attack, build_scheme
 from wmarena.orchestrator.worker.context import Setup
 from wmarena.orchestrator.worker.roles import attack_view

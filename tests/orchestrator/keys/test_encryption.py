@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from wmarena.orchestrator.sealing import PASSPHRASE, Cost, Passphrase, SealError, without_passphrase, workers_passphrase
+from wmarena.orchestrator.keys.encryption import (
+    PASSPHRASE,
+    Cost,
+    Passphrase,
+    SealError,
+    without_passphrase,
+    workers_passphrase,
+)
 
 CHEAP = Cost(log2_n=4, r=1, p=1)
 SECRET = b"correct horse battery"

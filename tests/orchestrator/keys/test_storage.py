@@ -12,19 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from wmarena.orchestrator.keyring import (
-    check_passphrase,
-    encoded,
-    is_sealed,
-    load_key,
-    save_key,
-    seal_key,
-    seal_store,
-    sealed_keys,
-)
-from wmarena.orchestrator.plan.task import TaskId
-from wmarena.orchestrator.sealing import Cost, Passphrase, SealError
-from wmarena.orchestrator.store.local import Store, StoreBusy
+from tests.orchestrator.files.writers import started
+from wmarena.orchestrator.keys.encryption import Cost, Passphrase, SealError
+from wmarena.orchestrator.keys.storage import is_sealed, load_key, save_key, seal_key
 from wmarena.schemes.commitment import tensor_bytes
 from wmarena.schemes.keys import Key, KeyFileError
 
@@ -58,20 +48,6 @@ def hidden(folder: Path, key: Key) -> bool:
     return all(secret not in raw for secret in (key.seed, *(tensor_bytes(t) for t in key.secret.values())))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """A store with three plain keys."""
-    made = Store(tmp_path / "store").open()
-    for number in range(3):
-        some_key(number).save(made.key_dir(task_id(number)))
-    return made
-
-
-def task_id(number: int) -> TaskId:
-    """The task whose key has that number."""
-    return TaskId(f"{number:064x}")
-
-
 def test_a_sealed_key_comes_back(tmp_path: Path) -> None:
     """Scheme, seed, public part and tensors; on disk nothing secret, folders 0700, files 0600."""
     folder = tmp_path / "keys" / "one"
@@ -86,14 +62,14 @@ def test_a_sealed_key_comes_back(tmp_path: Path) -> None:
     assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o600}
 
 
-def test_plain_keys_are_those_of_key_save(tmp_path: Path) -> None:
-    """Without a passphrase nothing changes, with one the same bytes are sealed: old stores stay readable."""
-    save_key(some_key(), tmp_path / "one", None)
-    some_key().save(tmp_path / "two")
+def test_a_plain_key_comes_back(tmp_path: Path) -> None:
+    """Its files are those of ``Key.to_files``, private also when they are replaced; a passphrase does not disturb."""
+    for _ in range(2):
+        save_key(some_key(), tmp_path / "one", None)
 
-    assert names(tmp_path / "one") == PLAIN_FILES
-    for name, raw in encoded(some_key()).items():
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() == raw
+        assert {p.name: p.read_bytes() for p in (tmp_path / "one").iterdir()} == some_key().to_files()
+        assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o700
+        assert {stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "one").iterdir()} == {0o600}
     for passphrase in (None, RIGHT):
         assert load_key(tmp_path / "one", passphrase).commitment == some_key().commitment
 
@@ -151,57 +127,61 @@ def test_a_secret_cannot_be_put_under_another_key(tmp_path: Path) -> None:
 
 def test_a_new_key_replaces_a_plain_one_by_a_sealed_one(tmp_path: Path) -> None:
     """The plain form does not stay beside it."""
-    some_key().save(tmp_path / "one")
+    save_key(some_key(), tmp_path / "one", None)
     save_key(some_key(1), tmp_path / "one", RIGHT)
 
     assert names(tmp_path / "one") == SEALED_FILES
     assert load_key(tmp_path / "one", RIGHT).commitment == some_key(1).commitment
 
 
+WRITER = """
+import os, sys
+from pathlib import Path
+from wmarena.orchestrator.keys.storage import save_key
+from tests.orchestrator.keys.test_storage import RIGHT, some_key
+os.fsync = lambda handle: None  # durability takes most of the time, and is not what is tested
+keys, own = Path(sys.argv[1]), some_key(int(sys.argv[2]))
+for _ in range(300):
+    save_key(some_key(), keys / "plain", None)
+    save_key(some_key(), keys / "sealed", RIGHT)
+    save_key(own, keys / "either", RIGHT)
+"""
+
+
+def test_two_processes_save_into_one_folder(tmp_path: Path) -> None:
+    """One key, plain and sealed, and two different ones: no save of 1,800 fails, and every read finds a whole key."""
+    expected = {
+        "plain": {some_key().commitment},
+        "sealed": {some_key().commitment},
+        "either": {some_key(n).commitment for n in (0, 1)},
+    }
+    for name in expected:
+        save_key(some_key(), tmp_path / name, None if name == "plain" else RIGHT)
+    with started(WRITER, [str(tmp_path), "0"], [str(tmp_path), "1"]) as running:
+        while running():
+            for name, commitments in expected.items():
+                assert load_key(tmp_path / name, RIGHT).commitment in commitments
+
+    for name, commitments in expected.items():
+        assert load_key(tmp_path / name, RIGHT).commitment in commitments
+        assert names(tmp_path / name) == (PLAIN_FILES if name == "plain" else SEALED_FILES)
+
+
+def test_a_key_is_read_from_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """A reader makes no lock, and a damaged key is damaged where nobody has ever held one."""
+    some = tmp_path / "keys" / "one"
+    some.mkdir(parents=True)
+    for name, raw in some_key().to_files().items():
+        (some / name).write_bytes(raw)
+
+    assert load_key(some, None).commitment == some_key().commitment
+    (some / "key.json").write_bytes(b"{}")
+    with pytest.raises(KeyFileError, match="altered or damaged"):
+        load_key(some, None)
+    assert names(tmp_path / "keys") == {"one"}
+
+
 # Sealing what is there
-
-
-def test_a_store_is_sealed(store: Store) -> None:
-    """Every key, and nothing secret stays; a second time there is nothing to do."""
-    first = seal_store(store, RIGHT)
-    again = seal_store(store, RIGHT)
-
-    assert (first.sealed, first.before) == ([task_id(n) for n in range(3)], [])
-    assert (again.sealed, again.before) == ([], first.sealed)
-    assert sealed_keys(store) == first.sealed
-    for number in range(3):
-        assert names(store.key_dir(task_id(number))) == SEALED_FILES
-        assert hidden(store.root / "keys", some_key(number))
-        assert load_key(store.key_dir(task_id(number)), RIGHT).commitment == some_key(number).commitment
-
-
-def test_another_passphrase_changes_nothing(store: Store) -> None:
-    """A store has one passphrase: sealing the rest with another is refused before the first file."""
-    seal_key(store.key_dir(task_id(1)), RIGHT)
-    with pytest.raises(SealError, match="got another for 1 key"):
-        seal_store(store, WRONG)
-
-    assert sealed_keys(store) == [task_id(1)]
-    assert names(store.key_dir(task_id(0))) == PLAIN_FILES
-
-
-def test_a_damaged_key_is_left_as_it_is(store: Store) -> None:
-    """It is named, the others are sealed."""
-    path = store.key_dir(task_id(1)) / "secret.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
-    before = path.read_bytes()
-    found = seal_store(store, RIGHT)
-
-    assert (found.sealed, list(found.damaged)) == ([task_id(0), task_id(2)], [task_id(1)])
-    assert path.read_bytes() == before
-
-
-def test_a_store_in_use_is_not_sealed(store: Store) -> None:
-    """A run may be writing keys."""
-    with store.exclusive(), pytest.raises(StoreBusy):
-        seal_store(Store(store.root), RIGHT)
-
-    assert sealed_keys(store) == []
 
 
 class Killed(BaseException):
@@ -229,7 +209,7 @@ def test_sealing_may_be_interrupted_anywhere(tmp_path: Path) -> None:
     """After any number of changes to the disk the key is whole; repeating ends with a sealed key and nothing plain."""
     for n in range(100):
         folder = tmp_path / str(n) / "key"
-        some_key().save(folder)
+        save_key(some_key(), folder, None)
         with pytest.MonkeyPatch.context() as patch:
             stop_after(n, patch)
             try:
@@ -248,39 +228,6 @@ def test_sealing_may_be_interrupted_anywhere(tmp_path: Path) -> None:
             break
     assert n > 8
     assert names(folder) == SEALED_FILES
-
-
-# Before a run
-
-
-def test_all_keys_that_cannot_be_opened_are_named_at_once(store: Store) -> None:
-    """Missing or wrong: one message for all keys; plain ones need nothing."""
-    check_passphrase(store, [task_id(0)], None)
-    seal_store(store, RIGHT)
-    check_passphrase(store, [task_id(0)], RIGHT)
-
-    with pytest.raises(SealError, match="for 3 sealed keys"):
-        check_passphrase(store, [], None)
-    with pytest.raises(SealError, match="got another for 3 keys") as caught:
-        check_passphrase(store, [task_id(n) for n in range(3)], WRONG)
-    assert all(task_id(n)[:12] in str(caught.value) for n in range(3))
-
-
-def test_one_store_has_one_passphrase(store: Store) -> None:
-    """Also where a run reads none of the sealed keys: its own would be sealed with another."""
-    seal_key(store.key_dir(task_id(2)), RIGHT)
-
-    with pytest.raises(SealError, match="got another for 1 key"):
-        check_passphrase(store, [], WRONG)
-
-
-def test_damage_does_not_stop_a_run(store: Store) -> None:
-    """A damaged sealed key is computed again: no passphrase could help."""
-    seal_store(store, RIGHT)
-    path = store.key_dir(task_id(0)) / "secret.sealed"
-    path.write_bytes(path.read_bytes()[:-1])
-
-    check_passphrase(store, [task_id(0)], RIGHT)
 
 
 def test_the_order_of_fields_is_no_identity(tmp_path: Path) -> None:

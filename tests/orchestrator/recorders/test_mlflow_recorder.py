@@ -16,6 +16,7 @@ import torch
 
 from tests.orchestrator.recorder_world import EXPERIMENT, SPEC, World
 from wmarena.orchestrator.journal.journal import Journal
+from wmarena.orchestrator.keys.storage import save_key
 from wmarena.orchestrator.plan.task import Kind, Task
 from wmarena.orchestrator.recorders.base import SyncReport
 from wmarena.orchestrator.recorders.connection import MlflowClient
@@ -434,7 +435,7 @@ def test_no_key_material_reaches_the_tracker(world: World) -> None:
     key = Key("toy", seed, {"config": {}}, {"projection": secret})
     world.whole_run("r1")
     for task in (world.embed, world.attacks[5]):
-        key.save(world.store.key_dir(task.id))
+        save_key(key, world.store.key_dir(task.id), None)
     MlflowRecorder(world.store, world.journal, log_models=True).sync("r1")
 
     files = [p for p in (world.store.root / "mlartifacts").rglob("*") if p.is_file()]

@@ -12,6 +12,7 @@ import pytest
 
 from tests.orchestrator.toys import Scripted, World, diamond, echo, executions, listening, named, states, task
 from wmarena.orchestrator.executors.inline import InlineExecutor
+from wmarena.orchestrator.files.errors import StoreBusy
 from wmarena.orchestrator.plan.events import Event
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Plan
@@ -19,7 +20,6 @@ from wmarena.orchestrator.plan.task import State, Task
 from wmarena.orchestrator.running.loop import Interrupted
 from wmarena.orchestrator.running.resume import with_changed_parents
 from wmarena.orchestrator.running.runner import already_done
-from wmarena.orchestrator.store.local import StoreBusy
 from wmarena.orchestrator.store.manifest import MANIFEST
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
 from wmarena.orchestrator.worker.perform import perform

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.orchestrator.toys import Scripted, World, diamond, failed, failure, named, put, states, task
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import FailureKind, Task
 from wmarena.orchestrator.running.retry import Limits
 from wmarena.orchestrator.running.store_outage import StoreLost, StoreOutage
-from wmarena.orchestrator.store.artifacts import StoreError
 from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.store.manifest import CorruptArtifact
 from wmarena.orchestrator.worker.attempt import attempt_task

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tests.orchestrator.toys import files, put, task
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.plan.task import Task
-from wmarena.orchestrator.store.local import CorruptArtifact, Store, StoreError, tensors_to_bytes
+from wmarena.orchestrator.store.local import CorruptArtifact, Store, tensors_to_bytes
 from wmarena.orchestrator.store.manifest import MANIFEST
 
 # Writing

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wmarena.orchestrator.store.artifacts import StoreError
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.store.cache import FileCache
 from wmarena.orchestrator.store.shared import CACHE_GIB, SharedStore
 

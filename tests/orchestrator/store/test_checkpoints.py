@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wmarena.attacks.phases import Phase
-from wmarena.orchestrator.store.artifacts import StoreError
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.store.backends import FolderCheckpoints
 from wmarena.orchestrator.store.checkpoints import Curves, StoredCheckpoints
 from wmarena.schemes.base import Cancelled

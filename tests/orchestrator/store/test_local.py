@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.orchestrator.toys import files, put, task
+from wmarena.orchestrator.files.errors import StoreBusy, StoreError
 from wmarena.orchestrator.plan.task import Task, TaskId
-from wmarena.orchestrator.store.local import Store, StoreBusy, StoreError, safe_name
+from wmarena.orchestrator.store.local import Store, safe_name
 
 # Housekeeping
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.real_servers import free_port
-from wmarena.orchestrator.store.artifacts import StoreError
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.store.opening import is_url
 from wmarena.orchestrator.store.remote import Remote
 

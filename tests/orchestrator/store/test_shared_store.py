@@ -15,16 +15,17 @@ import torch
 
 from tests.orchestrator.toys import diamond, echo, executions, named, put, task
 from wmarena.orchestrator.executors.inline import InlineExecutor
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.journal.journal import Journal
-from wmarena.orchestrator.keyring import check_passphrase, load_key, save_key
+from wmarena.orchestrator.keys.encryption import Cost, Passphrase, SealError
+from wmarena.orchestrator.keys.storage import load_key, save_key
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import Task, TaskId
 from wmarena.orchestrator.running.runner import RunRequest, run_plan
-from wmarena.orchestrator.sealing import Cost, Passphrase, SealError
 from wmarena.orchestrator.store import shared as shared_store
-from wmarena.orchestrator.store.artifacts import StoreError
 from wmarena.orchestrator.store.backends import EncryptedCheckpoints
 from wmarena.orchestrator.store.checkpoints import Curves, StoredCheckpoints
+from wmarena.orchestrator.store.keys import check_passphrase
 from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.store.manifest import CorruptArtifact
 from wmarena.orchestrator.store.opening import open_store
@@ -342,7 +343,7 @@ def test_a_key_of_another_form_is_missing(shared: SharedStore, caches: Nodes, it
 
 def test_plain_keys_never_go_to_the_bucket(shared: SharedStore, item: Task) -> None:
     """An upload of one is refused, and a run without a passphrase or --keys is refused before it begins."""
-    key().save(shared.key_dir(item.id))
+    save_key(key(), shared.key_dir(item.id), None)
     with pytest.raises(StoreError, match="expected a sealed key for a shared store, got a plain one"):
         shared.share_key(item.id)
     with pytest.raises(SealError, match=r"expected a place for keys.*set WMARENA_PASSPHRASE.*or pass --keys DIR"):

@@ -11,9 +11,9 @@ from torch import nn
 from tests.orchestrator.digits import ADVERSARY, QUICK, Bench
 from tests.orchestrator.toys import failed
 from wmarena.experiments.workloads.images.task import ImageTask
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.plan.plugins import build_attack, build_scheme
 from wmarena.orchestrator.plan.task import Failure, FailureKind, Kind, Task
-from wmarena.orchestrator.store.local import StoreError
 from wmarena.orchestrator.worker.context import MODEL, trajectory_id
 from wmarena.orchestrator.worker.perform import HISTORY, PREDICTIONS
 from wmarena.orchestrator.worker.resident import ModelCache

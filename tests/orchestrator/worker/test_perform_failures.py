@@ -13,10 +13,10 @@ from tests.orchestrator.digits import QUICK, Bench
 from tests.orchestrator.toys import failed
 from wmarena.attacks.base import Attack, AttackView, Family
 from wmarena.attacks.knowledge import Knowledge
+from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.plan import plugins
 from wmarena.orchestrator.plan.plugins import build_attack, build_scheme
 from wmarena.orchestrator.plan.task import FailureKind
-from wmarena.orchestrator.store.local import StoreError
 from wmarena.orchestrator.worker.context import MODEL
 
 

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from wmarena.orchestrator.store.artifacts import StoreError
+from wmarena.orchestrator.files.errors import StoreError
 
 PASSPHRASE = "WMARENA_PASSPHRASE"
 """Name of the environment variable."""
@@ -140,6 +140,14 @@ def workers_passphrase(path: Path | None, challenge: bytes | None) -> Passphrase
             f"already set {PASSPHRASE} on its nodes, or name a file that they share by `keys: {{passphrase: FILE}}`"
         )
     return found
+
+
+def missing_passphrase(what: str) -> SealError:
+    """The error where a passphrase is needed for ``what`` and there is none."""
+    return SealError(
+        f"expected a passphrase for {what}, got none; set {PASSPHRASE}, or name a file that holds it by "
+        "`keys: {passphrase: FILE}` in the spec"
+    )
 
 
 def without_passphrase(environment: dict[str, str]) -> dict[str, str]:

@@ -1,4 +1,8 @@
-"""One run at a time on a store: a lock that the operating system lets go of with the process, and who holds it."""
+"""Locks on files: the operating system releases them when the process ends, however it ends.
+
+``hold`` and ``join`` are for runs, which may take days: they say who holds the lock, and refuse or wait. ``exclusive``
+and ``shared`` are for moments: they wait in silence.
+"""
 
 import contextlib
 import fcntl
@@ -11,16 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from wmarena.orchestrator.store.artifacts import StoreError
+from wmarena.orchestrator.files.errors import StoreBusy, StoreError
 
 _ASK_AGAIN_S = 0.5
 
 WAIT = "`wmarena run --wait` or `wmarena tune --wait` starts"
 """What to do about somebody else's run."""
-
-
-class StoreBusy(StoreError):
-    """Another run holds the store."""
 
 
 @contextmanager
@@ -66,6 +66,33 @@ def join(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
                     f"held by {_holder(path)}; {WAIT} when it is free; or give all runs the same --journal"
                 )
             _queue(file, fcntl.LOCK_SH, waiting)
+        yield
+
+
+@contextmanager
+def exclusive(path: Path, mode: int = 0o666) -> Iterator[None]:
+    """Hold the lock at ``path`` alone; wait for those who have it.
+
+    Args:
+        mode: permissions of the file where it is made, less the umask.
+
+    Raises:
+        OSError: the file system has no locks, or cannot be written.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, mode), "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Hold the lock at ``path`` together with others who share it; wait for one who holds it exclusively.
+
+    Raises:
+        OSError: there is no such file (nobody has held the lock yet), or the file system has no locks.
+    """
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
 

@@ -1,0 +1,81 @@
+"""Files that appear whole or not at all, whoever else writes or reads them.
+
+A file is written under a name that no other writer uses, then renamed over the target. POSIX renames atomically in one
+file system, so a reader opens the old content or the new one, and of several writers the last one wins. A fixed
+temporary name would not do: two writers of one target would rename or truncate each other's half-written file.
+"""
+
+import glob
+import os
+import uuid
+from pathlib import Path
+
+PART = ".part"
+"""Ending of a file that is not finished."""
+
+_NAME_LETTERS = 50
+"""Of the target's name in a temporary name: together they stay below 255 bytes, also if a letter has four."""
+
+
+def write_whole(path: Path, raw: bytes) -> None:
+    """Write a file, with its folder if that is missing; after a loss of power it may be the old one or empty.
+
+    Raises:
+        OSError: it cannot be written; the target is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, raw, mode=0o666, durable=False)
+
+
+def write_private(path: Path, raw: bytes) -> None:
+    """Write a file that only its owner may read (0600; a missing folder is made with 0700), durably.
+
+    The folder's entry for it is durable after ``sync_folder``.
+
+    Raises:
+        OSError: it cannot be written; the target is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _replace(path, raw, mode=0o600, durable=True)
+
+
+def write_new(path: Path, raw: bytes, *, mode: int = 0o666, durable: bool = True) -> None:
+    """Write a file in place; for names that no reader knows yet.
+
+    Raises:
+        FileExistsError: it is there already.
+        OSError: it cannot be written; a part of it may be there.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as f:
+        f.write(raw)
+        if durable:
+            f.flush()
+            os.fsync(f.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's own entries (new files, renames, removals) durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def temporary(path: Path) -> Path:
+    """A name beside ``path`` that no other writer uses."""
+    return path.with_name(f".{path.name[:_NAME_LETTERS]}.{uuid.uuid4().hex}{PART}")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Unfinished files of ``path``: a killed writer's, or one's that is still at work."""
+    return sorted(path.parent.glob(f".{glob.escape(path.name[:_NAME_LETTERS])}.*{PART}"))
+
+
+def _replace(path: Path, raw: bytes, *, mode: int, durable: bool) -> None:
+    part = temporary(path)
+    try:
+        write_new(part, raw, mode=mode, durable=durable)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,103 @@
+"""The journal's tables, as a list of numbered changes.
+
+A journal holds the number of changes that were applied to it. Opening it applies the rest, in order and in one
+transaction: a process that is killed on the way leaves the journal as it was. Statements are written for SQLite, and
+``postgres.py`` translates them. Append a change; never edit one that was released.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from wmarena.orchestrator.files.errors import StoreError
+
+# Rows of `task`, `run_cell`, `trial` are long: with a row id they are appended, and only the index is in order.
+_FIRST_TABLES = """
+CREATE TABLE IF NOT EXISTS task (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, label TEXT NOT NULL, workload TEXT NOT NULL, scheme TEXT NOT NULL,
+    attack TEXT NOT NULL, seed INTEGER NOT NULL, identity TEXT NOT NULL,
+    state TEXT NOT NULL, attempt INTEGER NOT NULL, worker TEXT NOT NULL, finished REAL NOT NULL, seconds REAL NOT NULL,
+    result TEXT, error TEXT, trace TEXT, caveats TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS task_seconds ON task (state, kind, workload, scheme, attack, seconds);
+CREATE TABLE IF NOT EXISTS attempt (
+    task TEXT NOT NULL, run TEXT NOT NULL, attempt INTEGER NOT NULL, worker TEXT NOT NULL, state TEXT NOT NULL,
+    finished REAL NOT NULL, seconds REAL NOT NULL, error TEXT
+);
+CREATE TABLE IF NOT EXISTS run (
+    id TEXT PRIMARY KEY, experiment TEXT NOT NULL, started REAL NOT NULL, finished REAL, status TEXT NOT NULL,
+    spec TEXT NOT NULL, info TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS run_task (
+    run TEXT NOT NULL, position INTEGER NOT NULL, task TEXT NOT NULL, cached INTEGER NOT NULL, state TEXT,
+    PRIMARY KEY (run, position)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS run_cell (
+    run TEXT NOT NULL, position INTEGER NOT NULL, cell TEXT NOT NULL, PRIMARY KEY (run, position)
+);
+CREATE TABLE IF NOT EXISTS trial (
+    study TEXT NOT NULL, number INTEGER NOT NULL, document TEXT NOT NULL, PRIMARY KEY (study, number)
+);
+CREATE TABLE IF NOT EXISTS sent (
+    destination TEXT NOT NULL, experiment TEXT NOT NULL, task TEXT NOT NULL, mlflow_run TEXT NOT NULL,
+    PRIMARY KEY (destination, experiment, task)
+) WITHOUT ROWID;
+"""
+
+# What a store's earlier tasks were computed with: task ids cover it, so another number means other ids.
+_SEMANTICS = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO meta SELECT 'semantics', '1' WHERE EXISTS (SELECT 1 FROM task WHERE state='done');
+"""
+
+MIGRATIONS: list[str] = [
+    _FIRST_TABLES,
+    # Format 1 was not counted up when `run_cell` and the index joined it: the first journals lack them.
+    _FIRST_TABLES + _SEMANTICS,
+]
+"""What leads from each format to the next; no statement holds a semicolon."""
+
+
+class Connection(Protocol):
+    """As much of a ``sqlite3.Connection`` as a migration needs."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """True between BEGIN and its end."""
+        ...
+
+    def execute(self, statement: str, values: Sequence[Any] = ..., /) -> Any:
+        """Run one statement."""
+        ...
+
+
+def migrate(db: Connection, name: object, number: Callable[[], int], stamp: Callable[[int], None]) -> None:
+    """Bring a journal to this version's format.
+
+    Args:
+        name: the journal, as messages show it.
+        number: reads its format; 0 for an empty journal.
+        stamp: writes its format, as part of a transaction.
+
+    Raises:
+        StoreError: a newer version wrote it.
+        sqlite3.Error: it cannot be read or written; it is as it was.
+    """
+    newest, found = len(MIGRATIONS), number()
+    if found > newest:
+        raise StoreError(
+            f"expected a journal of format {newest} or older, got {name} of format {found}, which a newer version of "
+            "WMArena wrote; use that version, or another --store or --journal"
+        )
+    if found == newest:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        # Read again: another process may have migrated it while this one waited for the transaction.
+        for migration in MIGRATIONS[max(number(), 0) :]:
+            for statement in filter(None, map(str.strip, migration.split(";"))):
+                db.execute(statement)
+        stamp(newest)
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")

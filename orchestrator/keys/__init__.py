@@ -1,0 +1,1 @@
+"""Keys of owners and adversaries: how they are derived, stored and encrypted."""

@@ -1,0 +1,97 @@
+"""All keys of a store at once: which are sealed, whether the passphrase opens them, sealing those that are plain."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wmarena.orchestrator.keys.encryption import PASSPHRASE, Passphrase, SealError, missing_passphrase
+from wmarena.orchestrator.keys.storage import is_sealed, load_key, seal_key
+from wmarena.orchestrator.plan.task import TaskId
+from wmarena.orchestrator.store.local import Store
+from wmarena.schemes.keys import KeyFileError
+
+_MOST_NAMED = 5
+
+
+def sealed_keys(store: Store) -> list[TaskId]:
+    """Tasks of ``store`` whose keys are sealed, sorted."""
+    return [TaskId(folder.name) for folder in _folders(store) if is_sealed(folder)]
+
+
+def check_passphrase(store: Store, tasks: Iterable[TaskId], passphrase: Passphrase | None) -> None:
+    """Refuse a run that could not read its keys, or that would leave a plain one among sealed ones.
+
+    Args:
+        tasks: those whose keys may be read; their sealed keys are all opened once, and at least one of the store's,
+            because a store has one passphrase.
+
+    Raises:
+        SealError: naming every key that cannot be opened.
+    """
+    tasks = list(tasks)
+    store.agree(passphrase)
+    store.receive_keys(tasks)
+    sealed = sealed_keys(store)
+    if sealed and passphrase is None:
+        raise missing_passphrase(_named(sealed, "sealed key"))
+    wanted = {*sealed[:1], *tasks}
+    locked = [task_id for task_id in sealed if task_id in wanted and not _opens(store, task_id, passphrase)]
+    if locked:
+        raise SealError(
+            f"expected the passphrase that sealed them, got another for {_named(locked, 'key')} of {store.root}; "
+            f"set {PASSPHRASE} or `keys: {{passphrase: FILE}}` to the right one"
+        )
+
+
+@dataclass
+class Sealing:
+    """What became of a store's keys: task ids sealed now, sealed before, and not to be read as keys."""
+
+    sealed: list[TaskId] = field(default_factory=list)
+    before: list[TaskId] = field(default_factory=list)
+    damaged: dict[TaskId, str] = field(default_factory=dict)
+
+
+def seal_store(store: Store, passphrase: Passphrase) -> Sealing:
+    """Seal every plain key of ``store``; what a killed earlier attempt left over is finished and cleaned up.
+
+    Raises:
+        StoreBusy: a run holds the store.
+        SealError: keys that are sealed already have another passphrase; nothing was changed.
+    """
+    done = Sealing()
+    with store.exclusive():
+        check_passphrase(store, sealed_keys(store), passphrase)
+        for folder in _folders(store):
+            task_id = TaskId(folder.name)
+            try:
+                (done.before if is_sealed(folder) else done.sealed).append(task_id)
+                seal_key(folder, passphrase)
+            except KeyFileError as error:
+                done.damaged[task_id] = str(error)
+                done.sealed = [t for t in done.sealed if t != task_id]
+                done.before = [t for t in done.before if t != task_id]
+    return done
+
+
+def _opens(store: Store, task_id: TaskId, passphrase: Passphrase | None) -> bool:
+    """False if the passphrase is wrong; a damaged key is computed again, which is another matter."""
+    try:
+        load_key(store.key_dir(task_id), passphrase)
+    except SealError:
+        return False
+    except KeyFileError:
+        return True
+    return True
+
+
+def _named(tasks: list[TaskId], what: str) -> str:
+    shown = ", ".join(task_id[:12] for task_id in tasks[:_MOST_NAMED])
+    more = f" and {len(tasks) - _MOST_NAMED} more" if len(tasks) > _MOST_NAMED else ""
+    return f"{len(tasks)} {what}{'' if len(tasks) == 1 else 's'} ({shown}{more})"
+
+
+def _folders(store: Store) -> list[Path]:
+    keys = store.keys_root
+    found = sorted(keys.iterdir()) if keys.is_dir() else []
+    return [p for p in found if p.is_dir() and not p.is_symlink() and not p.name.startswith(".")]
