@@ -15,12 +15,12 @@ WRITER = """
 import sys
 from pathlib import Path
 from wmarena.orchestrator.files.atomic import write_private, write_whole
-from wmarena.orchestrator.store.backends import FolderShelf
+from wmarena.orchestrator.store.backends import FolderCheckpoints
 how, path, letter = sys.argv[1], Path(sys.argv[2]), sys.argv[3].encode()
 write = {
     "whole": lambda raw: write_whole(path, raw),
     "private": lambda raw: write_private(path, raw),
-    "checkpoint": lambda raw: FolderShelf(path.parent).write(path.name, raw),
+    "checkpoint": lambda raw: FolderCheckpoints(path.parent).write(path.name, raw),
 }[how]
 for n in range(300):
     write(letter * (1 + 20011 * n % 70000))

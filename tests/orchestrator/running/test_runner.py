@@ -239,7 +239,7 @@ DRIVER = """
 import os, signal, sys
 from pathlib import Path
 from wmarena.orchestrator.executors.inline import InlineExecutor
-from wmarena.orchestrator.worker.context import Setup, Workbench
+from wmarena.orchestrator.worker.context import Setup, WorkerContext
 from tests.orchestrator.toys import World, diamond, echo
 
 def deadly(bench, item):
