@@ -7,11 +7,11 @@ STORE ?= wmarena-store
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test fuzz drill check lint types imports ui docs bench clean
+.PHONY: help demo test package repository-files fuzz drill check lint types imports ui docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z.]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(VENV): $(READY) ## the virtual environment, with everything installed
 
@@ -25,13 +25,20 @@ demo: $(READY) ## run the main job on real data: MLflow records and an HTML repo
 	$(BIN)/wmarena --store $(STORE) run quickstart
 
 test: $(READY) ## the test suite
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope
+
+package: $(READY) ## source archive and wheel in dist/, and the slow tests of packaging: empty environments, 6 GB each, minutes
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/pytest -m slow -p no:randomly tests/packaging
+
+repository-files: $(READY) ## workflow, issue forms and citation against their schemas, versions against pyproject.toml
+	$(BIN)/pytest -p no:randomly tests/packaging/test_repository_files.py
 
 fuzz: $(READY) ## 10,000 altered inputs for everything that is read from disk: minutes
-	WMARENA_FUZZ=1 $(BIN)/python -m pytest -n 2 --dist load tests/fuzz
+	WMARENA_FUZZ=1 $(BIN)/pytest -n 2 --dist load tests/fuzz
 
 drill: fuzz ## the full numbers: altered inputs, killed workers, drivers and nodes, hung workers, full and rotten disks
-	WMARENA_DRILL=1 $(BIN)/python -m pytest -p no:randomly -rs tests/drills
+	WMARENA_DRILL=1 $(BIN)/pytest -p no:randomly -rs tests/drills
 
 lint: $(READY)
 	$(BIN)/ruff check .

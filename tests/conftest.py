@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.import_paths import isolate
 from tests.real_servers import postgres_server, s3_server
+
+isolate()  # before any test file is imported
 
 _BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
 
