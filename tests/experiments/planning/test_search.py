@@ -95,19 +95,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunSummary
 
 def searched(summary: RunSummary) -> list[dict[str, Any]]:
     """The rows that a search made."""
-    return [row for row in read_results(Path(summary.results)) if row["searched"]]
+    return [row for row in read_results(Path(summary.results)) if row.searched]
 
 
 def test_a_search_brackets_the_flip(finished: tuple[Path, RunSummary]) -> None:
     """The rows of a search are ordinary rows: a strength that leaves the mark and a greater one that removes it."""
     rows = searched(finished[1])
-    kept = [row["strength"] for row in rows if row["verdict"]]
-    gone = [row["strength"] for row in rows if not row["verdict"]]
+    kept = [row.strength for row in rows if row.verdict]
+    gone = [row.strength for row in rows if not row.verdict]
 
     assert len(rows) == 6
     assert max(kept) < min(gone)
     assert min(gone) - max(kept) < (0.99 - 0.1) / 2**3
-    assert {row["strength_name"] for row in rows} == {"sparsity"}
+    assert {row.strength_name for row in rows} == {"sparsity"}
 
 
 def test_the_same_search_again_runs_nothing(finished: tuple[Path, RunSummary]) -> None:
@@ -176,11 +176,11 @@ def test_a_field_is_not_given_beside_its_search() -> None:
 def test_searched_rows_keep_their_order(finished: tuple[Path, RunSummary]) -> None:
     """Rows of a search stand by strength at the end of the table, whenever they joined."""
     rows = read_results(Path(finished[1].results))
-    strengths = [row["strength"] for row in rows if row["searched"]]
+    strengths = [row.strength for row in rows if row.searched]
 
     assert strengths == sorted(strengths)
-    assert [row["searched"] for row in rows] == sorted(row["searched"] for row in rows)
-    assert json.loads(rows[-1]["attack_params"])["sparsity"] == rows[-1]["strength"]
+    assert [row.searched for row in rows] == sorted(row.searched for row in rows)
+    assert json.loads(rows[-1].attack_params)["sparsity"] == rows[-1].strength
 
 
 def test_a_strength_that_is_listed_too_is_not_run_twice(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_strength_that_is_listed_too_is_not_run_twice(tmp_path: Path) -> None:
         """
     )
     summary = run(ExperimentSpec.parse(listed), store=tmp_path / "s", record=False, pool=Pool(executor="inline"))
-    strengths = [row["strength"] for row in read_results(Path(summary.results)) if row["attack"] == "prune_weights"]
+    strengths = [row.strength for row in read_results(Path(summary.results)) if row.attack == "prune_weights"]
 
     assert strengths.count(0.545) == 1
     assert len(strengths) == 3
