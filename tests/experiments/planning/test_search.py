@@ -1,7 +1,7 @@
 """The attacker's cost by bisection: what is tried, when it ends, that nothing is tried twice."""
 
 import json
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from wmarena import run
 from wmarena.experiments.planning.cells import PlannedAttack
 from wmarena.experiments.planning.expand import expand
 from wmarena.experiments.planning.search import Search
+from wmarena.experiments.results.rows import ResultRow
 from wmarena.experiments.results.table import read_results
 from wmarena.experiments.running.execution import RunSummary
 from wmarena.experiments.running.pool import Pool
@@ -93,7 +94,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunSummary
     return store, run(ExperimentSpec.parse(SEARCHING), store=store, record=False, pool=Pool(executor="inline"))
 
 
-def searched(summary: RunSummary) -> list[dict[str, Any]]:
+def searched(summary: RunSummary) -> list[ResultRow]:
     """The rows that a search made."""
     return [row for row in read_results(Path(summary.results)) if row.searched]
 
@@ -114,10 +115,10 @@ def test_the_same_search_again_runs_nothing(finished: tuple[Path, RunSummary]) -
     """Verdicts of earlier steps are in the store: the second run walks the same way without computing."""
     store, first = finished
     again = run(ExperimentSpec.parse(SEARCHING), store=store, record=False, pool=Pool(executor="inline"))
-    strip: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row | {"run_id": "", "cached": None}  # noqa: E731
+    found, known = ([replace(r, run_id="", cached=True) for r in searched(s)] for s in (again, first))
 
     assert (again.executed, again.cached) == (0, first.executed)
-    assert [strip(r) for r in searched(again)] == [strip(r) for r in searched(first)]
+    assert found == known
 
 
 def test_the_report_is_rebuilt_with_what_the_search_added(finished: tuple[Path, RunSummary], tmp_path: Path) -> None:
