@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from docs._build import catalogue, commands, specification
+from docs._build import catalogue, commands, results, specification
 
 
 def generated_pages(tree: Path) -> dict[str, str]:
@@ -13,6 +13,7 @@ def generated_pages(tree: Path) -> dict[str, str]:
         **{f"catalogue/{kind}s.md": catalogue.page(kind) for kind in ("scheme", "attack", "workload")},
         "reference/spec.md": specification.page(),
         "reference/commands.md": commands.page(),
+        "reference/results.md": results.page(),
         "tour.md": notebook_page(tree / "docs" / "tour.ipynb"),
     }
 

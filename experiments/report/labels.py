@@ -1,26 +1,17 @@
 """Short names for what a plan resolved in full: a parameter is shown only where it tells two entries apart."""
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from wmarena.experiments.results.rows import (
-    Params,
-    attack_params,
-    budget,
-    flat,
-    has_original_head,
-    is_realigned,
-    victim_of,
-    workload_params,
-)
+from wmarena.experiments.results.calibration import Calibration
+from wmarena.experiments.results.rows import Params, ResultRow, flat
 from wmarena.experiments.spec.labels import differing
 from wmarena.orchestrator.plan.identity import canonical
 
-Groups = dict[tuple[str | None, ...], dict[str, Params]]
-"""(plugin name, what its entries are compared within) -> configurations by their text."""
+Groups = dict[tuple[str | None, ...], dict[Hashable, Params]]
+"""(plugin name, what its entries are compared within) -> configurations, each once."""
 
 
 @dataclass(frozen=True)
@@ -83,43 +74,43 @@ class Labels:
     marked model was attacked with two values of it. What only follows from the victim (resolved defaults) is not.
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, rows: Iterable[ResultRow]) -> None:
         workloads: Groups = defaultdict(dict)
         schemes: Groups = defaultdict(dict)
         attacks: Groups = defaultdict(dict)
         for row in rows:
-            if row["workload_params"] is not None:
-                workloads[(row["workload"],)][row["workload_params"]] = workload_params(row)
-            place = row["scheme"], row["workload"], row["workload_params"]
-            schemes[place][row["scheme_params"]] = flat(json.loads(row["scheme_params"]))
-            if row["control"] is None:
-                params = _granted(row)
-                attacks[(row["attack"], *victim_of(row))][canonical(params)] = params
+            place = row.scheme, row.workload, row.workload_params
+            if row.workload_params is not None and row.workload_params not in workloads[(row.workload,)]:
+                workloads[(row.workload,)][row.workload_params] = flat(row.workload_config)
+            if row.scheme_params not in schemes[place]:
+                schemes[place][row.scheme_params] = flat(row.scheme_config)
+            if row.control is None and row.setting not in attacks[(row.attack, *row.victim)]:
+                attacks[(row.attack, *row.victim)][row.setting] = _granted(row)
         self._workloads, self._schemes, self._attacks = _telling(workloads), _telling(schemes), _telling(attacks)
+        self._victims: dict[tuple[tuple[str | None, ...], bool], Victim] = {}
 
-    def workload(self, row: Mapping[str, Any]) -> str:
+    def workload(self, row: ResultRow | Calibration) -> str:
         """The row's workload."""
-        detail = _detail(workload_params(row), self._workloads[row["workload"]])
-        return str(PluginLabel(row["workload"], detail))
+        return str(PluginLabel(row.workload, _detail(flat(row.workload_config), self._workloads[row.workload])))
 
-    def victim(self, row: Mapping[str, Any]) -> Victim:
+    def victim(self, row: ResultRow | Calibration) -> Victim:
         """The row's scheme on its workload."""
-        detail = _detail(flat(json.loads(row["scheme_params"])), self._schemes[row["scheme"]])
-        return Victim(
-            self.workload(row), PluginLabel(row["scheme"], detail), row["scheme_params"], "ambiguous" in row["caveats"]
-        )
+        key = row.victim, isinstance(row, ResultRow) and "ambiguous" in row.caveats
+        if key not in self._victims:
+            detail = _detail(flat(row.scheme_config), self._schemes[row.scheme])
+            scheme = PluginLabel(row.scheme, detail)
+            self._victims[key] = Victim(self.workload(row), scheme, row.scheme_params, ambiguous=key[1])
+        return self._victims[key]
 
-    def assault(self, row: Mapping[str, Any]) -> AttackLabel:
+    def assault(self, row: ResultRow) -> AttackLabel:
         """The row's attack without its strength."""
-        detail = _detail(_granted(row), self._attacks[row["attack"]])
-        return AttackLabel(
-            PluginLabel(row["attack"], detail), row["strength_name"], has_original_head(row), is_realigned(row)
-        )
+        label = PluginLabel(row.attack, _detail(_granted(row), self._attacks[row.attack]))
+        return AttackLabel(label, row.strength_name, row.has_original_head, row.is_realigned)
 
 
-def _granted(row: Mapping[str, Any]) -> Params:
+def _granted(row: ResultRow) -> Params:
     """Attack and budget, flat, without the strength."""
-    return attack_params(row) | {f"adversary.{key}": value for key, value in budget(row).items()}
+    return row.variant | {f"adversary.{key}": value for key, value in row.granted.items()}
 
 
 def _telling(groups: Groups) -> dict[str | None, list[str]]:

@@ -123,10 +123,10 @@ def make_page(
     fidelity = paired_fidelity(rows, store)
     found = summaries(rows, labels, fidelity)
     carved = valleys(rows, labels, store)
-    first: ResultRow = rows[0] if rows else {}
+    first = rows[0] if rows else None
     return ReportPage(
-        experiment=str(first.get("experiment") or info.get("experiment") or "experiment"),
-        run_id=str(first.get("run_id") or info.get("id") or ""),
+        experiment=str((first and first.experiment) or info.get("experiment") or "experiment"),
+        run_id=str((first and first.run_id) or info.get("id") or ""),
         description=str(info.get("description") or ""),
         sentences=tuple(verdict_sentences(found)),
         arenas=tuple(_arena(workload, found, carved) for workload in dict.fromkeys(s.victim.workload for s in found)),
@@ -143,7 +143,7 @@ def make_page(
         ),
         lines=tuple(_line(row, labels) for row in rows),
         counts=_counts(plan, records),
-        seeds=tuple(sorted({row["seed"] for row in rows})),
+        seeds=tuple(sorted({row.seed for row in rows})),
         levels=_levels(rows),
         facts=tuple(_facts(info, plan, records)),
         spec_text=spec_text,
@@ -157,7 +157,7 @@ def _arena(workload: str, found: Sequence[SchemeSummary], carved: Sequence[Valle
     rank = {attack: i for i, attack in enumerate(dict.fromkeys(d.assault.attack for d in everyone))}
     assaults = sorted({d.assault for d in everyone}, key=lambda a: (rank[a.attack], a.judged))
     matrix = {assault: tuple(by_pair.get((assault, s.victim)) for s in part) for assault in assaults}
-    metric = next((row["metric"] for s in part for row in s.rows if row["metric"]), "metric")
+    metric = next((row.metric for s in part for row in s.rows if row.metric), "metric")
     return WorkloadSection(
         workload=workload,
         metric=metric,
@@ -172,8 +172,7 @@ def _arena(workload: str, found: Sequence[SchemeSummary], carved: Sequence[Valle
 
 
 def _line(row: ResultRow, labels: Labels) -> LabelledRow:
-    claim = '"claim":"adversary"' in row["attack_params"]
-    role = (row["control"] or "").replace("_", " ") or ("adversary's claim" if claim else "")
+    role = (row.control or "").replace("_", " ") or ("adversary's claim" if row.is_claim else "")
     return LabelledRow(victim=labels.victim(row), assault=labels.assault(row), role=role, row=row)
 
 
@@ -193,7 +192,7 @@ def _counts(plan: Plan, records: Mapping[TaskId, Record]) -> dict[str, int]:
 
 def _levels(rows: Sequence[ResultRow]) -> str:
     """The significance at which verdicts were taken: "1e-6", and coarser ones where keys had to be randomised."""
-    levels = sorted({row["level"] for row in rows if row["level"] is not None})
+    levels = sorted({row.level for row in rows if row.level is not None})
     return " or ".join(power_of_ten(math.log10(level)) for level in levels)
 
 

@@ -102,19 +102,20 @@ def _bracket(bracket: Bracket, name: str | None) -> str:
 
 def _side(row: ResultRow, name: str | None) -> str:
     """``epochs 5 (1.2 %)``."""
-    drop = percent(row["relative_drop"])
-    return drop if row["strength"] is None else f"{name} {plain_strength(row['strength'])} ({drop})"
+    drop = percent(row.relative_drop)
+    return drop if row.strength is None else f"{name} {plain_strength(row.strength)} ({drop})"
 
 
 def flip_words(duel: AttackComparison) -> str:
     """Between which strengths the verdict falls, over seeds: ``epochs 5…10``; '' where it never fell or has none."""
-    found = [b for b in duel.brackets if b.after is not None and b.after["strength"] is not None]
-    lows = [b.before["strength"] for b in found if b.before is not None and b.before["strength"] is not None]
-    if not found:
+    fallen = [b for b in duel.brackets if b.after is not None and b.after.strength is not None]
+    lows = [b.before.strength for b in fallen if b.before is not None and b.before.strength is not None]
+    highs = [b.after.strength for b in fallen if b.after is not None and b.after.strength is not None]
+    if not highs:
         return ""
     way = duel.contest.direction
-    first = min(lows, key=lambda s: way * s) if len(lows) == len(found) else None
-    last = max((b.after["strength"] for b in found if b.after is not None), key=lambda s: way * s)
+    first = min(lows, key=lambda s: way * s) if len(lows) == len(highs) else None
+    last = max(highs, key=lambda s: way * s)
     side = f"{plain_strength(first)}{ELLIPSIS}" if first is not None else "by "
     return f"{duel.assault.strength_name} {side}{plain_strength(last)}"
 
@@ -142,7 +143,7 @@ def encounter_words(found: OverwriteResult | None) -> str:
 def owner_found(found: OverwriteResult) -> str:
     """``2/3``: seeds on which the owner's key is still found."""
     seeds = found.duel.seeds
-    return f"{sum(bool(s.row['verdict']) for s in seeds)}/{len(seeds)}"
+    return f"{sum(bool(s.row.verdict) for s in seeds)}/{len(seeds)}"
 
 
 def rate_words(found: Calibration, level: float) -> str:

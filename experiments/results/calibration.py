@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from wmarena.experiments.results.rows import Params, parsed
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.identity import canonical
 from wmarena.orchestrator.plan.plan import Cell
@@ -85,6 +86,21 @@ class Calibration:
     threshold: float
     mismatch: bool
     statistics: tuple[float, ...]
+
+    @property
+    def victim(self) -> tuple[str | None, ...]:
+        """Workload and scheme with their configurations, as ``ResultRow.victim``."""
+        return self.workload, self.workload_params, self.scheme, self.scheme_params
+
+    @property
+    def workload_config(self) -> Params:
+        """The workload's configuration."""
+        return parsed(self.workload_params)
+
+    @property
+    def scheme_config(self) -> Params:
+        """The scheme's configuration."""
+        return parsed(self.scheme_params)
 
 
 def calibrations(

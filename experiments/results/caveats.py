@@ -4,23 +4,13 @@ Habit taken from AutoAttack's flags (Croce and Hein, ICML 2020): an evaluation d
 number that the doubt concerns.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from wmarena.experiments.results.rows import (
-    ResultRow,
-    attack_params,
-    has_original_head,
-    is_claim,
-    is_random_claim,
-    is_realigned,
-    is_unattacked,
-    victim_of,
-)
+from wmarena.experiments.results.rows import ResultRow
 from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.identity import canonical
@@ -64,7 +54,7 @@ class CaveatInputs:
     Attributes:
         rows: the results table; ``caveats`` still empty.
         sources: task_id of a row -> the records of every task whose result stands in it.
-        miscalibrated: schemes (``victim_of``) whose null model is contradicted by keys that nobody embedded.
+        miscalibrated: schemes (``ResultRow.victim``) whose null model is contradicted by keys that nobody embedded.
     """
 
     rows: Sequence[ResultRow]
@@ -74,136 +64,138 @@ class CaveatInputs:
 
     def done(self) -> list[ResultRow]:
         """Rows with a verdict."""
-        return [row for row in self.rows if row["status"] == "done"]
+        return [row for row in self.rows if row.is_done]
 
     def results(self, row: ResultRow) -> list[Mapping[str, Any]]:
         """Results behind a row."""
-        return [record.result for record in self.sources[row["task_id"]] if record.result]
+        return [record.result for record in self.sources[row.task_id] if record.result]
 
     def chance(self, row: ResultRow) -> float:
         """The metric of guessing on the row's workload, asked of its plugin once."""
-        name = row["workload"], row["workload_params"]
+        name = row.workload, row.workload_params
         if name not in self._chance:
-            self._chance[name] = chance_level(row["workload"], json.loads(row["workload_params"] or "{}"))
+            self._chance[name] = chance_level(row.workload, row.workload_config)
         return self._chance[name]
 
 
-Check = Callable[[CaveatInputs], set[str]]
+Check = Callable[[CaveatInputs], set[TaskId]]
 
 
-def raise_caveats(evidence: CaveatInputs) -> None:
-    """Fill every row's ``caveats``: those that tasks and verdicts carry, and those that the checks raise."""
-    found: dict[str, set[str]] = {row["task_id"]: carried(evidence, row) for row in evidence.rows}
+def raised_caveats(evidence: CaveatInputs) -> dict[TaskId, tuple[str, ...]]:
+    """Caveats of every row by its task: those that tasks and verdicts carry, and those that the checks raise."""
+    found = {row.task_id: carried(evidence, row) for row in evidence.rows}
     for name, check in CHECKS.items():
         for task_id in check(evidence):
             found[task_id].add(name)
     rank = {name: i for i, name in enumerate(EXPLANATIONS)}
-    for row in evidence.rows:
-        row["caveats"] = sorted(found[row["task_id"]], key=lambda name: (rank.get(name, len(rank)), name))
+    return {
+        task_id: tuple(sorted(names, key=lambda name: (rank.get(name, len(rank)), name)))
+        for task_id, names in found.items()
+    }
 
 
 def carried(evidence: CaveatInputs, row: ResultRow) -> set[str]:
     """Caveats that tasks noted themselves, and those of the verdict."""
-    noted = {c for record in evidence.sources[row["task_id"]] for c in record.caveats}
+    noted = {c for record in evidence.sources[row.task_id] for c in record.caveats}
     for result in evidence.results(row):
         noted |= set(result.get("caveats", ())) | set(result.get("verdict", {}).get("caveats", ()))
     return noted
 
 
-def ambiguous(evidence: CaveatInputs) -> set[str]:
+def ambiguous(evidence: CaveatInputs) -> set[TaskId]:
     """Raised if any negative control of the scheme fires, or a random key (ambiguity level 0) passes.
 
     One such hit on one seed puts the label on every row of the scheme: a test that accuses strangers is no test.
     """
-    fired = {victim_of(r) for r in evidence.done() if r["verdict"] and (r["control"] or is_random_claim(r))}
-    return {r["task_id"] for r in evidence.rows if victim_of(r) in fired}
+    fired = {r.victim for r in evidence.done() if r.verdict and (r.control or r.is_random_claim)}
+    return {r.task_id for r in evidence.rows if r.victim in fired}
 
 
-def mark_missing(evidence: CaveatInputs) -> set[str]:
+def mark_missing(evidence: CaveatInputs) -> set[TaskId]:
     """Raised if the owner's key is not found on the marked model before any attack, on all rows of that seed."""
-    absent = {(victim_of(r), r["seed"]) for r in evidence.done() if is_unattacked(r) and not r["verdict"]}
-    return {r["task_id"] for r in evidence.rows if (victim_of(r), r["seed"]) in absent and not r["control"]}
+    absent = {(r.victim, r.seed) for r in evidence.done() if r.is_unattacked and not r.verdict}
+    return {r.task_id for r in evidence.rows if (r.victim, r.seed) in absent and not r.control}
 
 
-def fidelity_missed(evidence: CaveatInputs) -> set[str]:
+def fidelity_missed(evidence: CaveatInputs) -> set[TaskId]:
     """Raised if the marked model is more than ``FIDELITY_LIMIT`` worse than the clean twin of the same seed."""
-    pairs = ((r, r["metric_clean"], r["metric_marked"]) for r in evidence.rows)
+    pairs = ((r, r.metric_clean, r.metric_marked) for r in evidence.rows)
     return {
-        r["task_id"]
+        r.task_id
         for r, clean, marked in pairs
         if clean is not None and marked is not None and marked < clean - FIDELITY_LIMIT
     }
 
 
-def ruined(evidence: CaveatInputs) -> set[str]:
+def ruined(evidence: CaveatInputs) -> set[TaskId]:
     """Raised if an attacked suspect lost half its skill above chance."""
     out = set()
     for row in evidence.done():
-        before, after, chance = row["metric_marked"], row["metric_suspect"], evidence.chance(row)
-        known = before is not None and after is not None and row["control"] is None
-        if known and after - chance < 0.5 * (before - chance):
-            out.add(row["task_id"])
+        before, after = row.metric_marked, row.metric_suspect
+        if before is not None and after is not None and row.control is None:
+            chance = evidence.chance(row)
+            if after - chance < 0.5 * (before - chance):
+                out.add(row.task_id)
     return out
 
 
-def weights_unmoved(evidence: CaveatInputs) -> set[str]:
+def weights_unmoved(evidence: CaveatInputs) -> set[TaskId]:
     """Raised if an attack's suspect has the victim's weights, bit for bit in the mean."""
     return {
-        row["task_id"]
+        row.task_id
         for row in evidence.done()
         if any(result.get("moved_mean_abs_dev") == 0 for result in evidence.results(row))
     }
 
 
-def resolution_limited(evidence: CaveatInputs) -> set[str]:
+def resolution_limited(evidence: CaveatInputs) -> set[TaskId]:
     """Raised if the verdict was taken at a coarser level than ``LEVEL`` for want of random keys."""
     done = evidence.done()
-    return {r["task_id"] for r in done if r["p_method"] == "key_randomisation" and r["level"] > LEVEL}
+    return {r.task_id for r in done if r.p_method == "key_randomisation" and (r.level or 0.0) > LEVEL}
 
 
-def structure(evidence: CaveatInputs) -> set[str]:
+def structure(evidence: CaveatInputs) -> set[TaskId]:
     """Raised if the suspect did not have the tensors that the key names."""
     return {
-        row["task_id"]
+        row.task_id
         for row in evidence.done()
         if any(result.get("verdict", {}).get("reason") == "structure" for result in evidence.results(row))
     }
 
 
-def non_monotone(evidence: CaveatInputs) -> set[str]:
+def non_monotone(evidence: CaveatInputs) -> set[TaskId]:
     """Raised if, on one seed, the verdict changes more than once along the attack's strength."""
     curves: dict[tuple[Any, ...], list[ResultRow]] = defaultdict(list)
     for row in evidence.done():
-        if row["strength"] is not None and row["control"] is None:
-            judged = has_original_head(row), is_claim(row), is_realigned(row)
-            variant = canonical(attack_params(row)), judged, row["budget"]
-            curves[(victim_of(row), row["attack"], variant, row["seed"])].append(row)
-    out: set[str] = set()
+        if row.strength is not None and row.control is None:
+            judged = row.has_original_head, row.is_claim, row.is_realigned
+            curves[(row.victim, row.setting, judged, row.seed)].append(row)
+    out: set[TaskId] = set()
     for curve in curves.values():
-        verdicts = [r["verdict"] for r in sorted(curve, key=lambda r: r["strength"])]
+        verdicts = [r.verdict for r in sorted(curve, key=lambda r: r.strength or 0.0)]
         if sum(a != b for a, b in pairwise(verdicts)) > 1:
-            out |= {r["task_id"] for r in curve}
+            out |= {r.task_id for r in curve}
     return out
 
 
-def mixed_environment(evidence: CaveatInputs) -> set[str]:
+def mixed_environment(evidence: CaveatInputs) -> set[TaskId]:
     """Raised on rows with a task that ran under another environment than most tasks of the table did."""
     seen: dict[TaskId, str] = {}
     for row in evidence.rows:
-        for record in evidence.sources[row["task_id"]]:
+        for record in evidence.sources[row.task_id]:
             if record.result and record.result.get("environment"):
                 seen[record.task_id] = canonical(dict(record.result["environment"]))
     if not seen:
         return set()
     ((usual, _),) = Counter(seen.values()).most_common(1)
     return {
-        row["task_id"]
+        row.task_id
         for row in evidence.rows
-        if any(seen.get(record.task_id, usual) != usual for record in evidence.sources[row["task_id"]])
+        if any(seen.get(record.task_id, usual) != usual for record in evidence.sources[row.task_id])
     }
 
 
-def parent_changed(evidence: CaveatInputs) -> set[str]:
+def parent_changed(evidence: CaveatInputs) -> set[TaskId]:
     """Raised if two tasks of a row consumed the same parent with different bytes."""
     out = set()
     for row in evidence.rows:
@@ -212,13 +204,13 @@ def parent_changed(evidence: CaveatInputs) -> set[str]:
             for parent, sha in result.get("consumed", {}).items():
                 hashes[parent].add(sha)
         if any(len(found) > 1 for found in hashes.values()):
-            out.add(row["task_id"])
+            out.add(row.task_id)
     return out
 
 
-def null_mismatch(evidence: CaveatInputs) -> set[str]:
+def null_mismatch(evidence: CaveatInputs) -> set[TaskId]:
     """Raised on all rows of a scheme whose p-values are not what they claim on independent clean models."""
-    return {r["task_id"] for r in evidence.rows if victim_of(r) in evidence.miscalibrated}
+    return {r.task_id for r in evidence.rows if r.victim in evidence.miscalibrated}
 
 
 CHECKS: dict[str, Check] = {
@@ -249,8 +241,8 @@ def chance_level(workload: str, config: Mapping[str, Any]) -> float:
     return 1.0 / int(plugin.info.num_classes) if plugin.info.kind in ("classification", "sentiment") else 0.0
 
 
-def raised(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+def raised(rows: Iterable[ResultRow]) -> dict[str, int]:
     """Caveat -> number of rows that carry it, most serious first."""
-    counts = Counter(name for row in rows for name in row["caveats"])
+    counts = Counter(name for row in rows for name in row.caveats)
     rank = {name: i for i, name in enumerate(EXPLANATIONS)}
     return {name: counts[name] for name in sorted(counts, key=lambda n: (rank.get(n, len(rank)), n))}

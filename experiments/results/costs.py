@@ -11,26 +11,14 @@ negative controls have no cost, nor has a seed whose mark was absent before the 
 Source: Kaplan and Meier, JASA 1958 (medians of censored costs).
 """
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from wmarena.attacks.base import Attack
-from wmarena.experiments.results.rows import (
-    ResultRow,
-    attack_params,
-    flat,
-    has_original_head,
-    is_claim,
-    is_realigned,
-    is_unattacked,
-    victim_of,
-)
-from wmarena.orchestrator.plan.identity import canonical
+from wmarena.experiments.results.rows import ResultRow, required
 from wmarena.orchestrator.plan.plugins import UnknownName, plugin_class
 
 AUMC_REACH = 0.2
@@ -63,7 +51,7 @@ class Bracket:
     @property
     def beats_scratch(self) -> bool | None:
         """Whether the cheapest suspect is better than training from scratch; None if censored or not known."""
-        return None if self.cheapest is None else self.cheapest["beats_scratch"]
+        return None if self.cheapest is None else self.cheapest.beats_scratch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +73,15 @@ class AttackSweep:
     @property
     def unmarked(self) -> frozenset[int]:
         """Seeds on which the mark was absent before any attack."""
-        return frozenset(seed for seed, row in self.published.items() if row["verdict"] is False)
+        return frozenset(seed for seed, row in self.published.items() if row.verdict is False)
 
     @property
     def seeds(self) -> dict[int, list[ResultRow]]:
         """Seed -> its rows with a verdict, from the gentlest to the strongest."""
         found: dict[int, list[ResultRow]] = defaultdict(list)
         for row in self.rows:
-            if row["status"] == "done":
-                found[row["seed"]].append(row)
+            if row.is_done:
+                found[row.seed].append(row)
         return {seed: sorted(found[seed], key=self._force) for seed in sorted(found)}
 
     @property
@@ -104,27 +92,27 @@ class AttackSweep:
     @property
     def aumc(self) -> list[float]:
         """``aumc`` per seed, without seeds whose published model is not judged or had no mark."""
-        judged = {seed: row for seed, row in self.published.items() if row["verdict"]}
-        return [aumc(rows, judged[seed]["margin"]) for seed, rows in self.seeds.items() if seed in judged]
+        judged = {seed: row for seed, row in self.published.items() if row.verdict}
+        return [aumc(rows, required(judged[seed].margin)) for seed, rows in self.seeds.items() if seed in judged]
 
     def _force(self, row: ResultRow) -> float:
-        return -math.inf if row["strength"] is None else self.direction * row["strength"]
+        return -math.inf if row.strength is None else self.direction * row.strength
 
 
 def contests(rows: Iterable[ResultRow]) -> list[AttackSweep]:
     """Every attack (``none`` included) on every victim, claims and controls apart, in the table's order."""
-    table = [row for row in rows if row["control"] is None and not is_claim(row)]
+    table = [row for row in rows if row.control is None and not row.is_claim]
     found: dict[tuple[object, ...], list[ResultRow]] = defaultdict(list)
     published: dict[tuple[object, ...], dict[int, ResultRow]] = defaultdict(dict)
     for row in table:
-        if is_unattacked(row) and row["status"] == "done":
-            published[victim_of(row)][row["seed"]] = row
-        variant = canonical(attack_params(row)), row["budget"], has_original_head(row), is_realigned(row)
-        found[(victim_of(row), row["attack"], row["strength_name"], *variant)].append(row)
+        if row.is_unattacked and row.is_done:
+            published[row.victim][row.seed] = row
+        judged = row.has_original_head, row.is_realigned
+        found[(row.victim, row.setting, row.strength_name, judged)].append(row)
     return [
         AttackSweep(
             rows=tuple(part),
-            published=published[victim_of(part[0])],
+            published=published[part[0].victim],
             family=family(part[0]),
             direction=direction(part[0]),
         )
@@ -134,16 +122,16 @@ def contests(rows: Iterable[ResultRow]) -> list[AttackSweep]:
 
 def bracket(seed: int, rows: Sequence[ResultRow]) -> Bracket:
     """Attacker's cost on one seed from its finished rows, sorted from the gentlest to the strongest."""
-    verdicts = [bool(row["verdict"]) for row in rows]
+    verdicts = [bool(row.verdict) for row in rows]
     first = verdicts.index(False) if False in verdicts else len(rows)
-    standing = [row for row in rows[:first] if row["verdict"]]
-    priced = [row for row in rows if row["relative_drop"] is not None]
-    fallen = [row for row in priced if not row["verdict"]]
+    standing = [row for row in rows[:first] if row.verdict]
+    priced = [row for row in rows if row.relative_drop is not None]
+    fallen = [row for row in priced if not row.verdict]
     cheapest = min(fallen, key=_drop, default=None)
     return Bracket(
         seed=seed,
-        cost=None if cheapest is None else cheapest["relative_drop"],
-        kept=max((row["relative_drop"] for row in priced if row["verdict"]), default=None),
+        cost=None if cheapest is None else cheapest.relative_drop,
+        kept=max((_drop(row) for row in priced if row.verdict), default=None),
         before=standing[-1] if standing else None,
         after=rows[first] if first < len(rows) else None,
         cheapest=cheapest,
@@ -152,7 +140,7 @@ def bracket(seed: int, rows: Sequence[ResultRow]) -> Bracket:
 
 
 def _drop(row: ResultRow) -> float:
-    return float(row["relative_drop"])
+    return required(row.relative_drop)
 
 
 def cheapest_of(found: Iterable[Bracket]) -> list[Bracket]:
@@ -194,7 +182,7 @@ def median_cost(brackets: Sequence[Bracket]) -> tuple[float, bool] | None:
     return (known[-1][0], True) if known else None
 
 
-def envelope(rows: Iterable[Mapping[str, Any]], start: float) -> list[tuple[float, float]]:
+def envelope(rows: Iterable[ResultRow], start: float) -> list[tuple[float, float]]:
     """(relative drop, smallest margin among suspects that cost no more): a falling staircase, clipped to [0, 1].
 
     Drops below zero (the attack made the model better) count as zero. Only steps are listed, the gentlest first.
@@ -204,9 +192,9 @@ def envelope(rows: Iterable[Mapping[str, Any]], start: float) -> list[tuple[floa
         start: margin of the published model, which costs nothing.
     """
     known = sorted(
-        (max(0.0, row["relative_drop"]), min(1.0, max(0.0, row["margin"])))
+        (max(0.0, row.relative_drop), min(1.0, max(0.0, row.margin)))
         for row in rows
-        if row["relative_drop"] is not None and row["margin"] is not None
+        if row.relative_drop is not None and row.margin is not None
     )
     steps = [(0.0, min(1.0, max(0.0, start)))]
     for drop, margin in known:
@@ -215,7 +203,7 @@ def envelope(rows: Iterable[Mapping[str, Any]], start: float) -> list[tuple[floa
     return steps
 
 
-def aumc(rows: Iterable[Mapping[str, Any]], start: float) -> float:
+def aumc(rows: Iterable[ResultRow], start: float) -> float:
     """Mean of ``envelope`` over relative drops of [0, ``AUMC_REACH``]: 1 if nothing touches the mark, 0 if it is free.
 
     Beyond the largest drop tried the last margin holds: what was not tried is not held against the mark.
@@ -229,28 +217,28 @@ def aumc(rows: Iterable[Mapping[str, Any]], start: float) -> float:
     return area / AUMC_REACH
 
 
-def family(row: Mapping[str, Any]) -> str:
+def family(row: ResultRow) -> str:
     """The family of the row's attack; that of a chain is ``chain``."""
-    cls = _plugin(row["attack"])
+    cls = _plugin(row.attack)
     if cls is not None:
         return cls.family
-    return "chain" if "+" in row["attack"] else UNKNOWN_FAMILY
+    return "chain" if "+" in row.attack else UNKNOWN_FAMILY
 
 
-def direction(row: Mapping[str, Any]) -> int:
+def direction(row: ResultRow) -> int:
     """1 if a larger strength is a stronger attack, -1 if a smaller one is (bits that are kept)."""
     cls = _plugin(_swept_part(row))
-    own = cls is not None and cls.strength_field() == str(row["strength_name"]).rpartition(".")[2]
+    own = cls is not None and cls.strength_field() == str(row.strength_name).rpartition(".")[2]
     return -1 if own and getattr(cls, "direction", 1) == -1 else 1
 
 
-def _swept_part(row: Mapping[str, Any]) -> str:
+def _swept_part(row: ResultRow) -> str:
     """Name of the attack that the strength belongs to: a chain's last part that has one."""
-    params = flat(json.loads(row["attack_params"]))
-    named = str(row["strength_name"])
-    holders = [k for k, v in params.items() if f".{k}".endswith(f".{named}") and v == row["strength"]]
+    params = row.attack_config
+    named = str(row.strength_name)
+    holders = [k for k, v in params.items() if f".{k}".endswith(f".{named}") and v == row.strength]
     part = params.get(f"{holders[-1].rpartition('.')[0]}.name") if holders else None
-    return str(part or row["attack"])
+    return str(part or row.attack)
 
 
 def _plugin(name: str) -> type[Attack] | None:

@@ -7,92 +7,57 @@ than what the adversary could have trained from scratch on the same data.
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wmarena.experiments.results.calibration import CONTROL, Calibration, calibrations
-from wmarena.experiments.results.caveats import CaveatInputs, raise_caveats
-from wmarena.experiments.results.rows import UNREACHED, ResultRow, attack_params, budget_drop, max_drop, victim_of
+from wmarena.experiments.results.caveats import CaveatInputs, raised_caveats
+from wmarena.experiments.results.rows import COLUMN_TYPES, UNREACHED, ResultRow
 from wmarena.orchestrator.files.atomic import write_whole
 from wmarena.orchestrator.plan.evidence import COVERTNESS, Record, suspect_metric
 from wmarena.orchestrator.plan.identity import canonical
 from wmarena.orchestrator.plan.plan import Cell, Plan
+from wmarena.orchestrator.plan.plugins import UnknownName, build
 from wmarena.orchestrator.plan.task import State, TaskId
+from wmarena.schemes.params import ConfigError
 
-_TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+Columns = dict[str, Any]
+"""Some columns of a row that is being made."""
 
-RESULTS_SCHEMA = pa.schema(
-    [
-        # What was asked.
-        ("experiment", _TEXT),
-        ("run_id", _TEXT),
-        ("task_id", _TEXT),
-        ("workload", _TEXT),
-        ("workload_params", _TEXT),
-        ("scheme", _TEXT),
-        ("scheme_params", _TEXT),
-        ("attack", _TEXT),
-        ("attack_params", _TEXT),
-        ("strength_name", _TEXT),
-        ("strength", _REAL),
-        ("budget", _TEXT),
-        ("searched", _FLAG),
-        ("seed", _WHOLE),
-        ("control", _TEXT),
-        # How it ended.
-        ("status", _TEXT),
-        ("cached", _FLAG),
-        ("error", _TEXT),
-        # What the models are worth.
-        ("metric", _TEXT),
-        ("metric_clean", _REAL),
-        ("metric_marked", _REAL),
-        ("metric_suspect", _REAL),
-        ("metric_scratch", _REAL),
-        ("metric_unlicensed", _REAL),
-        ("metric_clean_val", _REAL),
-        ("metric_marked_val", _REAL),
-        ("metric_suspect_val", _REAL),
-        ("relative_drop", _REAL),
-        ("beats_scratch", _FLAG),
-        # What the evidence is.
-        ("statistic", _REAL),
-        ("n", _WHOLE),
-        ("null_q", _REAL),
-        ("threshold", _REAL),
-        ("level", _REAL),
-        ("log10_p", _REAL),
-        ("log10_p_adj", _REAL),
-        ("p_method", _TEXT),
-        ("verdict", _FLAG),
-        ("verdict_paper", _FLAG),
-        ("margin", _REAL),
-        ("removed", _FLAG),
-        ("covertness_mean_abs_dev", _REAL),
-        ("covertness_ks", _REAL),
-        ("covertness_relative_l2", _REAL),
-        # What it took.
-        ("seconds_embed", _REAL),
-        ("seconds_attack", _REAL),
-        ("seconds_verify", _REAL),
-        ("device", _TEXT),
-        ("caveats", pa.list_(_TEXT)),
-        ("details", _TEXT),
-        # Where the models are.
-        ("embed_id", _TEXT),
-        ("suspect_id", _TEXT),
-        ("clean_id", _TEXT),
-    ]
-)
-"""Columns and types of ``results.parquet``."""
+_TEXT = pa.string()
+_ARROW = {
+    str: _TEXT,
+    TaskId: _TEXT,
+    Literal: _TEXT,
+    tuple: pa.list_(_TEXT),
+    float: pa.float64(),
+    int: pa.int64(),
+    bool: pa.bool_(),
+}
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    """The Parquet type of a field: ``str | None`` and literals are text, ``tuple[str, ...]`` is a list of texts."""
+    parts = get_args(hint)
+    (plain,) = (part for part in parts if part is not NoneType) if NoneType in parts else (hint,)
+    return _ARROW[get_origin(plain) or plain]
+
+
+RESULTS_SCHEMA = pa.schema([(name, _arrow_type(hint)) for name, hint in COLUMN_TYPES.items()])
+"""Columns and types of ``results.parquet``: those of ``ResultRow``."""
 
 SCRATCH_MARGIN = 0.005
 """How much better than training from scratch a suspect must be for its removal to count: half a point."""
 
+_ACCESS = {"black": "queries", "white": "weights"}
 _STATUS = {State.DONE: "done", State.FAILED: "failed"}
 _FROM_VERDICT = (
     *("statistic", "n", "null_q", "threshold", "level", "log10_p", "log10_p_adj"),
@@ -119,13 +84,12 @@ def build_rows(
         trained = tasks.get(cell.clean)
         workload = canonical(dict(trained.config["workload"])) if trained is not None else None
         head = {"experiment": experiment, "run_id": run_id, "workload_params": workload}
-        rows.append(_row(cell, records) | head)
+        rows.append(_row(cell, records, head))
     sources = {cell.verify: [records[t] for t in _tasks(cell) if t in records] for cell in cells.values()}
     rows = _in_order(rows)
-    found = [c for c in calibrated(plan, records) if c.mismatch]
-    wrong = {(c.workload, c.workload_params, c.scheme, c.scheme_params) for c in found}
-    raise_caveats(CaveatInputs(rows=rows, sources=sources, miscalibrated=wrong))
-    return rows
+    wrong = {c.victim for c in calibrated(plan, records) if c.mismatch}
+    caveats = raised_caveats(CaveatInputs(rows=rows, sources=sources, miscalibrated=wrong))
+    return [replace(row, caveats=found) if (found := caveats[row.task_id]) else row for row in rows]
 
 
 def _in_order(rows: Sequence[ResultRow]) -> list[ResultRow]:
@@ -133,9 +97,9 @@ def _in_order(rows: Sequence[ResultRow]) -> list[ResultRow]:
     first: dict[tuple[Any, ...], int] = {}
     keys = []
     for number, row in enumerate(rows):
-        group = victim_of(row), row["seed"], row["attack"], canonical(attack_params(row)), row["budget"]
+        group = row.victim, row.seed, row.setting
         first.setdefault(group, number)
-        keys.append((True, first[group], row["strength"]) if row["searched"] else (False, number, 0.0))
+        keys.append((True, first[group], row.strength) if row.searched else (False, number, 0.0))
     return [rows[i] for i in sorted(range(len(rows)), key=lambda i: (*keys[i], i))]
 
 
@@ -153,22 +117,24 @@ def _tasks(cell: Cell) -> list[TaskId]:
     return list(dict.fromkeys(i for i in ids if i is not None))
 
 
-def _row(cell: Cell, records: Mapping[TaskId, Record]) -> ResultRow:
-    row: ResultRow = dict.fromkeys(RESULTS_SCHEMA.names)
-    row |= _question(cell) | _ending(cell, records) | _metrics(cell, records)
+def _row(cell: Cell, records: Mapping[TaskId, Record], head: Columns) -> ResultRow:
     judged = _result(records, cell.verify)
     verdict = judged.get("verdict", {})
-    row |= {name: verdict.get(name) for name in _FROM_VERDICT}
-    row |= {
+    columns: Columns = {
+        **head,
+        **_question(cell),
+        **_ending(cell, records),
+        **_metrics(cell, records),
+        **{name: verdict.get(name) for name in _FROM_VERDICT},
         **{name: _result(records, cell.embed).get(name) for name in COVERTNESS},
         "seconds_embed": _seconds(records, cell.embed),
         "seconds_attack": _seconds(records, cell.attack_task),
         "seconds_verify": _seconds(records, cell.verify),
         "device": judged.get("device"),
-        "caveats": [],
         "details": _details(cell, records),
+        "access": _ACCESS.get(verdict.get("access")),
     }
-    return row | _judgement(cell, row)
+    return ResultRow(**columns, **_judgement(cell, ResultRow(**columns)))
 
 
 def _details(cell: Cell, records: Mapping[TaskId, Record]) -> str | None:
@@ -183,7 +149,7 @@ def _details(cell: Cell, records: Mapping[TaskId, Record]) -> str | None:
     return canonical(known) if known else None
 
 
-def _question(cell: Cell) -> ResultRow:
+def _question(cell: Cell) -> Columns:
     marks: dict[str, str | bool] = {"head": "original"} if cell.head == "original" else {}
     marks |= {"claim": "adversary"} if cell.claim else {}
     marks |= {"realigned": True} if cell.realigned else {}
@@ -204,10 +170,24 @@ def _question(cell: Cell) -> ResultRow:
         "embed_id": cell.embed,
         "suspect_id": cell.suspect,
         "clean_id": cell.clean,
+        "claimant": "adversary" if cell.claim else "stranger" if cell.control == "stranger_key" else "owner",
+        "head": "owner" if cell.head == "original" else "suspect",
+        **_declared(cell.attack, canonical(cell.attack_params)),
     }
 
 
-def _ending(cell: Cell, records: Mapping[TaskId, Record]) -> ResultRow:
+@lru_cache(maxsize=4096)
+def _declared(attack: str, params: str) -> Columns:
+    """Label and knowledge of a configured attack, as its plugin declares them; its name alone if that is not here."""
+    config = json.loads(params)
+    try:
+        plugin: Any = build("attack", {"name": "chain" if "attacks" in config else attack, **config})
+    except (UnknownName, ConfigError, ImportError):
+        return {"attack_label": attack}
+    return {"attack_label": plugin.label, "knowledge": tuple(sorted(plugin.needs()))}
+
+
+def _ending(cell: Cell, records: Mapping[TaskId, Record]) -> Columns:
     """How the row ended. A row whose own attack failed has failed, with the attack's cause; verifying was skipped."""
     record = records.get(cell.verify)
     attack = records.get(cell.attack_task) if cell.attack_task is not None else None
@@ -218,7 +198,7 @@ def _ending(cell: Cell, records: Mapping[TaskId, Record]) -> ResultRow:
     return {"status": _STATUS.get(record.state, "skipped"), "cached": record.cached, "error": record.error}
 
 
-def _metrics(cell: Cell, records: Mapping[TaskId, Record]) -> ResultRow:
+def _metrics(cell: Cell, records: Mapping[TaskId, Record]) -> Columns:
     """Test metrics, and validation metrics under ``_val``; the scratch model is compared on test data only."""
     made = {"clean": cell.clean, "marked": cell.embed, "suspect": cell.suspect, "scratch": cell.scratch}
     found = {f"metric_{part}": _result(records, task).get("metric_test") for part, task in made.items()}
@@ -230,18 +210,16 @@ def _metrics(cell: Cell, records: Mapping[TaskId, Record]) -> ResultRow:
     return found | {"metric_unlicensed": _result(records, cell.embed).get("unlicensed_test")}
 
 
-def _judgement(cell: Cell, row: ResultRow) -> ResultRow:
+def _judgement(cell: Cell, row: ResultRow) -> Columns:
     """``relative_drop``, ``beats_scratch``, ``removed``: what follows from the measured columns."""
-    marked, suspect, scratch = row["metric_marked"], row["metric_suspect"], row["metric_scratch"]
-    known = marked is not None and suspect is not None
+    marked, suspect, scratch = row.metric_marked, row.metric_suspect, row.metric_scratch
     beats = None if suspect is None or scratch is None else suspect > scratch + SCRATCH_MARGIN
-    judged = row["status"] == "done" and cell.control is None and not cell.claim
-    drop = budget_drop(row)
-    within = None if drop is None else drop <= max_drop(row)
+    judged = row.is_done and cell.control is None and not cell.claim
+    within = None if row.budget_drop is None else row.budget_drop <= row.max_drop
     return {
-        "relative_drop": (marked - suspect) / marked if known and marked > 0 else None,
+        "relative_drop": (marked - suspect) / marked if suspect is not None and marked and marked > 0 else None,
         "beats_scratch": beats,
-        "removed": _all_of(None if row["verdict"] is None else not row["verdict"], within, beats) if judged else None,
+        "removed": _all_of(None if row.verdict is None else not row.verdict, within, beats) if judged else None,
     }
 
 
@@ -268,21 +246,21 @@ def _seconds(records: Mapping[TaskId, Record], task_id: TaskId | None) -> float 
 
 def write_results(rows: Sequence[ResultRow], folder: Path) -> Path:
     """Write ``results.parquet`` and ``results.csv`` whole or not at all; returns the Parquet file."""
-    table = pa.Table.from_pylist(list(rows), schema=RESULTS_SCHEMA)
+    records = [row.to_record() for row in rows]
+    table = pa.Table.from_pylist(records, schema=RESULTS_SCHEMA)
     raw = pa.BufferOutputStream()
     pq.write_table(table, raw)
     target = folder / "results.parquet"
     write_whole(target, raw.getvalue().to_pybytes())
     # Details hold pictures and maps of hundreds of numbers: people's table does without.
-    columns = [name for name in RESULTS_SCHEMA.names if name != "details"]
-    write_whole(folder / "results.csv", table_csv(columns, rows).encode())
+    columns = [name for name in COLUMN_TYPES if name != "details"]
+    write_whole(folder / "results.csv", table_csv(columns, records).encode())
     return target
 
 
 def read_results(path: Path) -> list[ResultRow]:
-    """The rows that ``write_results`` wrote."""
-    rows: list[ResultRow] = pq.read_table(path, schema=RESULTS_SCHEMA).to_pylist()
-    return rows
+    """The rows that ``write_results`` wrote, now or when the table had fewer columns."""
+    return list(map(ResultRow.from_record, pq.read_table(path, schema=RESULTS_SCHEMA).to_pylist()))
 
 
 def table_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:

@@ -8,7 +8,6 @@ import json
 import time
 from typing import Any, Literal
 
-from wmarena.experiments.results.rows import attack_params, budget_drop
 from wmarena.experiments.study.measures import MEASURES, MeasureCall, TrialEvidence, best_response, mean, taken
 from wmarena.experiments.study.spec import StudySpec
 from wmarena.experiments.study.trial import Trial, TrialResults
@@ -81,16 +80,16 @@ def _asked(study: StudySpec) -> list[MeasureCall]:
 
 def _response(unit: TrialEvidence) -> TrialDocument | None:
     row = best_response(unit)
-    if row is None or row["margin"] is None:
+    if row is None or row.margin is None:
         return None
     return {
-        "seed": row["seed"],
-        "attack": row["attack"],
-        "params": attack_params(row),
-        "strength_name": row["strength_name"],
-        "strength": row["strength"],
-        "margin": row["margin"],
-        "drop": budget_drop(row),
+        "seed": row.seed,
+        "attack": row.attack,
+        "params": row.variant,
+        "strength_name": row.strength_name,
+        "strength": row.strength,
+        "margin": row.margin,
+        "drop": row.budget_drop,
     }
 
 

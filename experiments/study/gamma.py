@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wmarena.experiments.results.rows import ResultRow, budget_drop, has_original_head, is_claim, is_realigned, max_drop
+from wmarena.experiments.results.rows import ResultRow, required
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Cell
 from wmarena.orchestrator.plan.task import State, TaskId
@@ -118,25 +118,24 @@ def _passing(values: Iterable[float], gamma: float) -> int:
 
 def statistics_of(rows: Sequence[ResultRow], cells: Iterable[Cell], records: Mapping[TaskId, Record]) -> Statistics:
     """The statistics in a table's rows, and those of keys that nobody embedded (``calibration``)."""
-    done = [row for row in rows if row["status"] == "done" and row["statistic"] is not None]
-    owned = [row for row in done if row["control"] is None and not is_claim(row)]
-    owned = [row for row in owned if not (has_original_head(row) or is_realigned(row))]
+    done = [row for row in rows if row.is_done and row.statistic is not None]
+    owned = [row for row in done if row.is_as_deployed]
     attacked: dict[str, list[float]] = {}
     for row in owned:
-        drop = budget_drop(row)
-        if row["attack"] != "none" and drop is not None and drop <= max_drop(row):
-            attacked.setdefault(row["attack"], []).append(row["statistic"])
-    marked = [row for row in owned if row["attack"] == "none"]
+        drop = row.budget_drop
+        if row.attack != "none" and drop is not None and drop <= row.max_drop:
+            attacked.setdefault(row.attack, []).append(required(row.statistic))
+    marked = [row for row in owned if row.attack == "none"]
     first = marked[0] if marked else None
-    binomial = first is not None and first["p_method"] == "binomial"
+    binomial = first is not None and first.p_method == "binomial"
     params = next((cell.scheme_params for cell in cells), {})
-    own = params.get("gamma", first["threshold"] if first is not None else None)
+    own = params.get("gamma", first.threshold if first is not None else None)
     return Statistics(
-        null=(*(row["statistic"] for row in done if row["control"] is not None), *_calibrated(cells, records)),
-        marked=tuple(row["statistic"] for row in marked),
+        null=(*(required(row.statistic) for row in done if row.control is not None), *_calibrated(cells, records)),
+        marked=tuple(required(row.statistic) for row in marked),
         attacked={name: tuple(values) for name, values in attacked.items()},
-        n=first["n"] if first is not None and binomial else None,
-        q=first["null_q"] if first is not None and binomial else None,
+        n=first.n if first is not None and binomial else None,
+        q=first.null_q if first is not None and binomial else None,
         own=None if own is None else float(own),
     )
 

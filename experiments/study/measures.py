@@ -4,21 +4,12 @@ Accuracies are those on validation data: test data are for reporting what was ch
 by itself and averaged; what concerns the threshold γ pools the evidence of all seeds (``gamma``).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from wmarena.experiments.results.costs import AUMC_REACH
-from wmarena.experiments.results.rows import (
-    ResultRow,
-    budget_drop,
-    has_original_head,
-    is_claim,
-    is_realigned,
-    is_unattacked,
-    max_drop,
-)
+from wmarena.experiments.results.rows import ResultRow, required
 from wmarena.experiments.study.gamma import Statistics
 
 
@@ -66,18 +57,14 @@ class TrialEvidence:
     @property
     def marked(self) -> ResultRow | None:
         """The marked model as it was published."""
-        return next((row for row in self.rows if is_unattacked(row) and row["status"] == "done"), None)
+        return next((row for row in self.rows if row.is_unattacked and row.is_done), None)
 
     def attacked(self, attack: str | None) -> list[ResultRow]:
         """Finished rows of the owner's key on attacked models as they are deployed."""
         return [
             row
             for row in self.rows
-            if row["attack"] != "none"
-            and row["control"] is None
-            and row["status"] == "done"
-            and attack in (None, row["attack"])
-            and not (is_claim(row) or has_original_head(row) or is_realigned(row))
+            if row.attack != "none" and row.is_done and row.is_as_deployed and attack in (None, row.attack)
         ]
 
 
@@ -103,33 +90,33 @@ class Measure:
     best_low: float | None = None
 
 
-def _of_marked(column: str) -> Callable[[TrialEvidence, str | None], float | None]:
+def _of_marked(column: Callable[[ResultRow], float | None]) -> Callable[[TrialEvidence, str | None], float | None]:
     def take(evidence: TrialEvidence, attack: str | None) -> float | None:
-        return None if evidence.marked is None else evidence.marked[column]
+        return None if evidence.marked is None else column(evidence.marked)
 
     return take
 
 
 def _fidelity_drop(evidence: TrialEvidence, attack: str | None) -> float | None:
     row = evidence.marked
-    if row is None or row["metric_clean_val"] is None or row["metric_marked_val"] is None:
+    if row is None or row.metric_clean_val is None or row.metric_marked_val is None:
         return None
-    return float(row["metric_clean_val"] - row["metric_marked_val"])
+    return float(row.metric_clean_val - row.metric_marked_val)
 
 
-def _least(column: str) -> Callable[[TrialEvidence, str | None], float | None]:
+def _least(column: Callable[[ResultRow], float | None]) -> Callable[[TrialEvidence, str | None], float | None]:
     """Of the marked model, or the smallest among models that ``attack`` made."""
 
     def take(evidence: TrialEvidence, attack: str | None) -> float | None:
         if attack is None:
-            return None if evidence.marked is None else evidence.marked[column]
-        return min((row[column] for row in evidence.attacked(attack)), default=None)
+            return None if evidence.marked is None else column(evidence.marked)
+        return min((required(column(row)) for row in evidence.attacked(attack)), default=None)
 
     return take
 
 
 def _mean_margin(evidence: TrialEvidence, attack: str | None) -> float | None:
-    margins = [row["margin"] for row in evidence.attacked(attack)]
+    margins = [required(row.margin) for row in evidence.attacked(attack)]
     return fmean(margins) if margins else None
 
 
@@ -138,19 +125,19 @@ def best_response(evidence: TrialEvidence, attack: str | None = None) -> ResultR
 
     An attacker for whom nothing stays within the budget leaves the model alone.
     """
-    priced = [(row, budget_drop(row)) for row in evidence.attacked(attack)]
-    within = [(row["margin"], drop, row) for row, drop in priced if drop is not None and drop <= max_drop(row)]
+    priced = [(row, row.budget_drop) for row in evidence.attacked(attack)]
+    within = [(required(row.margin), drop, row) for row, drop in priced if drop is not None and drop <= row.max_drop]
     return min(within, key=lambda found: found[:2])[2] if within else evidence.marked
 
 
 def _robustness(evidence: TrialEvidence, attack: str | None) -> float | None:
     row = best_response(evidence, attack)
-    return None if row is None else row["margin"]
+    return None if row is None else row.margin
 
 
-def relative_drop_val(row: Mapping[str, Any]) -> float | None:
+def relative_drop_val(row: ResultRow) -> float | None:
     """Relative drop on validation data."""
-    marked, suspect = row["metric_marked_val"], row["metric_suspect_val"]
+    marked, suspect = row.metric_marked_val, row.metric_suspect_val
     return (marked - suspect) / marked if marked and suspect is not None else None
 
 
@@ -159,26 +146,26 @@ def _attackers_cost(evidence: TrialEvidence, attack: str | None) -> float | None
     rows = evidence.attacked(attack)
     if not rows or evidence.marked is None:
         return None
-    if not evidence.marked["verdict"]:
+    if not evidence.marked.verdict:
         return 0.0
-    drops = [relative_drop_val(row) for row in rows if not row["verdict"]]
+    drops = [relative_drop_val(row) for row in rows if not row.verdict]
     known = [min(AUMC_REACH, max(0.0, drop)) for drop in drops if drop is not None]
     return min(known, default=AUMC_REACH)
 
 
 def _attack_drop(evidence: TrialEvidence, attack: str | None) -> float | None:
-    drops = [drop for row in evidence.attacked(attack) if (drop := budget_drop(row)) is not None]
+    drops = [drop for row in evidence.attacked(attack) if (drop := row.budget_drop) is not None]
     return fmean(drops) if drops else None
 
 
 def _attack_seconds(evidence: TrialEvidence, attack: str | None) -> float | None:
-    return _sum(row["seconds_attack"] for row in evidence.attacked(attack))
+    return _sum(row.seconds_attack for row in evidence.attacked(attack))
 
 
 def _seconds(evidence: TrialEvidence, attack: str | None) -> float | None:
     if evidence.marked is None:
         return None
-    return _sum([evidence.marked["seconds_embed"], *(row["seconds_attack"] for row in evidence.attacked(attack))])
+    return _sum([evidence.marked.seconds_embed, *(row.seconds_attack for row in evidence.attacked(attack))])
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
@@ -197,17 +184,23 @@ def _power(evidence: TrialEvidence, attack: str | None) -> float | None:
 _READ_BY_GAMMA = "where the study searches no `gamma`, at the scheme's own"
 
 MEASURES: dict[str, Measure] = {
-    "accuracy": Measure(doc="the marked model's metric", take=_of_marked("metric_marked_val"), best_high=1.0),
+    "accuracy": Measure(
+        doc="the marked model's metric", take=_of_marked(lambda row: row.metric_marked_val), best_high=1.0
+    ),
     "fidelity_drop": Measure(doc="metric of the clean twin minus that of the marked model", take=_fidelity_drop),
-    "covertness": Measure(doc="mean |w - w0|", take=_of_marked("covertness_mean_abs_dev"), best_low=0.0),
-    "covertness_ks": Measure(doc="distance of the weights' histograms", take=_of_marked("covertness_ks"), best_low=0.0),
+    "covertness": Measure(doc="mean |w - w0|", take=_of_marked(lambda row: row.covertness_mean_abs_dev), best_low=0.0),
+    "covertness_ks": Measure(
+        doc="distance of the weights' histograms", take=_of_marked(lambda row: row.covertness_ks), best_low=0.0
+    ),
     "margin": Measure(
         doc="margin of the marked model; with an attack, the smallest after it, whatever it cost",
-        take=_least("margin"),
+        take=_least(lambda row: row.margin),
         attacks=True,
         best_high=1.0,
     ),
-    "statistic": Measure(doc="the same of the statistic", take=_least("statistic"), attacks=True, best_high=1.0),
+    "statistic": Measure(
+        doc="the same of the statistic", take=_least(lambda row: row.statistic), attacks=True, best_high=1.0
+    ),
     "robustness": Measure(
         doc="margin after the attacker's best response: the smallest within the accuracy budget",
         take=_robustness,

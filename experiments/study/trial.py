@@ -122,11 +122,11 @@ class TrialResults:
     @property
     def failure(self) -> str | None:
         """Why a row has no result, or None."""
-        return next((str(row["error"]) for row in self.rows if row["status"] != "done"), None)
+        return next((str(row.error) for row in self.rows if not row.is_done), None)
 
 
 def _unit(row: ResultRow) -> tuple[Any, ...]:
-    return row["workload"], row["seed"]
+    return row.workload, row.seed
 
 
 def stages_of(

@@ -15,6 +15,7 @@ from docs._build.specification import page as spec_page
 from tests.documents.markdown import blocks, commands
 from wmarena.attacks import ATTACKS
 from wmarena.experiments.cli import make_parser
+from wmarena.experiments.results.table import RESULTS_SCHEMA
 from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.spec.schema import json_schema
 from wmarena.experiments.workloads import WORKLOADS
@@ -119,3 +120,11 @@ def test_every_command_of_the_pages_is_understood(page: str, command: str) -> No
 def test_every_spec_of_the_pages_is_valid(text: str) -> None:
     """A reader may copy it into a file and run it."""
     assert ExperimentSpec.parse(text).name
+
+
+def test_the_data_dictionary_has_every_column(generated: dict[str, str]) -> None:
+    """Each column of results.parquet stands on the page in its place, with a type and a meaning."""
+    lines = re.findall(r"^\| `(\w+)` \| (.*?) \|.*\| (.*) \|$", generated["reference/results.md"], flags=re.MULTILINE)
+
+    assert [name for name, _, _ in lines] == RESULTS_SCHEMA.names
+    assert all(kind and meaning for _, kind, meaning in lines)

@@ -249,6 +249,14 @@ class PredictionStore:
         return {"test": predicted, "test_labels": self._truth}
 
 
+def row_of(**columns: Any) -> ResultRow:
+    """A finished row with these columns and nothing else to say."""
+    texts = dict.fromkeys(("experiment", "run_id", "task_id", "embed_id", "suspect_id", "clean_id"), "")
+    configs = dict.fromkeys(("scheme_params", "attack_params", "budget"), "{}")
+    asked = {"workload": "digits_mlp", "scheme": "adi", "attack": "finetune", "searched": False, "seed": 0}
+    return ResultRow.from_record({**texts, **configs, **asked, "status": "done", "cached": False, **columns})
+
+
 def rows_of(bench: Bench) -> list[ResultRow]:
     """The bench's table."""
     return build_rows(bench.plan, bench.records, experiment="trial", run_id="run-1")

@@ -61,7 +61,7 @@ def stamp_accuracies(unlocking: int = 60) -> list[float]:
 def calibrated() -> list[Calibration]:
     """Two schemes: one whose null model holds, one whose p-values lie."""
     bench = showcase((0,), wound=False)
-    known = {row["scheme"]: row for row in rows_of(bench)}
+    known = {row.scheme: row for row in rows_of(bench)}
     return [
         calibration_of(known["uchida"], 128, 0.5, mismatch=False),
         calibration_of(known["adi"], 100, 0.1, mismatch=True),
@@ -72,13 +72,13 @@ def calibration_of(
     row: ResultRow, n: int, q: float, *, mismatch: bool, pairs: int = 300, **changes: Any
 ) -> Calibration:
     """Statistics of ``pairs`` binomial draws, shifted by a tenth of their range in case of a mismatch."""
-    luck = Prf(f"gallery-null-{row['scheme']}-0123456789ab".encode())
+    luck = Prf(f"gallery-null-{row.scheme}-0123456789ab".encode())
     shift = 0.08 if mismatch else 0.0
     values = [float((luck.uniform(str(i), n) < q + shift).mean()) for i in range(pairs)]
     hits = 70 if mismatch else 14
     rates = tuple(_rate(level, int(hits * level / 0.05), pairs, agrees=not mismatch) for level in (0.05, 0.01))
     fields: dict[str, Any] = {
-        **{name: row[name] for name in ("workload", "workload_params", "scheme", "scheme_params")},
+        **dict(zip(("workload", "workload_params", "scheme", "scheme_params"), row.victim, strict=True)),
         "p_method": "binomial",
         "n_models": 6,
         "n_pairs": pairs,

@@ -17,7 +17,6 @@ from wmarena.experiments.report.sections.curves import Frame, curve, mean_curve
 from wmarena.experiments.report.sections.fidelity import Fidelity
 from wmarena.experiments.report.sections.survival import AttackComparison
 from wmarena.experiments.report.sentences import tally
-from wmarena.experiments.results.rows import max_drop
 from wmarena.orchestrator.files.atomic import write_whole
 from wmarena.orchestrator.store.local import safe_name
 
@@ -127,7 +126,7 @@ def curves_figure(arena: WorkloadSection) -> Figure:
 
 def _curve_panel(axes: Axes, arena: WorkloadSection, assault: AttackLabel) -> None:
     attacked = [d for d in arena.duels if d.assault == assault]
-    budget = 100 * max(max_drop(row) for d in attacked for row in d.rows)
+    budget = 100 * max(row.max_drop for d in attacked for row in d.rows)
     curves = {arena.victims.index(d.victim): curve(d) for d in attacked}
     frame = Frame.around([p for found in curves.values() for p in found], budget)
     for index, found in curves.items():

@@ -9,6 +9,7 @@ from wmarena.experiments.report.sections.controls import BAND, ControlSummary
 from wmarena.experiments.report.sections.fidelity import Fidelity
 from wmarena.experiments.report.sections.runtime import TaskDurations
 from wmarena.experiments.report.svg import Scale, picture, tag
+from wmarena.experiments.results.rows import required
 
 _STRIP_WIDTH, _STRIP_HEIGHT = 220.0, 22.0
 
@@ -21,13 +22,14 @@ def control_strip(control: ControlSummary) -> Markup:
         low, high = control.band
         told = tag("title", f"chance: {number(low)} to {number(high)} in {100 * BAND:g} % of unrelated models")
         parts.append(tag("rect", told, x=x(low), y=5, width=x(high) - x(low), height=12, class_="band"))
-    for threshold in sorted({row["threshold"] for row in control.done}):
+    for threshold in sorted({required(row.threshold) for row in control.done}):
         told = tag("title", f"threshold {number(threshold, 3)}")
         parts.append(tag("line", told, x1=x(threshold), x2=x(threshold), y1=2, y2=20, class_="threshold"))
     for row in control.done:
-        told = tag("title", f"seed {row['seed']}: {number(row['statistic'], 3)}")
-        kind = "hit" if row["verdict"] else "dot"
-        parts.append(tag("circle", told, cx=x(row["statistic"]), cy=middle, r=3.2, class_=kind))
+        statistic = required(row.statistic)
+        told = tag("title", f"seed {row.seed}: {number(statistic, 3)}")
+        kind = "hit" if row.verdict else "dot"
+        parts.append(tag("circle", told, cx=x(statistic), cy=middle, r=3.2, class_=kind))
     label = f"{control.name}: statistic of each seed against the band of chance and the threshold"
     return picture(_STRIP_WIDTH, _STRIP_HEIGHT, label, parts, class_="strip")
 

@@ -1,7 +1,7 @@
 """Statistics of keys that nobody embedded, against the null model that the p-values assume."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,23 +30,10 @@ def null_checks(found: Sequence[Calibration], labels: Labels, known: Sequence[Vi
     by_name = {(v.workload, str(v.scheme), v.params): v for v in known}
     out = []
     for calibration in found:
-        victim = labels.victim(_as_row(calibration))
-        out.append(
-            NullCheck(
-                victim=by_name.get((victim.workload, str(victim.scheme), victim.params), victim), found=calibration
-            )
-        )
+        victim = labels.victim(calibration)
+        victim = by_name.get((victim.workload, str(victim.scheme), victim.params), victim)
+        out.append(NullCheck(victim=victim, found=calibration))
     return out
-
-
-def _as_row(calibration: Calibration) -> Mapping[str, object]:
-    return {
-        "workload": calibration.workload,
-        "workload_params": calibration.workload_params,
-        "scheme": calibration.scheme,
-        "scheme_params": calibration.scheme_params,
-        "caveats": [],
-    }
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wmarena.experiments.report.labels import AttackLabel, Labels, Victim
-from wmarena.experiments.results.rows import ResultRow, is_claim
+from wmarena.experiments.results.rows import ResultRow, required
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.task import TaskId
 from wmarena.schemes.statistics import binomial_band, clopper_pearson
@@ -36,7 +36,7 @@ class ControlSummary:
     @property
     def done(self) -> list[ResultRow]:
         """Rows with a verdict."""
-        return [row for row in self.rows if row["status"] == "done"]
+        return [row for row in self.rows if row.is_done]
 
     @property
     def n(self) -> int:
@@ -46,18 +46,19 @@ class ControlSummary:
     @property
     def fired(self) -> int:
         """How many found a mark where there is none."""
-        return sum(bool(row["verdict"]) for row in self.done)
+        return sum(bool(row.verdict) for row in self.done)
 
     @property
     def statistics(self) -> list[float]:
         """Statistic of each judged row."""
-        return [row["statistic"] for row in self.done]
+        return [required(row.statistic) for row in self.done]
 
     @property
     def band(self) -> tuple[float, float] | None:
         """Where the statistic of an unrelated key or model falls (``BAND``); None without an exact null model."""
-        exact = [r for r in self.done if r["p_method"] == "binomial" and r["null_q"] is not None and r["n"]]
-        return binomial_band(exact[0]["n"], exact[0]["null_q"], BAND) if exact else None
+        exact = (row for row in self.done if row.p_method == "binomial")
+        known = ((row.n, row.null_q) for row in exact if row.n and row.null_q is not None)
+        return next((binomial_band(n, q, BAND) for n, q in known if n and q is not None), None)
 
     @property
     def outside(self) -> int:
@@ -72,8 +73,8 @@ def controls(rows: Iterable[ResultRow], labels: Labels) -> list[ControlSummary]:
     """Controls by scheme and kind, in the table's order."""
     found: dict[tuple[Victim, str], list[ResultRow]] = {}
     for row in rows:
-        if row["control"] is not None:
-            found.setdefault((labels.victim(row), row["control"]), []).append(row)
+        if row.control is not None:
+            found.setdefault((labels.victim(row), row.control), []).append(row)
     return [ControlSummary(victim=v, control=c, rows=tuple(part)) for (v, c), part in found.items()]
 
 
@@ -102,24 +103,24 @@ class Forgery:
     @property
     def passes(self) -> bool:
         """True if the verifier believes the forger, once the search for the key is accounted for."""
-        return bool(self.row["verdict"])
+        return bool(self.row.verdict)
 
 
 def forgeries(rows: Sequence[ResultRow], records: Mapping[TaskId, Record], labels: Labels) -> list[Forgery]:
     """Finished claims by scheme, in the table's order."""
     order = {victim: i for i, victim in enumerate(dict.fromkeys(labels.victim(row) for row in rows))}
-    table = [row for row in rows if row["control"] is None and row["status"] == "done"]
-    owners = {(r["embed_id"], r["suspect_id"]): r["verdict"] for r in table if not is_claim(r)}
+    table = [row for row in rows if row.control is None and row.is_done]
+    owners = {(r.embed_id, r.suspect_id): r.verdict for r in table if not r.is_claim}
     found = [
         Forgery(
             victim=labels.victim(row),
             assault=labels.assault(row),
             row=row,
-            tried=_details(records.get(row["task_id"])).get("n_tried"),
-            owner_stands=owners.get((row["embed_id"], row["suspect_id"])),
+            tried=_details(records.get(row.task_id)).get("n_tried"),
+            owner_stands=owners.get((row.embed_id, row.suspect_id)),
         )
         for row in table
-        if is_claim(row)
+        if row.is_claim
     ]
     return sorted(found, key=lambda f: order[f.victim])
 

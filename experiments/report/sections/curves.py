@@ -10,7 +10,7 @@ from wmarena.experiments.report.labels import AttackLabel, Victim
 from wmarena.experiments.report.number_format import number, points, signed
 from wmarena.experiments.report.sections.survival import AttackComparison
 from wmarena.experiments.report.svg import HUES, Scale, clipped, marker, nice_ticks, picture, polyline, tag
-from wmarena.experiments.results.rows import max_drop
+from wmarena.experiments.results.rows import required
 
 FURTHEST_PP = 20.0
 """Drops beyond this are drawn on the edge, hollow, unless most are: nobody steals a model that lost 20 points."""
@@ -40,9 +40,9 @@ def swept(duels: Sequence[AttackComparison]) -> list[AttackLabel]:
 def curve(duel: AttackComparison) -> list[CurvePoint]:
     """Every finished suspect of a duel, by strength, then seed."""
     found = [
-        CurvePoint(row["strength"], row["seed"], 100 * (row["metric_marked"] - row["metric_suspect"]), row["margin"])
+        CurvePoint(row.strength, row.seed, 100 * row.test_drop, required(row.margin))
         for row in duel.done
-        if row["strength"] is not None and row["metric_marked"] is not None and row["metric_suspect"] is not None
+        if row.strength is not None and row.test_drop is not None
     ]
     return sorted(found, key=lambda p: (p.strength, p.seed))
 
@@ -79,7 +79,7 @@ def curve_panel(assault: AttackLabel, duels: Sequence[AttackComparison], order: 
     """One small multiple: a line per scheme through the means over seeds, a point per seed and strength."""
     part = [d for d in duels if d.assault == assault]
     curves = {order.index(d.victim): (d, curve(d)) for d in part}
-    budget_pp = 100 * max(max_drop(row) for d in part for row in d.rows)
+    budget_pp = 100 * max(row.max_drop for d in part for row in d.rows)
     frame = Frame.around([p for _, found in curves.values() for p in found], budget_pp)
     lines = [
         polyline([(frame.x.at(a), frame.y.at(b)) for a, b in mean_curve(found)], f"line s{i % HUES}")

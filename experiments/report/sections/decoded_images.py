@@ -3,17 +3,15 @@
 import base64
 import binascii
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from wmarena.experiments.report.details import details
 from wmarena.experiments.report.labels import AttackLabel, Victim
 from wmarena.experiments.report.sections.overview import SchemeSummary
-from wmarena.experiments.results.rows import ResultRow
+from wmarena.experiments.results.rows import ResultRow, required
 
 MOST_PIXELS = 1 << 20
 """Images with more pixels than this are no emblem."""
@@ -68,17 +66,17 @@ def _reading(victim: Victim, assault: AttackLabel, row: ResultRow) -> DecodedIma
     return DecodedImage(
         victim=victim,
         assault=assault,
-        seed=row["seed"],
-        strength=row["strength"],
-        statistic=row["statistic"],
-        found=bool(row["verdict"]),
+        seed=row.seed,
+        strength=row.strength,
+        statistic=required(row.statistic),
+        found=bool(row.verdict),
         png=raw.getvalue(),
     )
 
 
-def decoded(row: Mapping[str, Any]) -> "np.ndarray | None":
+def decoded(row: ResultRow) -> "np.ndarray | None":
     """(h, w) or (h, w, 3) uint8 from the verdict's ``decoded`` and ``decoded_shape``; None where they make no image."""
-    found = details(row, "verdict")
+    found = row.detail("verdict")
     try:
         raw = base64.b64decode(str(found.get("decoded") or ""), validate=True)
         shape = tuple(int(side) for side in found.get("decoded_shape") or ())

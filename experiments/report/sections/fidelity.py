@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
 from wmarena.experiments.report.labels import Labels, Victim
+from wmarena.experiments.results.rows import ResultRow
 from wmarena.orchestrator.plan.task import TaskId
 from wmarena.schemes.statistics import mcnemar
 
@@ -66,37 +67,33 @@ class Fidelity:
         return float(np.mean([pair.difference for pair in self.pairs]))
 
 
-def paired_fidelity(rows: Iterable[Mapping[str, Any]], store: TensorStore | None) -> list[Fidelity]:
+def paired_fidelity(rows: Iterable[ResultRow], store: TensorStore | None) -> list[Fidelity]:
     """Paired differences per scheme and workload, in the table's order; schemes without a marked model are left out."""
     table = list(rows)
     labels = Labels(table)
     found: dict[Victim, dict[int, Pair]] = {}
     for row in table:
-        if row["metric_clean"] is None or row["metric_marked"] is None:
+        if row.metric_clean is None or row.metric_marked is None:
             continue
         pairs = found.setdefault(labels.victim(row), {})
-        if row["seed"] not in pairs:
-            pairs[row["seed"]] = _pair(row, store)
+        if row.seed not in pairs:
+            pair = Pair(
+                seed=row.seed, clean=row.metric_clean, marked=row.metric_marked, unlicensed=row.metric_unlicensed
+            )
+            pairs[row.seed] = _compared(pair, row, store)
     return [
         Fidelity(victim=victim, pairs=tuple(pairs[seed] for seed in sorted(pairs))) for victim, pairs in found.items()
     ]
 
 
-def _pair(row: Mapping[str, Any], store: TensorStore | None) -> Pair:
-    pair = Pair(
-        seed=row["seed"],
-        clean=row["metric_clean"],
-        marked=row["metric_marked"],
-        agreement=row.get("agreement"),
-        p_value=row.get("mcnemar_p"),
-        unlicensed=row.get("metric_unlicensed"),
-    )
+def _compared(pair: Pair, row: ResultRow, store: TensorStore | None) -> Pair:
+    """The pair with what stored predictions say of it."""
     if store is None or pair.unlicensed is not None:
         # Stored predictions are of plain inputs: a model that serves licensed users only is not worth those.
         return pair
     try:
-        clean = store.load_tensors(row["clean_id"], PREDICTIONS)
-        marked = store.load_tensors(row["embed_id"], PREDICTIONS)
+        clean = store.load_tensors(row.clean_id, PREDICTIONS)
+        marked = store.load_tensors(row.embed_id, PREDICTIONS)
     except OSError:
         # Tasks that are no classification store no predictions, and a store may have been cleaned: the difference
         # of the two metrics still stands, the test does not.

@@ -1,6 +1,6 @@
 """The table in a few lines per scheme, and in one paragraph: what survived what, at what cost."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -9,7 +9,7 @@ from wmarena.experiments.report.number_format import counted, listed, price
 from wmarena.experiments.report.sections.controls import ControlSummary, controls
 from wmarena.experiments.report.sections.fidelity import Fidelity
 from wmarena.experiments.report.sections.survival import AttackComparison, duels
-from wmarena.experiments.results.rows import ResultRow, is_gated, is_unreached
+from wmarena.experiments.results.rows import ResultRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,26 +53,26 @@ class SchemeSummary:
     @property
     def seconds_embed(self) -> list[float]:
         """Seconds of each embedding, by seed."""
-        found = {row["seed"]: row["seconds_embed"] for row in self.rows if row["seconds_embed"] is not None}
+        found = {row.seed: row.seconds_embed for row in self.rows if row.seconds_embed is not None}
         return [found[seed] for seed in sorted(found)]
 
     @property
     def covertness(self) -> list[float]:
         """Mean |w - w0| of each embedding, by seed."""
-        return self._of_embedding("covertness_mean_abs_dev")
+        return self._by_seed(lambda row: row.covertness_mean_abs_dev)
 
     @property
     def histogram_distance(self) -> list[float]:
         """Kolmogorov-Smirnov distance of the weights' histograms, marked against clean, by seed."""
-        return self._of_embedding("covertness_ks")
+        return self._by_seed(lambda row: row.covertness_ks)
 
     @property
     def relative_distance(self) -> list[float]:
         """||w - w0|| / ||w0|| of each embedding, by seed."""
-        return self._of_embedding("covertness_relative_l2")
+        return self._by_seed(lambda row: row.covertness_relative_l2)
 
-    def _of_embedding(self, column: str) -> list[float]:
-        found = {row["seed"]: row.get(column) for row in self.rows}
+    def _by_seed(self, column: Callable[[ResultRow], float | None]) -> list[float]:
+        found = {row.seed: column(row) for row in self.rows}
         return [value for _, value in sorted(found.items()) if value is not None]
 
 
@@ -139,9 +139,9 @@ def _about_controls(found: Sequence[SchemeSummary]) -> list[str]:
 
 def _about_gaps(found: Sequence[SchemeSummary]) -> list[str]:
     rows = [row for s in found for row in s.rows]
-    empty = [row for row in rows if row["status"] != "done"]
-    gated = sum(is_gated(row) for row in empty)
-    ended = sum(is_unreached(row) for row in empty)
+    empty = [row for row in rows if not row.is_done]
+    gated = sum(row.is_gated for row in empty)
+    ended = sum(row.is_unreached for row in empty)
     broken = len(empty) - gated - ended
     n = counted(len(rows), "row")
     return [

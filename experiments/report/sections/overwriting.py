@@ -1,13 +1,12 @@
 """Who overwrites whom: the owner's mark and the adversary's own, after the adversary embedded a second one."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from wmarena.experiments.report.labels import Victim
 from wmarena.experiments.report.sections.survival import AttackComparison
-from wmarena.experiments.results.rows import ResultRow, is_claim
+from wmarena.experiments.results.rows import ResultRow, required
 
 FAMILY = "overwrite"
 
@@ -29,17 +28,17 @@ class OverwriteResult:
     @property
     def statistics(self) -> list[float]:
         """The owner's statistic on each seed's decisive suspect."""
-        return [s.row["statistic"] for s in self.duel.seeds]
+        return [required(s.row.statistic) for s in self.duel.seeds]
 
     @property
     def claim_margin(self) -> float | None:
         """Mean margin of the adversary's own key."""
-        return fmean(row["margin"] for row in self.claims) if self.claims else None
+        return fmean(required(row.margin) for row in self.claims) if self.claims else None
 
     @property
     def passed(self) -> int:
         """Seeds on which the adversary's own key is found."""
-        return sum(bool(row["verdict"]) for row in self.claims)
+        return sum(bool(row.verdict) for row in self.claims)
 
 
 OverwriteResults = Mapping[Victim, Mapping[str, OverwriteResult]]
@@ -50,7 +49,7 @@ def encounters(
     duels: Sequence[AttackComparison], rows: Iterable[ResultRow]
 ) -> dict[Victim, dict[str, OverwriteResult]]:
     """Every judged overwriting, by scheme and overwriter, in the table's order."""
-    claims = {(row["embed_id"], row["suspect_id"]): row for row in rows if is_claim(row) and row["status"] == "done"}
+    claims = {(row.embed_id, row.suspect_id): row for row in rows if row.is_claim and row.is_done}
     out: dict[Victim, dict[str, OverwriteResult]] = {}
     for duel in duels:
         if duel.contest.family != FAMILY or not duel.done:
@@ -58,7 +57,7 @@ def encounters(
         line, name = out.setdefault(duel.victim, {}), intruder(duel.rows[0])
         if name in line and line[name].duel.severity <= duel.severity:
             continue
-        decisive = [(s.row["embed_id"], s.row["suspect_id"]) for s in duel.seeds]
+        decisive = [(s.row.embed_id, s.row.suspect_id) for s in duel.seeds]
         found = tuple(claims[pair] for pair in decisive if pair in claims)
         line[name] = OverwriteResult(intruder=name, duel=duel, claims=found)
     return out
@@ -66,8 +65,7 @@ def encounters(
 
 def intruder(row: ResultRow) -> str:
     """The scheme that the row's adversary embedded; the attack's name where its configuration names none."""
-    scheme = json.loads(row["attack_params"]).get("scheme")
-    return str(scheme["name"]) if isinstance(scheme, Mapping) and "name" in scheme else str(row["attack"])
+    return str(row.attack_config.get("scheme.name", row.attack))
 
 
 def intruders(found: OverwriteResults) -> list[str]:

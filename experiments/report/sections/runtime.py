@@ -102,7 +102,7 @@ def skips(rows: Iterable[ResultRow]) -> list[SkippedRows]:
     """Skipped rows by reason, in the table's order."""
     counts: dict[str, int] = {}
     for row in rows:
-        if row["status"] == "skipped":
-            reason = row["error"] or "no reason was recorded"
+        if row.status == "skipped":
+            reason = row.error or "no reason was recorded"
             counts[reason] = counts.get(reason, 0) + 1
     return [SkippedRows(reason=reason, rows=n) for reason, n in counts.items()]

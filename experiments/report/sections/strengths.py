@@ -1,7 +1,7 @@
 """Margin and accuracy against an attack's strength: learning rates on a logarithmic axis, the stronger to the right."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -11,7 +11,7 @@ from wmarena.experiments.report.labels import AttackLabel, Victim
 from wmarena.experiments.report.number_format import MINUS, number, percent, signed
 from wmarena.experiments.report.sections.survival import AttackComparison
 from wmarena.experiments.report.svg import HUES, Panel, Scale, clipped, marker, nice_ticks, picture, polyline, tag
-from wmarena.experiments.results.rows import ResultRow
+from wmarena.experiments.results.rows import ResultRow, required
 
 RATES = ("lr", "rate", "learning_rate")
 """Strengths that are always drawn on a logarithmic axis, if positive."""
@@ -24,6 +24,10 @@ LOWEST = -1.0
 
 _WIDTH, _HEIGHT = 340.0, 262.0
 _LEFT, _RIGHT, _TOP, _MIDDLE, _LOWER, _BOTTOM = 36.0, 8.0, 20.0, 150.0, 172.0, 34.0
+
+
+Column = Callable[[ResultRow], float | None]
+"""What is drawn against the strength."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,16 @@ def plain_strength(value: float) -> str:
 
 def strength_panel(assault: AttackLabel, duels: Sequence[AttackComparison], order: Sequence[Victim]) -> Panel:
     """One small multiple: margin above, relative drop below, a line per scheme and a point per seed and strength."""
-    part = [d for d in duels if d.assault == assault and any(r["strength"] is not None for r in d.done)]
+    part = [d for d in duels if d.assault == assault and any(r.strength is not None for r in d.done)]
     axis = StrengthAxis.of(assault.strength_name, [s for d in part for s in d.strengths], part[0].contest.direction)
     rows = [row for d in part for row in d.done]
     x = axis.scale(_LEFT, _WIDTH - _RIGHT)
-    margin = Scale(max(min([-0.3, *(r["margin"] for r in rows)]), LOWEST) - 0.06, 1.08, _MIDDLE, _TOP)
+    margin = Scale(max(min([-0.3, *(required(r.margin) for r in rows)]), LOWEST) - 0.06, 1.08, _MIDDLE, _TOP)
     drop = _drop_scale(rows)
     parts = _furniture(axis, x, margin, drop)
     for duel in part:
         index = order.index(duel.victim)
-        for column, y in (("margin", margin), ("relative_drop", drop)):
+        for column, y in ((_margin, margin), (_relative_drop, drop)):
             parts.append(clipped(x, y, [_line(duel, column, axis, x, y, index)]))
             parts += _dots(duel, column, axis, x, y, index)
     label = f"Margin and relative drop under {assault} against {assault.strength_name}: a line per scheme"
@@ -79,35 +83,43 @@ def strength_panel(assault: AttackLabel, duels: Sequence[AttackComparison], orde
     return Panel(caption=str(assault), note=note, drawing=drawing, width=_WIDTH, height=_HEIGHT)
 
 
+def _margin(row: ResultRow) -> float:
+    return required(row.margin)
+
+
+def _relative_drop(row: ResultRow) -> float | None:
+    return row.relative_drop
+
+
 def _drop_scale(rows: Sequence[ResultRow]) -> Scale:
-    drops = [row["relative_drop"] for row in rows if row["relative_drop"] is not None]
+    drops = [row.relative_drop for row in rows if row.relative_drop is not None]
     reach = max([0.02, *drops])
     return Scale(min([0.0, *drops]) - 0.05 * reach, 1.05 * reach, _HEIGHT - _BOTTOM, _LOWER)
 
 
-def _line(duel: AttackComparison, column: str, axis: StrengthAxis, x: Scale, y: Scale, index: int) -> Markup:
+def _line(duel: AttackComparison, column: Column, axis: StrengthAxis, x: Scale, y: Scale, index: int) -> Markup:
     """Through the means over seeds."""
     points = []
     for strength in duel.strengths:
-        found = [r[column] for r in duel.done if r["strength"] == strength and r[column] is not None]
+        found = [value for r in duel.done if r.strength == strength and (value := column(r)) is not None]
         if found:
             points.append((x(axis.place(strength)), y.at(fmean(found))))
     return polyline(points, f"line s{index % HUES}")
 
 
-def _dots(duel: AttackComparison, column: str, axis: StrengthAxis, x: Scale, y: Scale, index: int) -> list[Markup]:
+def _dots(duel: AttackComparison, column: Column, axis: StrengthAxis, x: Scale, y: Scale, index: int) -> list[Markup]:
     return [
         marker(
             index,
-            x(axis.place(row["strength"])),
-            y(row[column]),
-            2.6 if column == "margin" else 2.0,
-            hollow=not y.holds(row[column]),
-            title=f"{duel.victim}, {duel.assault.strength_name} {plain_strength(row['strength'])}, seed {row['seed']}: "
-            f"margin {signed(row['margin'])}, relative drop {percent(row['relative_drop'])}",
+            x(axis.place(row.strength)),
+            y(value),
+            2.6 if column is _margin else 2.0,
+            hollow=not y.holds(value),
+            title=f"{duel.victim}, {duel.assault.strength_name} {plain_strength(row.strength)}, seed {row.seed}: "
+            f"margin {signed(_margin(row))}, relative drop {percent(row.relative_drop)}",
         )
         for row in duel.done
-        if row["strength"] is not None and row[column] is not None
+        if row.strength is not None and (value := column(row)) is not None
     ]
 
 

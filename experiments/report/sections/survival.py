@@ -7,14 +7,14 @@ every strength overdraws the budget, the gentlest one.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from wmarena.experiments.report.labels import AttackLabel, Labels, Victim
 from wmarena.experiments.results.costs import AttackSweep, Bracket, contests, median_cost
-from wmarena.experiments.results.rows import ResultRow, budget_drop, max_drop
+from wmarena.experiments.results.rows import ResultRow, required
 
 SeedOutcome = Literal["kept", "worthless", "removed", "unmarked", "undecided"]
 """Of one seed: the verdict stands on all that the adversary can afford; it fell, but only on models not worth stealing;
@@ -35,8 +35,7 @@ class SeedResult:
     @property
     def drop(self) -> float | None:
         """Absolute drop of the test metric, marked - suspect."""
-        marked, suspect = self.row["metric_marked"], self.row["metric_suspect"]
-        return None if marked is None or suspect is None else marked - suspect
+        return self.row.test_drop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ class AttackComparison:
     @property
     def done(self) -> list[ResultRow]:
         """Rows with a verdict."""
-        return [row for row in self.rows if row["status"] == "done"]
+        return [row for row in self.rows if row.is_done]
 
     @property
     def unfinished(self) -> int:
@@ -67,7 +66,7 @@ class AttackComparison:
         """Seeds with at least one verdict, in order."""
         found: dict[int, list[ResultRow]] = defaultdict(list)
         for row in self.done:
-            found[row["seed"]].append(row)
+            found[row.seed].append(row)
         return [_seed_result(seed, rows, seed in self.contest.unmarked) for seed, rows in sorted(found.items())]
 
     @property
@@ -96,7 +95,7 @@ class AttackComparison:
     @property
     def margins(self) -> list[float]:
         """Margin of each seed's decisive row."""
-        return [s.row["margin"] for s in self.seeds]
+        return [required(s.row.margin) for s in self.seeds]
 
     @property
     def drops(self) -> list[float]:
@@ -106,7 +105,7 @@ class AttackComparison:
     @property
     def strengths(self) -> list[float]:
         """Distinct strengths asked for, ascending."""
-        return sorted({row["strength"] for row in self.rows if row["strength"] is not None})
+        return sorted({row.strength for row in self.rows if row.strength is not None})
 
     @property
     def brackets(self) -> list[Bracket]:
@@ -119,7 +118,7 @@ class AttackComparison:
         seeds = self.seeds
         if not seeds:
             return 1.0, True, math.inf
-        overpriced = all(_cost(s.row) > max_drop(s.row) for s in seeds)
+        overpriced = all(_cost(s.row) > s.row.max_drop for s in seeds)
         return -self.removed / len(seeds), overpriced, fmean(self.margins)
 
 
@@ -136,20 +135,23 @@ def duels(rows: Iterable[ResultRow], labels: Labels) -> list[AttackComparison]:
 def _seed_result(seed: int, rows: Sequence[ResultRow], unmarked: bool) -> SeedResult:
     if unmarked:
         return SeedResult(seed=seed, outcome="unmarked", row=min(rows, key=_cost))
-    removed = [row for row in rows if row["removed"]]
+    removed = [row for row in rows if row.removed]
     if removed:
         return SeedResult(seed=seed, outcome="removed", row=min(removed, key=_cost))
-    open_rows = [row for row in rows if row["removed"] is None]
+    open_rows = [row for row in rows if row.removed is None]
     if open_rows:
         return SeedResult(seed=seed, outcome="undecided", row=min(open_rows, key=_cost))
-    affordable = [row for row in rows if _cost(row) <= max_drop(row)]
-    decisive = min(affordable, key=lambda row: row["margin"]) if affordable else min(rows, key=_cost)
-    return SeedResult(seed=seed, outcome="kept" if decisive["verdict"] else "worthless", row=decisive)
+    affordable = [row for row in rows if _cost(row) <= row.max_drop]
+    decisive = min(affordable, key=_margin) if affordable else min(rows, key=_cost)
+    return SeedResult(seed=seed, outcome="kept" if decisive.verdict else "worthless", row=decisive)
 
 
-def _cost(row: Mapping[str, Any]) -> float:
-    drop = budget_drop(row)
-    return math.inf if drop is None else drop
+def _margin(row: ResultRow) -> float:
+    return required(row.margin)
+
+
+def _cost(row: ResultRow) -> float:
+    return math.inf if row.budget_drop is None else row.budget_drop
 
 
 __all__ = ["AttackComparison", "Bracket", "Outcome", "SeedOutcome", "SeedResult", "duels", "median_cost"]

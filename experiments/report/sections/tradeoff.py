@@ -12,7 +12,7 @@ from wmarena.experiments.report.number_format import number, percent
 from wmarena.experiments.report.sections.overview import SchemeSummary
 from wmarena.experiments.report.svg import HUES, Panel, Scale, marker, nice_ticks, picture, polyline, tag
 from wmarena.experiments.results.costs import AUMC_REACH, aumc, envelope
-from wmarena.experiments.results.rows import ResultRow
+from wmarena.experiments.results.rows import ResultRow, required
 
 _WIDTH, _HEIGHT = 720.0, 270.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34.0, 10.0, 20.0, 34.0
@@ -48,8 +48,8 @@ def trade_offs(found: Sequence[SchemeSummary]) -> list[TradeOff]:
         starts = _starts(summary)
         rows: dict[int, list[ResultRow]] = {seed: [] for seed in starts}
         for row in (row for duel in summary.duels for row in duel.done):
-            if row["seed"] in starts:
-                rows[row["seed"]].append(row)
+            if row.seed in starts:
+                rows[row.seed].append(row)
         attacked = {seed: part for seed, part in rows.items() if part}
         if attacked:
             stairs = {seed: envelope(part, starts[seed]) for seed, part in attacked.items()}
@@ -60,7 +60,7 @@ def trade_offs(found: Sequence[SchemeSummary]) -> list[TradeOff]:
 
 def _starts(summary: SchemeSummary) -> dict[int, float]:
     done = summary.unattacked.done if summary.unattacked else []
-    return {row["seed"]: row["margin"] for row in done if row["verdict"]}
+    return {row.seed: required(row.margin) for row in done if row.verdict}
 
 
 def trade_off_panel(found: Sequence[TradeOff], order: Sequence[Victim]) -> Panel:

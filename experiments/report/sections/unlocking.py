@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from wmarena.experiments.report.details import details
 from wmarena.experiments.report.labels import Labels, Victim
 from wmarena.experiments.report.number_format import percent
 from wmarena.experiments.report.svg import Panel, picture, tag
-from wmarena.experiments.results.rows import ResultRow, is_unattacked
+from wmarena.experiments.results.rows import ResultRow
 
 UNLOCKED = 0.5
 """Accuracy above which a serial number counts as unlocking."""
@@ -41,11 +40,11 @@ def stamp_maps(rows: Iterable[ResultRow], labels: Labels) -> list[StampMap]:
     """Marked models, as published, whose verdict tells the accuracy of every serial number."""
     out = []
     for row in rows:
-        if is_unattacked(row) and row["status"] == "done":
-            found = details(row, "verdict").get("stamp_accuracies")
+        if row.is_unattacked and row.is_done:
+            found = row.detail("verdict").get("stamp_accuracies")
             if found:
                 sorted_down = tuple(sorted(map(float, found), reverse=True))
-                out.append(StampMap(victim=labels.victim(row), seed=row["seed"], accuracies=sorted_down))
+                out.append(StampMap(victim=labels.victim(row), seed=row.seed, accuracies=sorted_down))
     return out
 
 

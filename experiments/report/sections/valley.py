@@ -43,12 +43,12 @@ def valleys(rows: Iterable[ResultRow], labels: Labels, store: object) -> list[Va
         return []
     first: dict[str, ResultRow] = {}
     for row in rows:
-        first.setdefault(row["embed_id"], row)
+        first.setdefault(row.embed_id, row)
     out = []
     for embed_id, row in first.items():
         points = _steepness(store, TaskId(embed_id))
         if len(points) > 1:
-            out.append(ValleyCurve(victim=labels.victim(row), seed=row["seed"], points=points))
+            out.append(ValleyCurve(victim=labels.victim(row), seed=row.seed, points=points))
     return out
 
 

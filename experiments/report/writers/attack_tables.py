@@ -45,8 +45,8 @@ def cost_lines(page: ReportPage) -> list[TableLine]:
 
 def _side(name: str, row: ResultRow | None) -> TableLine:
     return {
-        f"{name}_strength": None if row is None else row["strength"],
-        f"{name}_relative_drop": None if row is None else row["relative_drop"],
+        f"{name}_strength": None if row is None else row.strength,
+        f"{name}_relative_drop": None if row is None else row.relative_drop,
     }
 
 
@@ -105,15 +105,15 @@ def curve_lines(page: ReportPage) -> list[TableLine]:
             **_names(duel.victim),
             "attack": str(duel.assault),
             "strength_name": duel.assault.strength_name,
-            "strength": row["strength"],
-            "seed": row["seed"],
-            "metric_marked": row["metric_marked"],
-            "metric_suspect": row["metric_suspect"],
-            "relative_drop": row["relative_drop"],
-            "statistic": row["statistic"],
-            "margin": row["margin"],
-            "verdict": row["verdict"],
-            "removed": row["removed"],
+            "strength": row.strength,
+            "seed": row.seed,
+            "metric_marked": row.metric_marked,
+            "metric_suspect": row.metric_suspect,
+            "relative_drop": row.relative_drop,
+            "statistic": row.statistic,
+            "margin": row.margin,
+            "verdict": row.verdict,
+            "removed": row.removed,
         }
         for arena in page.arenas
         for duel in arena.duels
@@ -130,7 +130,7 @@ def overwriting_lines(page: ReportPage) -> list[TableLine]:
             "overwriter": name,
             "attack": str(found.duel.assault),
             "seeds": len(found.duel.seeds),
-            "owner_found": sum(bool(s.row["verdict"]) for s in found.duel.seeds),
+            "owner_found": sum(bool(s.row.verdict) for s in found.duel.seeds),
             "owner_margin_mean": fmean(found.duel.margins),
             "owner_statistic_mean": fmean(found.statistics),
             "claims": len(found.claims),
@@ -216,13 +216,13 @@ def forgery_lines(page: ReportPage) -> list[TableLine]:
         {
             **_names(f.victim),
             "attack": str(f.assault),
-            "strength": f.row["strength"],
-            "seed": f.row["seed"],
+            "strength": f.row.strength,
+            "seed": f.row.seed,
             "keys_tried": f.tried,
-            "statistic": f.row["statistic"],
-            "threshold": f.row["threshold"],
-            "log10_p": f.row["log10_p"],
-            "log10_p_adj": f.row["log10_p_adj"],
+            "statistic": f.row.statistic,
+            "threshold": f.row.threshold,
+            "log10_p": f.row.log10_p,
+            "log10_p_adj": f.row.log10_p_adj,
             "passes": f.passes,
             "owner_found": f.owner_stands,
         }

@@ -44,6 +44,7 @@ from wmarena.experiments.report.sentences import (
 )
 from wmarena.experiments.report.svg import legend_key, tag
 from wmarena.experiments.results.calibration import Calibration
+from wmarena.experiments.results.rows import required
 
 MOST_LINES = 5000
 """Rows that the page itself shows; the files beside it hold all of them."""
@@ -162,12 +163,14 @@ def _cell_title(duel: AttackComparison) -> str:
     """What the pointer tells: each seed's decisive row, what is missing, what the tint cannot say."""
     notes = [_STANDING[duel.standing]] if duel.standing in _STANDING else []
     for s in duel.seeds:
-        dose = f"{duel.assault.strength_name} {plain(s.row['strength'])}: " if s.row["strength"] is not None else ""
-        notes.append(f"seed {s.seed}: {dose}margin {signed(s.row['margin'])}, drop {points(s.drop)}, {s.outcome}")
+        dose = f"{duel.assault.strength_name} {plain(s.row.strength)}: " if s.row.strength is not None else ""
+        notes.append(
+            f"seed {s.seed}: {dose}margin {signed(required(s.row.margin))}, drop {points(s.drop)}, {s.outcome}"
+        )
     if duel.unfinished:
         notes.append(f"{counted(duel.unfinished, 'row')} failed or skipped")
-    if any(row["caveats"] for row in duel.rows):
-        notes.append("caveats: " + ", ".join(sorted({c for row in duel.rows for c in row["caveats"]})))
+    if any(row.caveats for row in duel.rows):
+        notes.append("caveats: " + ", ".join(sorted({c for row in duel.rows for c in row.caveats})))
     return "\n".join(notes)
 
 

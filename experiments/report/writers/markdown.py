@@ -39,14 +39,14 @@ from wmarena.experiments.report.sentences import (
     tally,
     tasks_words,
 )
-from wmarena.experiments.results.rows import ResultRow
+from wmarena.experiments.results.rows import ResultRow, required
 
 
 def markdown_page(page: ReportPage) -> str:
     """The whole report as text, in the page's order; sections that would be empty are left out."""
     opening = [f"# {text(page.experiment)}", text(page.description), text(" ".join(page.sentences)), _about(page)]
     sections = {
-        "SchemeSummary": _per_arena(page, lambda arena: summary_table(arena.summaries)),
+        "Summary": _per_arena(page, lambda arena: summary_table(arena.summaries)),
         "Survival": _MATRIX_NOTE + "\n\n" + _per_arena(page, _matrix),
         "What removal costs": _noted(_COST_NOTE, _per_arena(page, _costs)),
         "All attacks together": _noted(_AUMC_NOTE, _per_arena(page, _areas)),
@@ -259,8 +259,8 @@ def _forgeries(page: ReportPage) -> str:
         head,
         [
             [
-                *(f.victim, f.victim.workload, f.assault, f.row["seed"], NONE if f.tried is None else f.tried),
-                *(number(f.row["statistic"], 3), power_of_ten(f.row["log10_p_adj"])),
+                *(f.victim, f.victim.workload, f.assault, f.row.seed, NONE if f.tried is None else f.tried),
+                *(number(required(f.row.statistic), 3), power_of_ten(f.row.log10_p_adj)),
                 "passes" if f.passes else "refused",
             ]
             for f in page.forgeries

@@ -26,7 +26,6 @@ from wmarena.experiments.report.writers.attack_tables import (
 from wmarena.experiments.results.costs import median_cost
 from wmarena.experiments.results.table import table_csv
 from wmarena.orchestrator.files.atomic import write_whole
-from wmarena.orchestrator.plan.evidence import COVERTNESS
 
 
 def write_tables(page: ReportPage, folder: Path) -> None:
@@ -61,7 +60,7 @@ def summary_lines(page: ReportPage) -> list[TableLine]:
         {
             "workload": s.victim.workload,
             "scheme": str(s.victim.scheme),
-            "seeds": len({row["seed"] for row in s.rows}),
+            "seeds": len({row.seed for row in s.rows}),
             "clean_mean": _mean([pair.clean for pair in s.fidelity.pairs]) if s.fidelity else None,
             "marked_mean": _mean([pair.marked for pair in s.fidelity.pairs]) if s.fidelity else None,
             "attacks_judged": len(s.judged),
@@ -124,10 +123,14 @@ def fidelity_lines(page: ReportPage) -> list[TableLine]:
     ]
 
 
-def _moves(page: ReportPage, victim: Victim) -> dict[str, dict[int, float]]:
+def _moves(page: ReportPage, victim: Victim) -> dict[str, dict[int, float | None]]:
     """How far each embedding moved the weights: column -> seed -> value."""
     rows = [row for s in page.summaries if s.victim == victim for row in s.rows]
-    return {name: {row["seed"]: row[name] for row in rows if row.get(name) is not None} for name in COVERTNESS}
+    return {
+        "covertness_mean_abs_dev": {row.seed: row.covertness_mean_abs_dev for row in rows},
+        "covertness_ks": {row.seed: row.covertness_ks for row in rows},
+        "covertness_relative_l2": {row.seed: row.covertness_relative_l2 for row in rows},
+    }
 
 
 def control_lines(page: ReportPage) -> list[TableLine]:

@@ -1,7 +1,7 @@
 """The attacker's cost by bisection: what is tried, when it ends, that nothing is tried twice."""
 
 import json
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from wmarena import run
 from wmarena.experiments.planning.cells import PlannedAttack
 from wmarena.experiments.planning.expand import expand
 from wmarena.experiments.planning.search import Search
+from wmarena.experiments.results.rows import ResultRow
 from wmarena.experiments.results.table import read_results
 from wmarena.experiments.running.execution import RunSummary
 from wmarena.experiments.running.pool import Pool
@@ -93,31 +94,31 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunSummary
     return store, run(ExperimentSpec.parse(SEARCHING), store=store, record=False, pool=Pool(executor="inline"))
 
 
-def searched(summary: RunSummary) -> list[dict[str, Any]]:
+def searched(summary: RunSummary) -> list[ResultRow]:
     """The rows that a search made."""
-    return [row for row in read_results(Path(summary.results)) if row["searched"]]
+    return [row for row in read_results(Path(summary.results)) if row.searched]
 
 
 def test_a_search_brackets_the_flip(finished: tuple[Path, RunSummary]) -> None:
     """The rows of a search are ordinary rows: a strength that leaves the mark and a greater one that removes it."""
     rows = searched(finished[1])
-    kept = [row["strength"] for row in rows if row["verdict"]]
-    gone = [row["strength"] for row in rows if not row["verdict"]]
+    kept = [row.strength for row in rows if row.verdict]
+    gone = [row.strength for row in rows if not row.verdict]
 
     assert len(rows) == 6
     assert max(kept) < min(gone)
     assert min(gone) - max(kept) < (0.99 - 0.1) / 2**3
-    assert {row["strength_name"] for row in rows} == {"sparsity"}
+    assert {row.strength_name for row in rows} == {"sparsity"}
 
 
 def test_the_same_search_again_runs_nothing(finished: tuple[Path, RunSummary]) -> None:
     """Verdicts of earlier steps are in the store: the second run walks the same way without computing."""
     store, first = finished
     again = run(ExperimentSpec.parse(SEARCHING), store=store, record=False, pool=Pool(executor="inline"))
-    strip: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row | {"run_id": "", "cached": None}  # noqa: E731
+    found, known = ([replace(r, run_id="", cached=True) for r in searched(s)] for s in (again, first))
 
     assert (again.executed, again.cached) == (0, first.executed)
-    assert [strip(r) for r in searched(again)] == [strip(r) for r in searched(first)]
+    assert found == known
 
 
 def test_the_report_is_rebuilt_with_what_the_search_added(finished: tuple[Path, RunSummary], tmp_path: Path) -> None:
@@ -176,11 +177,11 @@ def test_a_field_is_not_given_beside_its_search() -> None:
 def test_searched_rows_keep_their_order(finished: tuple[Path, RunSummary]) -> None:
     """Rows of a search stand by strength at the end of the table, whenever they joined."""
     rows = read_results(Path(finished[1].results))
-    strengths = [row["strength"] for row in rows if row["searched"]]
+    strengths = [row.strength for row in rows if row.searched]
 
     assert strengths == sorted(strengths)
-    assert [row["searched"] for row in rows] == sorted(row["searched"] for row in rows)
-    assert json.loads(rows[-1]["attack_params"])["sparsity"] == rows[-1]["strength"]
+    assert [row.searched for row in rows] == sorted(row.searched for row in rows)
+    assert json.loads(rows[-1].attack_params)["sparsity"] == rows[-1].strength
 
 
 def test_a_strength_that_is_listed_too_is_not_run_twice(tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_a_strength_that_is_listed_too_is_not_run_twice(tmp_path: Path) -> None:
         """
     )
     summary = run(ExperimentSpec.parse(listed), store=tmp_path / "s", record=False, pool=Pool(executor="inline"))
-    strengths = [row["strength"] for row in read_results(Path(summary.results)) if row["attack"] == "prune_weights"]
+    strengths = [row.strength for row in read_results(Path(summary.results)) if row.attack == "prune_weights"]
 
     assert strengths.count(0.545) == 1
     assert len(strengths) == 3

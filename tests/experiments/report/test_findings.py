@@ -62,17 +62,6 @@ def test_missing_predictions_leave_the_test_out(bench: Bench) -> None:
         assert pair.difference == pytest.approx(-0.04)
 
 
-def test_rows_bring_agreement_and_test_where_predictions_are_gone(bench: Bench) -> None:
-    """What the table holds of the comparison stands also without a store."""
-    owner = bench.embed("adi", 0, 0.86)
-    bench.judge(owner, owner, verdict(100))
-    rows = [row | {"agreement": 0.97, "mcnemar_p": 0.3} for row in rows_of(bench)]
-
-    (pair,) = paired_fidelity(rows, None)[0].pairs
-
-    assert (pair.agreement, pair.p_value, pair.only_clean) == (0.97, 0.3, None)
-
-
 def test_a_locked_model_is_not_compared_on_plain_inputs(bench: Bench) -> None:
     """What it is worth without a licence stands beside; stored predictions are of inputs without the number."""
     owner = bench.embed("dsn", 0, 0.86, unlicensed_test=0.1, unlicensed_val=0.1)
@@ -158,7 +147,7 @@ def test_the_owner_and_the_overwriter_are_judged_on_the_same_model(bench: Bench)
     assert (str(victim), list(line)) == ("adi", ["uchida"])
     found = line["uchida"]
     assert found.statistics == [0.95, 0.12]
-    assert [row["statistic"] for row in found.claims] == [0.97, 0.97]
+    assert [row.statistic for row in found.claims] == [0.97, 0.97]
     assert encounter_words(found) == "owner +0.35, found 1/2; adversary +0.96, found 2/2"
 
 

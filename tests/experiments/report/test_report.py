@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -245,7 +246,7 @@ def test_every_row_is_on_the_page_with_its_task(bench: Bench) -> None:
     """Each number can be traced: the whole task id stands behind the short one."""
     page = Reader(html_page(page_of(bench)))
 
-    assert {row["task_id"] for row in rows_of(bench)} <= set(page.attributes("title"))
+    assert {row.task_id for row in rows_of(bench)} <= set(page.attributes("title"))
 
 
 def test_a_matrix_cell_says_more_than_its_colour(bench: Bench) -> None:
@@ -383,12 +384,11 @@ def test_the_markdown_has_the_same_sections(full_report: Path) -> None:
 def test_a_report_never_says_which_serial_number_is_the_right_one(full: Bench, full_report: Path) -> None:
     """Whichever number is the true one, every file but the table of all rows has the same bytes."""
     rows = rows_of(full)
-    for row in rows:
-        found = json.loads(row["details"] or "{}")
-        accuracies = found.get("verdict", {}).get("stamp_accuracies")
+    for i, row in enumerate(rows):
+        accuracies = row.detail("verdict").get("stamp_accuracies")
         if accuracies:
-            found["verdict"]["stamp_accuracies"] = accuracies[200:] + accuracies[:200]
-            row["details"] = json.dumps(found)
+            turned = {**row.detail("verdict"), "stamp_accuracies": accuracies[200:] + accuracies[:200]}
+            rows[i] = replace(row, details=json.dumps({"verdict": turned}))
     other = make_page(rows, full.plan, full.records, "", {}, FilledStore(full), calibrated())
 
     assert html_page(other) == (full_report / "report.html").read_text(encoding="utf-8")
@@ -396,13 +396,12 @@ def test_a_report_never_says_which_serial_number_is_the_right_one(full: Bench, f
 
 def test_nonsense_in_details_is_no_picture(bench: Bench) -> None:
     """Details that do not decode, or whose shape does not fit, leave the section out instead of breaking the page."""
-    rows = rows_of(bench)
     broken = [
         *({"decoded": "no base64!"}, {"decoded": "AAAA", "decoded_shape": [9, 9, 3]}, {"decoded_shape": "x"}),
         *({"decoded": "AAAA", "decoded_shape": [-1, -3]}, {"decoded": 5, "decoded_shape": 5}),
     ]
-    for row, found in zip(rows, broken, strict=False):
-        row["details"] = json.dumps({"verdict": found})
+    details = [json.dumps({"verdict": found}) for found in broken]
+    rows = [replace(row, details=text) for row, text in zip(rows_of(bench), details, strict=False)]
 
     page = make_page(rows, bench.plan, bench.records, "", {}, None)
 
@@ -465,6 +464,6 @@ def test_the_terminal_shows_names_as_they_are() -> None:
 def test_rows_need_no_plan_params_for_names(bench: Bench) -> None:
     """Rows read back from JSON give the same page as rows just built."""
     rows = rows_of(bench)
-    again = json.loads(json.dumps(rows))
+    again = [ResultRow.from_record(json.loads(json.dumps(row.to_record()))) for row in rows]
 
     assert summary_markdown(again) == summary_markdown(rows)

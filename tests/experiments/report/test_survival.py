@@ -97,7 +97,7 @@ def test_the_adversary_chooses_the_strength(
 
     duel = duel_of(bench)
 
-    assert (duel.standing, duel.seeds[0].row["strength"]) == (standing, decisive)
+    assert (duel.standing, duel.seeds[0].row.strength) == (standing, decisive)
 
 
 def test_seeds_that_disagree_are_mixed(bench: Bench) -> None:

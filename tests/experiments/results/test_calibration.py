@@ -123,4 +123,4 @@ def test_a_mismatch_stands_on_every_row_of_the_scheme(tmp_path: Path) -> None:
             records[cell.verify] = Record(cell.verify, State.DONE, result={"calibration": wrong})
     rows = build_rows(plan, records, experiment="e", run_id="r")
 
-    assert all("null_mismatch" in row["caveats"] for row in rows)
+    assert all("null_mismatch" in row.caveats for row in rows)

@@ -12,7 +12,7 @@ from wmarena.orchestrator.plan.task import State
 
 def caveats(bench: Bench) -> list[list[str]]:
     """Caveats by row."""
-    return [row["caveats"] for row in rows_of(bench)]
+    return [list(row.caveats) for row in rows_of(bench)]
 
 
 def test_every_check_is_explained() -> None:
@@ -43,7 +43,7 @@ def test_a_control_that_fires_makes_the_scheme_ambiguous(bench: Bench, control: 
 
     rows = rows_of(bench)
 
-    assert ["ambiguous" in row["caveats"] for row in rows] == [True, True, True, False]
+    assert ["ambiguous" in row.caveats for row in rows] == [True, True, True, False]
 
 
 @pytest.mark.parametrize(("level", "expected"), [(0, True), (2, False)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.experiments.evidence_factory import BUDGET, Bench, rows_of, sweep, verdict
+from tests.experiments.evidence_factory import BUDGET, Bench, row_of, rows_of, sweep, verdict
 from wmarena.experiments.results.costs import (
     UNKNOWN_FAMILY,
     AttackSweep,
@@ -15,6 +15,7 @@ from wmarena.experiments.results.costs import (
     family,
     median_cost,
 )
+from wmarena.experiments.results.rows import ResultRow, required
 from wmarena.orchestrator.plan.task import Task
 
 FOUND, LOST = 95, 12
@@ -22,7 +23,7 @@ FOUND, LOST = 95, 12
 
 def contest_of(bench: Bench, attack: str = "finetune") -> AttackSweep:
     """The only contest with an attack."""
-    (found,) = (c for c in contests(rows_of(bench)) if c.rows[0]["attack"] == attack)
+    (found,) = (c for c in contests(rows_of(bench)) if c.rows[0].attack == attack)
     return found
 
 
@@ -45,7 +46,7 @@ def test_the_cost_is_the_cheapest_suspect_without_a_mark(bench: Bench) -> None:
     (bracket,) = contest_of(bench).brackets
 
     assert bracket.cost == pytest.approx(0.03)
-    assert (bracket.cheapest or {})["strength"] == 5
+    assert required(bracket.cheapest).strength == 5
 
 
 def test_the_bracket_is_where_the_verdict_flips(bench: Bench) -> None:
@@ -55,8 +56,8 @@ def test_the_bracket_is_where_the_verdict_flips(bench: Bench) -> None:
 
     (bracket,) = contest_of(bench).brackets
 
-    assert [(row or {})["strength"] for row in (bracket.before, bracket.after)] == [2, 5]
-    assert [(row or {})["relative_drop"] for row in (bracket.before, bracket.after)] == pytest.approx([0.01, 0.03])
+    assert [required(row).strength for row in (bracket.before, bracket.after)] == [2, 5]
+    assert [required(row).relative_drop for row in (bracket.before, bracket.after)] == pytest.approx([0.01, 0.03])
     assert not bracket.non_monotone
 
 
@@ -69,7 +70,7 @@ def test_fewer_bits_are_a_stronger_attack(bench: Bench) -> None:
     (bracket,) = contest.brackets
 
     assert contest.direction == -1
-    assert [(row or {})["strength"] for row in (bracket.before, bracket.after)] == [8, 4]
+    assert [required(row).strength for row in (bracket.before, bracket.after)] == [8, 4]
     assert not bracket.non_monotone
 
 
@@ -91,7 +92,7 @@ def test_a_chain_is_as_strong_as_its_swept_part(bench: Bench) -> None:
     cell = {"strength_name": "bits", "strength": 4.0}
     bench.attacked(owner, "finetune+quantize", {"attacks": parts}, 0.79, verdict(FOUND), **cell)
 
-    rows = [row for row in rows_of(bench) if row["attack"] != "none"]
+    rows = [row for row in rows_of(bench) if row.attack != "none"]
 
     assert [direction(row) for row in rows] == [1, -1]
     assert {family(row) for row in rows} == {"chain"}
@@ -105,7 +106,7 @@ def test_a_verdict_that_comes_back_is_flagged(bench: Bench) -> None:
     (bracket,) = contest_of(bench).brackets
 
     assert bracket.non_monotone
-    assert [(row or {})["strength"] for row in (bracket.before, bracket.after)] == [1, 2]
+    assert [required(row).strength for row in (bracket.before, bracket.after)] == [1, 2]
 
 
 def test_a_mark_that_never_falls_has_a_censored_cost(bench: Bench) -> None:
@@ -156,7 +157,7 @@ def test_attacks_are_told_apart_by_all_but_their_strength(bench: Bench) -> None:
     bench.judge(owner, suspect, verdict(FOUND), budget=BUDGET, claim=True, **cell)
     bench.judge(owner, bench.clean(0), verdict(9), control="clean")
 
-    found = [[row["strength"] for row in c.rows] for c in contests(rows_of(bench))]
+    found = [[row.strength for row in c.rows] for c in contests(rows_of(bench))]
 
     assert found == [[1.0, 3.0], [1.0], [3.0]]
 
@@ -202,9 +203,9 @@ def test_a_family_costs_what_its_cheapest_attack_costs() -> None:
 # Area under the margin
 
 
-def row(drop: float | None, margin: float) -> dict[str, float | None]:
+def row(drop: float | None, margin: float) -> ResultRow:
     """A suspect as far as the envelope reads it."""
-    return {"relative_drop": drop, "margin": margin}
+    return row_of(relative_drop=drop, margin=margin)
 
 
 def test_the_envelope_falls_and_ignores_what_costs_more_for_less() -> None:
@@ -225,9 +226,7 @@ def test_the_envelope_falls_and_ignores_what_costs_more_for_less() -> None:
         ([row(0.9, 0.0)], 1.0, 1.0),  # beyond reach: nobody pays that
     ],
 )
-def test_the_area_is_the_share_of_the_mark_that_is_left(
-    rows: list[dict[str, float | None]], start: float, expected: float
-) -> None:
+def test_the_area_is_the_share_of_the_mark_that_is_left(rows: list[ResultRow], start: float, expected: float) -> None:
     """1 if nothing touches the mark within a drop of 20 %, 0 if removing it is free."""
     assert aumc(rows, start) == pytest.approx(expected)
 

@@ -2,23 +2,15 @@
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.experiments.evidence_factory import BUDGET, Bench, rows_of, verdict
-from wmarena.experiments.results.rows import (
-    UNREACHED,
-    ResultRow,
-    attack_params,
-    budget_drop,
-    is_claim,
-    is_gated,
-    max_drop,
-)
+from tests.experiments.evidence_factory import BUDGET, Bench, row_of, rows_of, verdict
+from wmarena.experiments.results.rows import UNREACHED, ResultRow
 from wmarena.experiments.results.table import RESULTS_SCHEMA, build_rows, read_results, write_results
 
 CONTRACT = {
@@ -34,13 +26,17 @@ CONTRACT = {
     ),
     "int64": ("seed", "n"),
     "bool": ("cached", "verdict", "verdict_paper", "beats_scratch", "removed"),
-    "list<item: string>": ("caveats",),
+    "list<item: string>": ("caveats", "knowledge"),
 }
+SECOND_EDITION = (
+    *("claimant", "head", "attack_label", "access", "knowledge", "outcome", "reason", "outcome_common"),
+    *("evidence_bits", "fate", "agreement", "covertness_auc", "suite", "run_label", "peak_memory_mib", "energy_j"),
+)
 
 
 def only(rows: list[ResultRow], **wanted: Any) -> ResultRow:
     """The one row with these values."""
-    (row,) = (r for r in rows if all(r[k] == v for k, v in wanted.items()))
+    (row,) = (r for r in rows if all(getattr(r, k) == v for k, v in wanted.items()))
     return row
 
 
@@ -49,6 +45,20 @@ def test_every_contract_column_is_there() -> None:
     types = {name: str(RESULTS_SCHEMA.field(name).type) for names in CONTRACT.values() for name in names}
 
     assert types == {name: kind for kind, names in CONTRACT.items() for name in names}
+
+
+def test_new_columns_follow_the_old_ones() -> None:
+    """Readers that take columns by their place keep what they had: later columns stand at the end."""
+    assert RESULTS_SCHEMA.names[51:53] == ["suspect_id", "clean_id"]
+    assert RESULTS_SCHEMA.names[53:] == list(SECOND_EDITION)
+
+
+def test_every_column_has_a_description() -> None:
+    """The data dictionary has a meaning for every column, on one line."""
+    told = {f.name: f.metadata["doc"] for f in fields(ResultRow)}
+
+    assert list(told) == RESULTS_SCHEMA.names
+    assert [name for name, doc in told.items() if not doc or "\n" in doc] == []
 
 
 def test_a_row_says_what_its_tasks_measured(bench: Bench) -> None:
@@ -91,9 +101,9 @@ def test_a_row_says_what_its_tasks_measured(bench: Bench) -> None:
         "device": "cpu",
         "error": None,
     }
-    assert expected == {name: row[name] for name in expected}
-    assert row["relative_drop"] == pytest.approx(0.03 / 0.88)
-    assert json.loads(row["workload_params"]) == bench.workload
+    assert expected == {name: getattr(row, name) for name in expected}
+    assert row.relative_drop == pytest.approx(0.03 / 0.88)
+    assert json.loads(row.workload_params) == bench.workload
 
 
 def test_rows_follow_the_plan_one_per_verify_task(bench: Bench) -> None:
@@ -103,7 +113,7 @@ def test_rows_follow_the_plan_one_per_verify_task(bench: Bench) -> None:
     second = bench.judge(owner, bench.clean(0), verdict(10), control="clean")
     bench.plan.add([], [first])
 
-    assert [first.verify, second.verify] == [row["task_id"] for row in rows_of(bench)]
+    assert [first.verify, second.verify] == [row.task_id for row in rows_of(bench)]
 
 
 def test_without_an_attack_the_suspect_is_the_marked_model(bench: Bench) -> None:
@@ -113,7 +123,7 @@ def test_without_an_attack_the_suspect_is_the_marked_model(bench: Bench) -> None
 
     (row,) = rows_of(bench)
 
-    assert tuple(row[k] for k in ("metric_suspect", "relative_drop", "seconds_attack", "removed")) == (
+    assert tuple(getattr(row, k) for k in ("metric_suspect", "relative_drop", "seconds_attack", "removed")) == (
         0.87,
         0.0,
         None,
@@ -129,9 +139,9 @@ def test_original_heads_and_claims_are_marked(bench: Bench) -> None:
 
     head, claim = rows_of(bench)
 
-    assert json.loads(head["attack_params"]) == {"variant": "rtal", "head": "original"}
-    assert json.loads(claim["attack_params"]) == {"lr": 0.1, "claim": "adversary"}
-    assert [is_claim(head), is_claim(claim)] == [False, True]
+    assert json.loads(head.attack_params) == {"variant": "rtal", "head": "original"}
+    assert json.loads(claim.attack_params) == {"lr": 0.1, "claim": "adversary"}
+    assert [head.is_claim, claim.is_claim] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +167,7 @@ def test_removed_needs_verdict_budget_and_scratch(
 
     (row,) = rows_of(bench)
 
-    assert expected is row["removed"]
+    assert expected is row.removed
 
 
 def test_the_budget_reads_validation_data(bench: Bench) -> None:
@@ -169,8 +179,8 @@ def test_the_budget_reads_validation_data(bench: Bench) -> None:
 
     (row,) = rows_of(bench)
 
-    assert row["removed"] is True
-    assert budget_drop(row) == pytest.approx(0.01)
+    assert row.removed is True
+    assert row.budget_drop == pytest.approx(0.01)
 
 
 def test_the_budget_falls_back_to_test_data(bench: Bench) -> None:
@@ -180,8 +190,8 @@ def test_the_budget_falls_back_to_test_data(bench: Bench) -> None:
 
     (row,) = rows_of(bench)
 
-    assert budget_drop(row) == pytest.approx(0.1)
-    assert row["removed"] is False
+    assert row.budget_drop == pytest.approx(0.1)
+    assert row.removed is False
 
 
 def test_a_missing_allowance_is_the_default_budget(bench: Bench) -> None:
@@ -191,7 +201,7 @@ def test_a_missing_allowance_is_the_default_budget(bench: Bench) -> None:
 
     (row,) = rows_of(bench)
 
-    assert (max_drop(row), row["removed"]) == (0.05, True)
+    assert (row.max_drop, row.removed) == (0.05, True)
 
 
 @pytest.mark.parametrize("cell", [{"control": "clean"}, {"claim": True}])
@@ -202,7 +212,7 @@ def test_controls_and_claims_remove_nothing(bench: Bench, cell: dict[str, Any]) 
 
     (row,) = rows_of(bench)
 
-    assert row["removed"] is None
+    assert row.removed is None
 
 
 def test_failed_and_skipped_rows_have_causes_and_no_numbers(bench: Bench) -> None:
@@ -216,11 +226,11 @@ def test_failed_and_skipped_rows_have_causes_and_no_numbers(bench: Bench) -> Non
     rows = rows_of(bench)
     diverged, failed = only(rows, attack="spoil"), only(rows, attack="finetune")
 
-    assert (diverged["status"], diverged["error"]) == ("failed", "diverged: nan in epoch 1")
-    assert (failed["status"], failed["error"]) == ("failed", "timeout: 3600 s")
+    assert (diverged.status, diverged.error) == ("failed", "diverged: nan in epoch 1")
+    assert (failed.status, failed.error) == ("failed", "timeout: 3600 s")
     unknown = ("statistic", "threshold", "log10_p", "verdict", "margin", "removed", "seconds_verify", "device")
-    assert [None] * len(unknown) * 2 == [row[k] for row in rows for k in unknown]
-    assert (diverged["metric_marked"], diverged["metric_suspect"], failed["metric_suspect"]) == (0.9, None, 0.89)
+    assert [None] * len(unknown) * 2 == [getattr(row, k) for row in rows for k in unknown]
+    assert (diverged.metric_marked, diverged.metric_suspect, failed.metric_suspect) == (0.9, None, 0.89)
 
 
 def test_tasks_that_were_not_reached_are_skipped(bench: Bench) -> None:
@@ -231,7 +241,7 @@ def test_tasks_that_were_not_reached_are_skipped(bench: Bench) -> None:
 
     (row,) = rows_of(bench)
 
-    assert (row["status"], row["error"]) == ("skipped", UNREACHED)
+    assert (row.status, row.error) == ("skipped", UNREACHED)
 
 
 def test_gated_rows_are_told_apart(bench: Bench) -> None:
@@ -242,7 +252,7 @@ def test_gated_rows_are_told_apart(bench: Bench) -> None:
 
     (row,) = rows_of(bench)
 
-    assert is_gated(row)
+    assert row.is_gated
 
 
 def test_cached_follows_the_verify_task(bench: Bench) -> None:
@@ -251,7 +261,7 @@ def test_cached_follows_the_verify_task(bench: Bench) -> None:
     cell = bench.judge(owner, owner, verdict(100))
     bench.records[cell.verify] = replace(bench.records[cell.verify], cached=True)
 
-    assert [row["cached"] for row in rows_of(bench)] == [True]
+    assert [row.cached for row in rows_of(bench)] == [True]
 
 
 def test_cells_alone_are_enough(bench: Bench) -> None:
@@ -262,7 +272,7 @@ def test_cells_alone_are_enough(bench: Bench) -> None:
 
     (bare,) = build_rows(bench.plan.cells, bench.records, experiment="trial", run_id="run-1")
 
-    assert {**whole, "workload_params": None} == bare
+    assert replace(whole, workload_params=None) == bare
 
 
 def test_the_table_survives_parquet(bench: Bench, tmp_path: Path) -> None:
@@ -278,6 +288,77 @@ def test_the_table_survives_parquet(bench: Bench, tmp_path: Path) -> None:
     assert rows == read_results(path)
     assert pq.read_schema(path).remove_metadata() == RESULTS_SCHEMA
     assert sorted(p.name for p in path.parent.iterdir()) == ["results.csv", "results.parquet"]
+
+
+def test_a_table_of_an_earlier_version_is_read(bench: Bench, tmp_path: Path) -> None:
+    """Columns that a results.parquet does not have are null."""
+    owner = bench.embed("adi", 0)
+    bench.judge(owner, owner, verdict(100))
+    path = write_results(rows_of(bench), tmp_path)
+    pq.write_table(pq.read_table(path).drop_columns(list(SECOND_EDITION)), path)
+
+    (row,) = read_results(path)
+
+    assert row == replace(rows_of(bench)[0], **dict.fromkeys(SECOND_EDITION))
+
+
+def test_a_row_survives_its_record(bench: Bench) -> None:
+    """`from_record` undoes `to_record`; columns that the record lacks are null, unknown ones are left aside."""
+    owner = bench.embed("adi", 0)
+    bench.judge(owner, owner, verdict(100, caveats=("null_mismatch",)))
+    (row,) = rows_of(bench)
+    record = row.to_record()
+
+    assert ResultRow.from_record({**record, "who_knows": 1}) == row
+    assert ResultRow.from_record({k: v for k, v in record.items() if k != "margin"}) == replace(row, margin=None)
+
+
+def test_configurations_are_parsed_once(bench: Bench) -> None:
+    """Every reader of a row gets the same parsed configuration."""
+    owner = bench.embed("adi", 0)
+    bench.attacked(owner, "overwrite", {"scheme": {"name": "uchida"}, "lr": 0.1}, 0.89, verdict(90), claim=True)
+    (row,) = rows_of(bench)
+
+    assert row.attack_config == {"scheme.name": "uchida", "lr": 0.1, "claim": "adversary"}
+    assert row.variant == {"scheme.name": "uchida", "lr": 0.1}
+    assert all(getattr(row, name) is getattr(row, name) for name in ("attack_config", "variant", "granted", "setting"))
+
+
+def test_rows_say_whose_key_and_whose_head_is_judged(bench: Bench) -> None:
+    """Claims are the adversary's, stranger's keys a stranger's, all others the owner's; so are heads put back."""
+    owner = bench.embed("adi", 0)
+    bench.judge(owner, owner, verdict(9), control="stranger_key")
+    bench.judge(owner, bench.clean(0), verdict(9), control="clean")
+    bench.attacked(owner, "finetune", {"variant": "rtal"}, 0.85, verdict(90), head="original")
+    bench.attacked(owner, "overwrite", {"lr": 0.1}, 0.85, verdict(90), claim=True)
+
+    found = [(row.claimant, row.head, row.access) for row in rows_of(bench)]
+
+    assert found == [
+        ("stranger", "suspect", "queries"),
+        ("owner", "suspect", "queries"),
+        ("owner", "owner", "queries"),
+        ("adversary", "suspect", "queries"),
+    ]
+
+
+def test_attacks_are_labelled_by_their_plugins(bench: Bench) -> None:
+    """Label and knowledge are the plugin's own, a chain's those of its parts; of an unknown attack the name is left."""
+    owner = bench.embed("adi", 0)
+    parts = [{"name": "prune_weights"}, {"name": "spoil", "mode": "joint"}]
+    bench.judge(owner, owner, verdict(100))
+    bench.attacked(owner, "finetune", {"variant": "rtal"}, 0.85, verdict(90))
+    bench.attacked(owner, "prune_weights+spoil", {"attacks": parts}, 0.85, verdict(90))
+    bench.attacked(owner, "who_knows", {"lr": 0.1}, 0.85, verdict(90))
+
+    found = [(row.attack_label, row.knowledge) for row in rows_of(bench)]
+
+    assert found == [
+        ("none", ()),
+        ("finetune-rtal", ("weights",)),
+        ("prune_weights+spoil", ("algorithm", "key", "weights")),
+        ("who_knows", None),
+    ]
 
 
 def test_csv_is_for_people(bench: Bench, tmp_path: Path) -> None:
@@ -303,7 +384,7 @@ def test_an_empty_table_is_written(tmp_path: Path) -> None:
 def test_a_chain_is_compared_without_its_last_strength() -> None:
     """A chain's strength is the field of its last part that bears the name; other parts keep theirs."""
     parts = [{"name": "finetune", "epochs": 2}, {"name": "prune", "sparsity": 0.5}, {"name": "finetune", "epochs": 2}]
-    row = {"attack_params": json.dumps({"attacks": parts}), "strength_name": "epochs", "strength": 2.0}
+    row = row_of(attack_params=json.dumps({"attacks": parts}), strength_name="epochs", strength=2.0)
 
-    assert "attacks.0.epochs" in attack_params(row)
-    assert "attacks.2.epochs" not in attack_params(row)
+    assert "attacks.0.epochs" in row.variant
+    assert "attacks.2.epochs" not in row.variant

@@ -41,10 +41,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def verdicts(summary: RunSummary) -> list[tuple[object, ...]]:
     """What the table says of each row."""
-    return [
-        (r["scheme"], r["attack"], r["strength"], r["control"], r["log10_p"])
-        for r in read_results(Path(summary.results))
-    ]
+    return [(r.scheme, r.attack, r.strength, r.control, r.log10_p) for r in read_results(Path(summary.results))]
 
 
 # Results

@@ -46,7 +46,7 @@ def wmarena(ran: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 def table(results: Path | str) -> list[dict[str, Any]]:
     """Rows without what differs between any two runs: their ids, times and origin."""
     skipped = {"run_id", "cached", "seconds_embed", "seconds_attack", "seconds_verify"}
-    return [{k: v for k, v in row.items() if k not in skipped} for row in read_results(Path(results))]
+    return [{k: v for k, v in row.to_record().items() if k not in skipped} for row in read_results(Path(results))]
 
 
 def test_the_table_equals_a_local_stores(wmarena: Callable[..., int], finished_once: Finished, capsys: Capture) -> None:

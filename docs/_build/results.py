@@ -1,0 +1,36 @@
+"""The data dictionary of ``results.parquet``, from the fields of ``ResultRow``."""
+
+from dataclasses import fields
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from docs._build.tables import table
+from wmarena.experiments.results.rows import COLUMN_TYPES, ResultRow
+
+_HEAD = """# Columns of results.parquet
+
+Generated from `wmarena.experiments.results.rows.ResultRow`. A run writes one row per verify task to `results.parquet`,
+and the same without `details` to `results.csv`. What is not known is null (empty in CSV). Columns keep their place: new
+ones are added at the end, and a table that was written before a column existed is read with null in it. In Python,
+`wmarena.experiments.results.table.read_results` gives the rows as objects.
+"""
+
+_WORDS = {float: "number", int: "integer", bool: "true or false", tuple: "list of texts"}
+
+
+def page() -> str:
+    """Every column with its type, its unit or range, and its meaning."""
+    lines = [
+        [f"`{f.name}`", _type(COLUMN_TYPES[f.name]), f.metadata["unit"], f.metadata["doc"]] for f in fields(ResultRow)
+    ]
+    return "\n\n".join([_HEAD, table(["Column", "Type", "Unit or range", "Meaning"], lines)]) + "\n"
+
+
+def _type(hint: Any) -> str:
+    """``text``, ``number or null``, or the values of a column that takes few."""
+    if NoneType in get_args(hint):
+        (plain,) = (part for part in get_args(hint) if part is not NoneType)
+        return f"{_type(plain)} or null"
+    if get_origin(hint) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(hint))
+    return _WORDS.get(get_origin(hint) or hint, "text")
