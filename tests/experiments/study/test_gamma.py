@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from wmarena.experiments.study.gamma import Statistics
+from tests.experiments.evidence_factory import BUDGET, Bench, rows_of, verdict
+from wmarena.experiments.study.gamma import Statistics, statistics_of
 
 FOUND = Statistics(null=(0.4, 0.5, 0.6), marked=(1.0, 1.0), attacked={"finetune": (0.9, 0.7)}, n=100, q=0.5, own=0.7)
 
@@ -14,6 +15,12 @@ def test_exact_tail_bounds_false_positives() -> None:
     """Where outputs are random by construction, the bound is the binomial tail from ceil(γ n) on."""
     assert FOUND.false_positive_bound(0.7) == pytest.approx(binom.sf(69, 100, 0.5), rel=1e-9)
     assert FOUND.false_positive_bound(None) == FOUND.false_positive_bound(0.7)
+
+
+def test_a_share_between_two_counts_needs_the_larger() -> None:
+    """γ = 0.705 of 100 is 71 matches: 70 do not reach it."""
+    assert FOUND.false_positive_bound(0.705) == pytest.approx(binom.sf(70, 100, 0.5), rel=1e-9)
+    assert FOUND.false_positive_bound(0.0) == pytest.approx(1.0)
 
 
 def test_rounding_adds_no_match() -> None:
@@ -54,3 +61,28 @@ def test_a_higher_threshold_never_passes_more(null: list[float], marked: list[fl
 def test_statistics_survive_the_journal() -> None:
     """What is read back equals what was written."""
     assert Statistics.of(FOUND.document()) == FOUND
+
+
+def test_removals_count_within_the_budget_only() -> None:
+    """What the adversary ruined beyond its budget is no positive; a drop of exactly the budget is one.
+
+    Neither are claims, controls, plugged-back heads or realigned suspects.
+    """
+    bench = Bench()
+    owner = bench.embed("adi", 0, 0.75)
+    bench.judge(owner, owner, verdict(100))
+    for epochs, (metric, hits) in enumerate([(0.7, 90), (0.5, 80), (0.49, 20)], start=1):
+        budget = {**BUDGET, "max_drop": 0.25}
+        bench.attacked(owner, "finetune", {"epochs": epochs}, metric, verdict(hits), budget=budget)
+    bench.attacked(owner, "overwrite", {"lr": 0.1}, 0.75, verdict(30), claim=True)
+    bench.attacked(owner, "finetune", {"variant": "rtal"}, 0.75, verdict(31), head="original")
+    bench.attacked(owner, "finetune", {"variant": "ftal"}, 0.75, verdict(32), realigned=True)
+    bench.judge(owner, bench.clean(0), verdict(11), control="clean")
+
+    found = statistics_of(rows_of(bench), bench.plan.cells, bench.records)
+
+    assert found.attacked == {"finetune": (0.9, 0.8)}
+    assert (found.marked, found.null) == ((1.0,), (0.11,))
+    assert (found.n, found.q, found.own) == (100, 0.1, 0.28)
+    assert found.power(0.75) == 1.0
+    assert found.power(0.85, "finetune") == 0.5

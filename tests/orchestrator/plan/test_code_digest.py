@@ -226,7 +226,9 @@ PLUGINS = {
         ("wmarena.attacks.tuning.finetune", {"finetune"}),
         ("wmarena.experiments.workloads.training", {"digits"}),
         ("wmarena.experiments.workloads.images.digits", {"digits"}),
-        ("schemes", set()),
+        ("wmarena.schemes", set()),
+        ("wmarena.experiments.report.page", set()),
+        ("wmarena.experiments.running.execution", set()),
         ("wmarena.orchestrator.running.loop", set()),
     ],
 )
