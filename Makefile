@@ -7,7 +7,7 @@ STORE ?= wmarena-store
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test fuzz drill check lint types imports ui docs bench clean
+.PHONY: help demo test fuzz mutants drill check lint types imports ui docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,6 +29,9 @@ test: $(READY) ## the test suite
 
 fuzz: $(READY) ## 10,000 altered inputs for everything that is read from disk: minutes
 	WMARENA_FUZZ=1 $(BIN)/python -m pytest -n 2 --dist load tests/fuzz
+
+mutants: $(READY) ## small changes to the rules that decide verdicts, each of which a test should notice: MUTANTS="--module costs --sample 0"
+	$(BIN)/python tests/mutants.py $(MUTANTS)
 
 drill: fuzz ## the full numbers: altered inputs, killed workers, drivers and nodes, hung workers, full and rotten disks
 	WMARENA_DRILL=1 $(BIN)/python -m pytest -p no:randomly -rs tests/drills
