@@ -93,3 +93,22 @@ def test_a_flat_surface_is_told_from_a_sloping_one() -> None:
     assert (flatness(sloping, "gain") or 1) < 1e-6
     assert flatness(flat[:2], "gain") is None
     assert flatness([trial(i, gain=1, by_seed=[1.0, 1.0]) for i in range(3)], "gain") == 1.0
+
+
+def test_flatness_needs_three_trials_of_two_seeds() -> None:
+    """Trials of one seed and infeasible ones say nothing of the spread; without any spread a difference is certain."""
+    spread = [trial(i, gain=0, by_seed=[float(i), i + 1.0]) for i in range(3)]
+    single = [trial(i, gain=0, by_seed=[float(i)]) for i in range(3)]
+
+    assert flatness(spread, "gain") == pytest.approx((1 + 2 * 4 / 3) ** -1.5)  # F(2, 3) = 4
+    assert flatness([*spread[:2], *single], "gain") is None
+    assert flatness([*spread[:2], trial(2, gain=0, by_seed=[2.0, 3.0], feasible=False)], "gain") is None
+    assert flatness([trial(i, gain=0, by_seed=[float(i)] * 2) for i in range(3)], "gain") == 0.0
+
+
+def test_volumes_grow_from_the_worst_point_seen() -> None:
+    """One objective: the length between the best so far and the worst of all; without a trial there is none."""
+    found = [trial(i, gain=gain) for i, gain in enumerate((2.0, 1.0, 5.0))]
+
+    assert hypervolumes(found, {"gain": "maximize"}) == [1.0, 1.0, 4.0]
+    assert hypervolumes([trial(0, gain=1.0, feasible=False)], {"gain": "maximize"}) == []
