@@ -296,7 +296,7 @@ def test_the_table_survives_parquet(bench: Bench, tmp_path: Path) -> None:
     bench.fail(broken.suspect)
     rows = rows_of(bench)
 
-    path = write_results(rows, tmp_path / "out")
+    path = write_results(rows, tmp_path / "new" / "out")
 
     assert rows == read_results(path)
     assert pq.read_schema(path).remove_metadata() == RESULTS_SCHEMA
