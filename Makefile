@@ -6,8 +6,14 @@ READY := $(VENV)/.ready
 STORE ?= wmarena-store
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export OMP_NUM_THREADS ?= 1
+# Tests that need nothing but this process and its children. tests/conftest.py sets the marks.
+TIER := not (ray or server or browser or package or drill or slow)
+QUICK := tests/test_house.py tests/test_defaults.py tests/schemes/test_statistics.py tests/schemes/test_params.py \
+    tests/schemes/test_keys.py tests/schemes/test_prf.py tests/schemes/test_commitment.py tests/schemes/test_uchida.py \
+    tests/orchestrator/plan tests/orchestrator/keys/test_derivation.py tests/orchestrator/running/test_ledger.py \
+    tests/experiments/spec tests/experiments/planning/test_expand.py tests/experiments/results
 
-.PHONY: help demo test package repository-files fuzz drill check lint types imports ui docs bench clean
+.PHONY: help demo quick test test-slow test-portable test-all package repository-files fuzz mutants drill check lint types imports ui docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,8 +30,19 @@ $(READY): pyproject.toml
 demo: $(READY) ## run the main job on real data: MLflow records and an HTML report
 	$(BIN)/wmarena --store $(STORE) run quickstart
 
-test: $(READY) ## the test suite
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope
+quick: $(READY) ## 90 seconds for the inner loop: statistics, keys, planning, one scheme
+	$(BIN)/pytest -m "$(TIER)" -n 2 $(QUICK)
+
+test: $(READY) ## the test suite of a newcomer: no network service, no Ray, no browser
+	$(BIN)/pytest -m "$(TIER)" -n 2 --dist loadscope
+
+test-slow: $(READY) ## what `test` leaves out: Ray, servers (PostgreSQL, S3, MLflow), browser, packaging, one drill of each kind
+	$(BIN)/pytest -m "not ($(TIER)) and not slow" -n 2 --dist loadscope
+
+test-portable: $(READY) ## the numeric tests as on a processor without vector units: another last bit, the same claims
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/pytest -m "$(TIER)" -n 2 --dist loadscope tests/schemes tests/attacks
+
+test-all: test test-slow test-portable ## every test but the slowest: what CI runs
 
 package: $(READY) ## source archive and wheel in dist/, and the slow tests of packaging: empty environments, 6 GB each, minutes
 	$(BIN)/python -m build --no-isolation
@@ -36,6 +53,9 @@ repository-files: $(READY) ## workflow, issue forms and citation against their s
 
 fuzz: $(READY) ## 10,000 altered inputs for everything that is read from disk: minutes
 	WMARENA_FUZZ=1 $(BIN)/pytest -n 2 --dist load tests/fuzz
+
+mutants: $(READY) ## small changes to the rules that decide verdicts, each of which a test should notice: MUTANTS="--module costs --sample 0"
+	$(BIN)/python tests/mutants.py $(MUTANTS)
 
 drill: fuzz ## the full numbers: altered inputs, killed workers, drivers and nodes, hung workers, full and rotten disks
 	WMARENA_DRILL=1 $(BIN)/pytest -p no:randomly -rs tests/drills

@@ -320,6 +320,17 @@ def test_k_is_raised_only_where_training_is_short(n_train: int, k: int, epochs: 
     assert own == k or (own - 1) * steps < scheme.showings * scheme.n_triggers
 
 
+@pytest.mark.parametrize("n_sets", [1, 2, 3])
+def test_every_trigger_of_every_set_is_shown_often_enough(n_sets: int) -> None:
+    """30 showings of each trigger, counted over all sets that are embedded, not over one of them."""
+    scheme = Adi(n_triggers=100, n_sets=n_sets)
+    recipe = scheme.recipe(arena().task, 1000)
+    feed_steps = n_steps(recipe, 1000)
+    k = scheme.triggers_per_step(recipe, 1000)
+
+    assert (k - 1) * feed_steps < 30 * 100 * n_sets <= k * feed_steps
+
+
 def test_large_training_sets_use_the_papers_k() -> None:
     """With 50,000 images, four passes show each of 100 triggers 40 times at the paper's k = 2."""
     recipe = Adi().recipe(arena().task, 50_000)

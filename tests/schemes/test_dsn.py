@@ -19,7 +19,7 @@ from wmarena.schemes.base import Owner, Recipe, Scheme, Suspect
 from wmarena.schemes.commitment import model_digest
 from wmarena.schemes.dsn import evidence as dsn_evidence
 from wmarena.schemes.dsn import scheme as dsn
-from wmarena.schemes.dsn.evidence import ENOUGH, SCREENED, SerialTest, rivals_of
+from wmarena.schemes.dsn.evidence import ENOUGH, SCREENED, OtherNumbers, SerialTest, number_facts, rivals_of
 from wmarena.schemes.dsn.scheme import Dsn, flaw, number_of
 from wmarena.schemes.dsn.training import _Reversed, fresh_copy, from_uniform, wrong_patterns
 from wmarena.schemes.keys import Key
@@ -135,6 +135,27 @@ def test_a_lock_that_many_numbers_open_is_shown_as_such(monkeypatch: pytest.Monk
     assert details["random_keys"] < 511
     assert len(details["stamp_accuracies"]) == 512
     assert details["unlocking_share"] > 0.05
+
+
+def test_a_number_unlocks_if_it_gets_more_than_half_of_the_images_right(locked: Victim) -> None:
+    """Exactly half is not unlocked: of 512 numbers the owner's alone counts."""
+
+    class HalfRight:
+        n = 4
+        right = torch.ones(4, dtype=torch.bool)
+
+        def screen(self, patterns: Tensor) -> Tensor:
+            """Two of four images for every number."""
+            return torch.full((len(patterns),), 2)
+
+    number = number_of(locked.key)
+    others = rivals_of(number.pattern, 511, b"a public seed of tests")
+    trial = HalfRight()
+    found = OtherNumbers(others, trial.screen(others), trial.screen(others), len(others))
+    facts = number_facts(trial, number, found, others, open_to_all=False)  # type: ignore[arg-type]
+
+    assert facts["unlocking_share"] == 1 / 512
+    assert facts["one_bit_wrong"] == 0.5
 
 
 def test_a_customers_number_is_of_no_use_with_another_customers_network() -> None:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -199,19 +200,34 @@ def test_mark_lives_in_the_network(scheme: Variant) -> None:
     assert judge(scheme, clean(), key).log10_p > -3
 
 
+def faded() -> tuple[nn.Module, Key]:
+    """A mark that is half gone: the marked network drawn towards the clean one."""
+    model, key = marked(SMALL)
+    between = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter, unmarked in zip(between.parameters(), clean().parameters(), strict=True):
+            parameter.lerp_(unmarked, 0.6)
+    return between, key
+
+
 def test_gamma_moves_the_papers_verdict_alone() -> None:
     """gamma = 1 refuses what 0.7 accepts; everything else of the evidence is the same."""
-    model, key = marked(SMALL)
-    faded = copy.deepcopy(model)
-    with torch.no_grad():
-        for parameter, unmarked in zip(faded.parameters(), clean().parameters(), strict=True):
-            parameter.lerp_(unmarked, 0.6)
-    lax, strict = (judge(replace(SMALL, gamma=g), faded, key) for g in (0.7, 1.0))
+    model, key = faded()
+    lax, strict = (judge(replace(SMALL, gamma=g), model, key) for g in (0.7, 1.0))
 
     assert 0.7 <= lax.statistic < 1
     assert (lax.verdict_paper, strict.verdict_paper) == (True, False)
     same = {"verdict_paper": None, "details": {}}
     assert replace(lax, **same) == replace(strict, **same)
+
+
+def test_the_papers_rule_includes_gamma() -> None:
+    """A share of matches that equals gamma passes; the next larger threshold refuses it."""
+    model, key = faded()
+    share = judge(SMALL, model, key).statistic
+    at, above = (judge(replace(SMALL, gamma=g), model, key) for g in (share, math.nextafter(share, 2)))
+
+    assert (at.verdict_paper, above.verdict_paper) == (True, False)
 
 
 def test_only_a_trained_head_needs_a_commitment() -> None:

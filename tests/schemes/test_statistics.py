@@ -4,18 +4,23 @@ import itertools
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta, binom
+from scipy.stats import beta, binom, pearsonr
 
 from wmarena.schemes.statistics import (
     GRINDING_KEYS_LOG10,
+    LEVEL,
     binomial_band,
     binomial_threshold,
     clopper_pearson,
+    correlation_threshold,
+    discrete_ks,
     log10_adjusted,
     log10_binomial_tail,
+    log10_correlation_tail,
     margin,
     mcnemar,
 )
@@ -170,3 +175,53 @@ def test_mcnemar_is_the_sign_test(first: int, second: int) -> None:
 
     assert mcnemar(first, second) == pytest.approx(min(1.0, 2 * tail))
     assert mcnemar(first, second) == mcnemar(second, first)
+
+
+@pytest.mark.parametrize("n", [5, 10, 100, 1000])
+def test_correlation_tail_is_the_level_of_scipys_interval(n: int) -> None:
+    """P[R >= r] is the level at which scipy's own one-sided interval around r begins at zero."""
+    turns = 2 * math.pi * np.arange(n) / n
+    r = min(0.9, 2 / math.sqrt(n))
+    found = pearsonr(np.cos(turns), r * np.cos(turns) + math.sqrt(1 - r * r) * np.sin(turns), alternative="greater")
+    tail = 10 ** log10_correlation_tail(found.statistic, n)
+
+    assert found.statistic == pytest.approx(r)
+    assert found.confidence_interval(1 - tail).low == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "threshold"), [(4, 0.999851), (10, 0.946455), (100, 0.448353), (1000, 0.149415)])
+def test_known_correlations_pass(n: int, threshold: float) -> None:
+    """The smallest r at the default level of 1e-6, as printed; there the tail is the level, for other levels too."""
+    assert correlation_threshold(n) == pytest.approx(threshold, abs=1e-6)
+    for level in (LEVEL, 1e-3, 1e-12):
+        assert log10_correlation_tail(correlation_threshold(n, level), n) == pytest.approx(math.log10(level), rel=1e-6)
+
+
+def test_correlation_needs_four_values() -> None:
+    """With three the transform has no variance; a perfect correlation of four has a finite p-value."""
+    with pytest.raises(ValueError, match="expected 4 values or more to correlate, got 3"):
+        log10_correlation_tail(0.5, 3)
+    assert log10_correlation_tail(0.0, 4) == pytest.approx(math.log10(0.5))
+    assert -400 < log10_correlation_tail(1.0, 4) < -60
+    assert log10_correlation_tail(-1.0, 4) == pytest.approx(0.0)
+
+
+def test_confidence_is_95_and_99_9_percent_unless_stated() -> None:
+    """Figures of printed tables: 8 of 10 is 44 to 97 %; 600 fair coins show 43.3 to 56.7 % heads."""
+    assert LEVEL == 1e-6
+    assert clopper_pearson(8, 10) == pytest.approx((0.4439, 0.9748), abs=1e-4)
+    assert binomial_band(600, 0.5) == (260 / 600, 340 / 600)
+
+
+def test_equal_distances_count_as_evidence_for_the_hypothesis() -> None:
+    """One throw of a fair coin is as far from fair as every other: p = 1; without draws nothing is concluded."""
+    assert discrete_ks([0], 1, 0.5) == 1.0
+    assert discrete_ks([1], 1, 0.5, draws=0) == 1.0
+
+
+def test_a_shifted_rate_is_noticed() -> None:
+    """Counts of the stated rate are plausible, counts of another are as rare as the simulation can tell."""
+    rng = np.random.default_rng(0)
+
+    assert discrete_ks(rng.binomial(100, 0.5, 50).tolist(), 100, 0.5) > 0.05
+    assert discrete_ks(rng.binomial(100, 0.6, 50).tolist(), 100, 0.5) == 1 / 2001

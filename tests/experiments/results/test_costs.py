@@ -121,6 +121,37 @@ def test_a_mark_that_never_falls_has_a_censored_cost(bench: Bench) -> None:
     assert median_cost([bracket]) == (pytest.approx(0.04), True)
 
 
+ROUNDED = "the running product of 23/24 ... 12/13 is 0.5 plus rounding, so the thirteenth seed decides"
+
+
+@pytest.mark.parametrize("n", [2, 4, 6, 8, 10, pytest.param(24, marks=pytest.mark.xfail(reason=ROUNDED))])
+def test_with_an_even_number_of_seeds_the_cheaper_one_decides(n: int) -> None:
+    """The median is the first cost at which half of the marks are gone: the lower of the two in the middle."""
+    brackets = [Bracket(seed=i, cost=0.01 * (i + 1), kept=None) for i in range(n)]
+
+    assert median_cost(brackets) == (brackets[n // 2 - 1].cost, False)
+
+
+def test_a_censored_seed_counts_as_at_risk_up_to_the_largest_drop_tried() -> None:
+    """Kaplan and Meier by hand: after 0.1 two thirds stand; the seed censored at 0.2 leaves; 0.3 takes the rest."""
+    brackets = [
+        Bracket(seed=0, cost=0.1, kept=None),
+        Bracket(seed=1, cost=None, kept=0.2),
+        Bracket(seed=2, cost=0.3, kept=None),
+        Bracket(seed=3, cost=None, kept=None),  # nothing is known of it
+    ]
+
+    assert median_cost(brackets) == (0.3, False)
+    assert median_cost(brackets[:2]) == (0.1, False)
+    assert median_cost(brackets[1:2]) == (0.2, True)
+    assert median_cost(brackets[3:]) is None
+
+
+def test_a_cost_comes_before_a_seed_censored_at_the_same_drop() -> None:
+    """The censored seed was still at risk there: of two at 0.1 one fell, which is half."""
+    assert median_cost([Bracket(seed=0, cost=None, kept=0.1), Bracket(seed=1, cost=0.1, kept=None)]) == (0.1, False)
+
+
 def test_a_removal_no_better_than_scratch_says_so(bench: Bench) -> None:
     """The cost stands, and beside it whether the suspect beats what the adversary could train alone."""
     for seed, scratch in ((0, 0.6), (1, 0.79)):

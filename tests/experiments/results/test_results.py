@@ -183,6 +183,29 @@ def test_the_budget_reads_validation_data(bench: Bench) -> None:
     assert row.budget_drop == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize(("suspect", "removed"), [(0.5, True), (0.49, False)])
+def test_the_boundary_belongs_to_the_budget(bench: Bench, suspect: float, removed: bool) -> None:
+    """A drop of exactly what the adversary may lose (0.75 - 0.5 of 0.25, without rounding) is within the budget."""
+    owner = bench.embed("adi", 0, 0.75)
+    scratch = bench.scratch(0, 0.3).id
+    bench.attacked(owner, "finetune", {}, suspect, verdict(10), budget={**BUDGET, "max_drop": 0.25}, scratch=scratch)
+
+    (row,) = rows_of(bench)
+
+    assert row["removed"] is removed
+
+
+@pytest.mark.parametrize(("suspect", "beats"), [(0.506, True), (0.505, False), (0.5, False)])
+def test_half_a_point_above_scratch_is_not_better(bench: Bench, suspect: float, beats: bool) -> None:
+    """A suspect must be better than training from scratch (0.5) by more than half a point, not by exactly that."""
+    owner = bench.embed("adi", 0, 0.75)
+    bench.attacked(owner, "finetune", {}, suspect, verdict(10), scratch=bench.scratch(0, 0.5).id)
+
+    (row,) = rows_of(bench)
+
+    assert row["beats_scratch"] is beats
+
+
 def test_the_budget_falls_back_to_test_data(bench: Bench) -> None:
     """Where a task scores no validation data, the test drop is held against the budget."""
     owner = bench.embed("adi", 0, metric_val=None)
@@ -283,7 +306,7 @@ def test_the_table_survives_parquet(bench: Bench, tmp_path: Path) -> None:
     bench.fail(broken.suspect)
     rows = rows_of(bench)
 
-    path = write_results(rows, tmp_path / "out")
+    path = write_results(rows, tmp_path / "new" / "out")
 
     assert rows == read_results(path)
     assert pq.read_schema(path).remove_metadata() == RESULTS_SCHEMA

@@ -1,11 +1,14 @@
 """γ on statistics that are there: bounds, power, choice."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from wmarena.experiments.study.gamma import Statistics
+from tests.experiments.evidence_factory import BUDGET, Bench, rows_of, verdict
+from wmarena.experiments.study.gamma import Statistics, statistics_of
 
 FOUND = Statistics(null=(0.4, 0.5, 0.6), marked=(1.0, 1.0), attacked={"finetune": (0.9, 0.7)}, n=100, q=0.5, own=0.7)
 
@@ -14,6 +17,12 @@ def test_exact_tail_bounds_false_positives() -> None:
     """Where outputs are random by construction, the bound is the binomial tail from ceil(γ n) on."""
     assert FOUND.false_positive_bound(0.7) == pytest.approx(binom.sf(69, 100, 0.5), rel=1e-9)
     assert FOUND.false_positive_bound(None) == FOUND.false_positive_bound(0.7)
+
+
+def test_a_share_between_two_counts_needs_the_larger() -> None:
+    """γ = 0.705 of 100 is 71 matches: 70 do not reach it."""
+    assert FOUND.false_positive_bound(0.705) == pytest.approx(binom.sf(70, 100, 0.5), rel=1e-9)
+    assert FOUND.false_positive_bound(0.0) == pytest.approx(1.0)
 
 
 def test_rounding_adds_no_match() -> None:
@@ -54,3 +63,77 @@ def test_a_higher_threshold_never_passes_more(null: list[float], marked: list[fl
 def test_statistics_survive_the_journal() -> None:
     """What is read back equals what was written."""
     assert Statistics.of(FOUND.document()) == FOUND
+
+
+def test_removals_count_within_the_budget_only() -> None:
+    """What the adversary ruined beyond its budget is no positive; a drop of exactly the budget is one.
+
+    Neither are claims, controls, plugged-back heads or realigned suspects.
+    """
+    bench = Bench()
+    owner = bench.embed("adi", 0, 0.75)
+    bench.judge(owner, owner, verdict(100))
+    for epochs, (metric, hits) in enumerate([(0.7, 90), (0.5, 80), (0.49, 20)], start=1):
+        budget = {**BUDGET, "max_drop": 0.25}
+        bench.attacked(owner, "finetune", {"epochs": epochs}, metric, verdict(hits), budget=budget)
+    bench.attacked(owner, "overwrite", {"lr": 0.1}, 0.75, verdict(30), claim=True)
+    bench.attacked(owner, "finetune", {"variant": "rtal"}, 0.75, verdict(31), head="original")
+    bench.attacked(owner, "finetune", {"variant": "ftal"}, 0.75, verdict(32), realigned=True)
+    bench.judge(owner, bench.clean(0), verdict(11), control="clean")
+
+    found = statistics_of(rows_of(bench), bench.plan.cells, bench.records)
+
+    assert found.attacked == {"finetune": (0.9, 0.8)}
+    assert (found.marked, found.null) == ((1.0,), (0.11,))
+    assert (found.n, found.q, found.own) == (100, 0.1, 0.28)
+    assert found.power(0.75) == 1.0
+    assert found.power(0.85, "finetune") == 0.5
+
+
+def test_intervals_are_of_95_percent() -> None:
+    """Three of four and two of three, as printed tables have them."""
+    assert FOUND.power_interval(0.8) == pytest.approx((0.1941, 0.9937), abs=1e-4)
+    assert FOUND.false_positive_interval(0.5) == pytest.approx((0.0943, 0.9916), abs=1e-4)
+
+
+def test_known_choices() -> None:
+    """74 of 100 coins; without a null model the smallest value seen that no unmarked model reaches."""
+    observed = Statistics(null=FOUND.null, marked=(0.9, 1.0))
+
+    assert FOUND.choose(1e-6) == 0.74
+    assert observed.choose(0.65) == 0.9
+    assert observed.choose(0.6) is None
+    assert observed.thresholds() == [0.0, 0.4, 0.5, 0.6, 0.9, 1.0]
+
+
+def test_without_evidence_nothing_is_claimed() -> None:
+    """No positives, no power; no unmarked model and no null model, no bound; no threshold, neither."""
+    nothing, unset = Statistics(), replace(FOUND, own=None)
+
+    assert (nothing.power(0.5), nothing.false_positive_bound(0.5)) == (None, None)
+    assert (unset.power(None), unset.false_positive_bound(None)) == (None, None)
+    assert FOUND.power(0.5, "never run") is None
+
+
+def test_the_schemes_own_threshold_is_the_papers_or_the_verdicts() -> None:
+    """γ where the scheme has one; a statistic that is no share of matches has neither n nor q."""
+    bench = Bench()
+    owner = bench.embed("mtlsign", 0)
+    bench.judge(owner, owner, verdict(100, p_method="key randomisation"), scheme_params={"gamma": 0.6})
+    found = statistics_of(rows_of(bench), bench.plan.cells, bench.records)
+
+    assert (found.own, found.n, found.q, found.marked) == (0.6, None, None, (1.0,))
+
+
+def test_keys_that_nobody_embedded_are_unmarked_evidence() -> None:
+    """The pairs of a finished calibration join the null statistics; those of other cells and failed ones do not."""
+    bench = Bench()
+    owner = bench.embed("adi", 0)
+    cells = [bench.judge(owner, bench.clean(s), verdict(1), control="calibration") for s in (0, 1)]
+    cells.append(bench.judge(owner, owner, verdict(1), control="clean"))
+    pairs = {"calibration": {"pairs": [{"statistic": 0.1}, {"statistic": 0.2}]}}
+    for cell in cells:
+        bench.records[cell.verify] = replace(bench.records[cell.verify], result=pairs)
+    bench.fail(cells[1].verify)
+
+    assert statistics_of([], cells, bench.records).null == (0.1, 0.2)

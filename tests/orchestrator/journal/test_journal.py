@@ -218,6 +218,22 @@ def test_runs_are_listed_newest_first(journal: Journal, plan: Plan) -> None:
     assert (oldest["spec"], oldest["info"], oldest["finished"]) == ("spec: text", {"code_version": "1"}, None)
 
 
+def test_a_finished_run_is_written_whole(
+    journal: Journal, path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When ``finish_run`` returns, another process sees every task that the run recorded, however recent."""
+    monkeypatch.setattr(journal_module, "FLUSH_S", 1e9)
+    root = named(plan, "root")
+    journal.record("run", root, done(root))
+    before = count(path)
+    journal.finish_run("run", "done")
+
+    assert (before, count(path), journal.pending) == (0, 1, False)
+    with Journal(path) as other:
+        assert other.finished([root.id]).keys() == {root.id}
+        assert [state for _, known, _, state in other.run_tasks("run") if known == root.id] == ["done"]
+
+
 def test_an_id_of_a_run_is_used_once(journal: Journal, plan: Plan) -> None:
     """A second run of that name is an error, and the journal goes on working."""
     with pytest.raises(StoreError, match="UNIQUE"):

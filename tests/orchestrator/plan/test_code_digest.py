@@ -227,6 +227,8 @@ PLUGINS = {
         ("wmarena.experiments.workloads.training", {"digits"}),
         ("wmarena.experiments.workloads.images.digits", {"digits"}),
         ("wmarena.schemes", set()),
+        ("wmarena.experiments.report.page", set()),
+        ("wmarena.experiments.running.execution", set()),
         ("wmarena.orchestrator.running.loop", set()),
     ],
 )

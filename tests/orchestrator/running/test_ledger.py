@@ -74,6 +74,16 @@ def test_verification_goes_first_then_the_longest_path() -> None:
     assert run_all(ledger(Plan([root, short, long, tail, check]))) == ["root", "check", "short", "tail", "long"]
 
 
+def test_the_longest_path_counts_not_the_sum_of_branches() -> None:
+    """Six short children after one task hold up less than one child that takes longer than each of them."""
+    wide, deep = task("wide", cost=1.0), task("deep", cost=1.0)
+    leaves = [task(f"leaf {i}", wide, cost=2.0) for i in range(6)]
+
+    order = run_all(ledger(Plan([wide, *leaves, deep, task("tail", deep, cost=5.0)])))
+
+    assert order[:3] == ["deep", "tail", "wide"]
+
+
 def test_feedback_finishes_rows_early() -> None:
     """Depth first: the first row is complete before the second begins, whatever it costs."""
     tasks = []

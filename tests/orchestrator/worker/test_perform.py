@@ -1,6 +1,7 @@
 """What tasks compute, on real digits: repeatable to the last bit, resumable."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from wmarena.orchestrator.plan.task import Failure, FailureKind, Kind, Task
 from wmarena.orchestrator.worker.context import MODEL, trajectory_id
 from wmarena.orchestrator.worker.perform import HISTORY, PREDICTIONS
 from wmarena.orchestrator.worker.resident import ModelCache
-from wmarena.orchestrator.worker.roles import adversary_data, scratch_recipe
+from wmarena.orchestrator.worker.roles import adversary_data, owner_of, scratch_recipe
 from wmarena.schemes.base import Recipe
 
 
@@ -208,6 +209,30 @@ def test_the_adversarys_share_is_the_same_for_every_attack(marked: Bench) -> Non
     assert len(first[1]) == pytest.approx(0.1 * sum(map(len, first)), abs=10)
     assert all(torch.equal(pixels(a), pixels(b)) for a, b in zip(first, again, strict=True))
     assert not torch.equal(pixels(first[0])[:20], pixels(other[0])[:20])
+
+
+def test_seeds_are_independent_replicates(marked: Bench) -> None:
+    """Owners of other seeds see the same data in another order; one seed's order is always the same."""
+
+    def order(seed: int) -> list[int]:
+        owner = owner_of(marked.job(replace(marked.embed, seed=seed)))
+        return [int(label) for _, labels in owner.train.batches(100, seed=owner.seed, epoch=0) for label in labels]
+
+    zero, again, one, two = map(order, (0, 0, 1, 2))
+
+    assert zero == again
+    assert sorted(zero) == sorted(one) == sorted(two)
+    assert len({tuple(o) for o in (zero, one, two)}) == 3
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(0.1, 0.1), (0.2, 0.2), (0.5, 0.25)])
+def test_a_disjoint_share_is_counted_in_the_owners_data(marked: Bench, fraction: float, expected: float) -> None:
+    """A tenth is a tenth of the owner's training set, wherever it is drawn from; a reserve gives at most itself."""
+    arena = marked.bench.arena(marked.workload)
+    arena = replace(arena, reserve=arena.train.share(0.25, domain="reserve of tests", seed=0))
+    granted = {"data_fraction": fraction, "disjoint": True}
+
+    assert sum(map(len, adversary_data(arena, granted, 0))) == pytest.approx(expected * len(arena.train), abs=10)
 
 
 def test_a_disjoint_adversary_needs_a_reserve(marked: Bench) -> None:
