@@ -97,7 +97,7 @@ def install(folder: Path) -> None:
 
 def wmarena(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """One command in a process that sees the installed examples."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"], str(TREE)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])}
     command = [sys.executable, "-m", "wmarena", "--store", str(tmp_path / "store"), "--tracking-uri", "none"]
     return subprocess.run(
         [*command, "--json", *arguments],

@@ -20,7 +20,6 @@ import pytest
 from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.store.opening import open_store
 
-TREE = Path(__file__).resolve().parents[2]
 FULL = bool(os.environ.get("WMARENA_DRILL"))
 """True under ``make drill``: the full numbers instead of one of each kind."""
 
@@ -108,7 +107,7 @@ class Arena:
     def start(self, *options: str) -> "Driver":
         """Begin a run in a process of its own."""
         out, err = self.folder / f"out-{time.monotonic_ns()}", self.folder / f"err-{time.monotonic_ns()}"
-        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(TREE), **self.environment}
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", **self.environment}
         with out.open("w") as stdout, err.open("w") as stderr:
             process = subprocess.Popen(
                 self.command(*options), stdout=stdout, stderr=stderr, env=environment, preexec_fn=hear_ctrl_c

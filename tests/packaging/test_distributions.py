@@ -17,6 +17,8 @@ from tests.packaging.distributions import Distributions, build, names, only, unp
 DATA = (".yaml", ".j2", ".css", ".js", ".typed")
 """Suffixes of files other than Python modules that the packages read."""
 
+pytestmark = pytest.mark.package
+
 
 def packaged_files(*suffixes: str) -> set[str]:
     """The files of the four folders with one of these suffixes, named as in the wheel."""

@@ -48,6 +48,8 @@ CELLS = (
     'print("failed:", summary.failed, "report:", Path(summary.report).is_file())',
 )
 
+pytestmark = pytest.mark.package
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

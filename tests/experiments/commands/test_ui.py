@@ -23,6 +23,8 @@ from wmarena.experiments.commands.browsing import STUDIES, Server, dashboard_ser
 TREE = Path(__file__).resolve().parents[3]
 Capture = pytest.CaptureFixture[str]
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
@@ -48,7 +50,7 @@ def running(store: Path, port: int, *arguments: str) -> Iterator["subprocess.Pop
     process = subprocess.Popen(
         [sys.executable, "-m", "wmarena", "--store", str(store), "ui", "--port", str(port), *arguments],
         cwd=store,
-        env={**os.environ, "PYTHONPATH": str(TREE), "MLFLOW_DISABLE_TELEMETRY": "true"},
+        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,6 +1,5 @@
 """One run at a time: who waits, who is refused, and what a dead holder leaves."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,8 +13,6 @@ import pytest
 
 from wmarena.orchestrator.files.errors import StoreBusy
 from wmarena.orchestrator.files.locks import hold, join
-
-TREE = Path(__file__).resolve().parents[3]
 
 HOLDER = """
 import signal, sys
@@ -31,7 +28,6 @@ def holder(path: Path) -> subprocess.Popen[str]:
     """Another process that holds the lock."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)],
-        env={**os.environ, "PYTHONPATH": str(TREE)},
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -1,13 +1,9 @@
 """Several processes that write at the same time."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-
-TREE = Path(__file__).resolve().parents[3]
 
 
 @contextmanager
@@ -16,7 +12,6 @@ def started(code: str, *arguments: list[str]) -> Iterator[Callable[[], bool]]:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code, *given],
-            env={**os.environ, "PYTHONPATH": str(TREE)},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -7,7 +7,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +27,6 @@ from wmarena.orchestrator.running.runner import RunRequest, run_plan
 from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.worker.context import Setup
 
-TREE = Path(__file__).resolve().parents[3]
 Database = Callable[[], str]
 
 
@@ -191,7 +189,7 @@ def driver(store: Store, url: str) -> Iterator[Callable[..., subprocess.Popen[st
 
     def start(run: str, deadly: str = "") -> subprocess.Popen[str]:
         command = [sys.executable, "-c", DRIVER, str(store.root), url, run, deadly]
-        environment = {**os.environ, "PYTHONPATH": str(TREE)}
+        environment = dict(os.environ)
         begun.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
         return begun[-1]
 

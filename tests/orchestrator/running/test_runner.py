@@ -24,8 +24,6 @@ from wmarena.orchestrator.store.manifest import MANIFEST
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
 from wmarena.orchestrator.worker.perform import perform
 
-TREE = Path(__file__).resolve().parents[3]
-
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
@@ -255,7 +253,7 @@ world.run(diamond(), InlineExecutor(Setup(store=world.store.root, device="cpu"),
 
 def test_a_killed_driver_loses_nothing_that_was_finished(world: World) -> None:
     """SIGKILL after a commit and before its row is written: the next run executes the rest, and nothing twice."""
-    environment = {**os.environ, "PYTHONPATH": str(TREE)}
+    environment = dict(os.environ)
     command = [sys.executable, "-c", DRIVER, str(world.store.root.parent)]
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -34,7 +34,6 @@ from wmarena.orchestrator.store.shared_artifacts import together
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
 from wmarena.schemes.keys import Key, KeyFileError
 
-TREE = Path(__file__).resolve().parents[3]
 WORDS = Passphrase(b"long enough", Cost(log2_n=4))
 Nodes = Callable[[str], Path]
 Folder = Callable[[], str]
@@ -133,9 +132,7 @@ open_store(sys.argv[1]).commit(item.id, item.identity(), {}, files)
 
 def test_a_writer_killed_while_uploading_leaves_nothing_committed(shared: SharedStore, item: Task) -> None:
     """SIGKILL after the first file is up: no artifact, no torn file; the next writer commits whole."""
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, shared.address], env={**os.environ, "PYTHONPATH": str(TREE)}
-    )
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, shared.address])
     deadline = time.monotonic() + 120.0
     while not (up := shared.remote.listing("artifacts")):
         assert writer.poll() is None
@@ -251,7 +248,7 @@ def test_two_drivers_at_once_never_corrupt_a_store(shared: SharedStore, caches: 
     for node in ("node-b", "node-c", "node-d"):
         caches(node)
         command = [sys.executable, "-c", DRIVER, shared.address]
-        environment = {**os.environ, "PYTHONPATH": str(TREE)}
+        environment = dict(os.environ)
         drivers.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     said = [driver.communicate(timeout=300)[0] for driver in drivers]
 
