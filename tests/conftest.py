@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from tests.import_paths import isolate
+from tests.kept import keep_in
 from tests.real_servers import postgres_server, s3_server
 
 isolate()  # before any test file is imported
 
 _BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
 
+pytest.register_assert_rewrite("tests.attack_contract", "tests.contracts")
 torch.set_num_threads(1)
 
 _FOLDER_MARKS = {"browser": "browser", "drills": "drill"}
@@ -30,6 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(_FOLDER_MARKS[folder])
         if _SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker("server")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Trained networks are kept beside pytest's other notes; ``pytest --cache-clear`` forgets them."""
+    cache = getattr(config, "cache", None)
+    if cache is not None:
+        keep_in(cache.mkdir("wmarena-networks"))
 
 
 @pytest.fixture(scope="session")

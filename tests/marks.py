@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
+from tests.kept import described, kept_mark, kept_network
 from tests.victims import NewestOnly, no_log
 from wmarena.experiments.workloads.images.digits import DigitsCnn, DigitsMlp
 from wmarena.experiments.workloads.images.task import ImageTask
@@ -67,10 +68,13 @@ def arena(workload: str = "digits_cnn") -> BoundWorkload:
 def clean_model(seed: int = 0, epochs: int = 8) -> nn.Module:
     """An unmarked network; copy it before changing it."""
     place = arena()
-    model = place.task.network(seed)
-    place.task.fit(model, place.train, replace(place.task.recipe, epochs=epochs), seed=seed)
-    model.zero_grad(set_to_none=True)
-    return model.eval()
+
+    def trained() -> nn.Module:
+        model = place.task.network(seed)
+        place.task.fit(model, place.train, replace(place.task.recipe, epochs=epochs), seed=seed)
+        return model
+
+    return kept_network(f"marks {seed} {epochs}", lambda: place.task.network(seed), trained)
 
 
 def embed(scheme: Scheme, key: Key, checkpoints: Checkpoints, seed: int = 0) -> tuple[nn.Module, Key]:
@@ -86,7 +90,12 @@ def embed(scheme: Scheme, key: Key, checkpoints: Checkpoints, seed: int = 0) -> 
 @functools.cache
 def embedded(scheme: Scheme) -> Embedded:
     """The clean network with ``scheme``'s mark."""
-    model, key = embed(scheme, scheme.keygen(arena().task, Prf(OWNER_SECRET)), NewestOnly())
+    task = arena().task
+    model, key = kept_mark(
+        f"marks {described(scheme)}",
+        lambda: task.network(0),
+        lambda: embed(scheme, scheme.keygen(task, Prf(OWNER_SECRET)), NewestOnly()),
+    )
     return Embedded(arena(), scheme, key, model)
 
 

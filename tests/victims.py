@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from tests.kept import described, kept_mark, kept_network
 from wmarena.experiments.workloads.images.digits import DigitsCnn, DigitsMlp
 from wmarena.experiments.workloads.networks.base import Network
 from wmarena.experiments.workloads.networks.dsn import DsnMnist
@@ -92,17 +93,25 @@ def arena(workload: str) -> BoundWorkload:
 def clean_model(workload: str, seed: int = 0) -> nn.Module:
     """An unmarked model of ``workload``; copy it before changing it."""
     place = arena(workload)
-    model = place.task.network(seed)
-    place.task.fit(model, place.train, place.task.recipe, seed=seed)
-    return model.eval()
+
+    def trained() -> nn.Module:
+        model = place.task.network(seed)
+        place.task.fit(model, place.train, place.task.recipe, seed=seed)
+        return model
+
+    return kept_network(f"victims {WORKLOADS[workload]!r} {seed}", lambda: place.task.network(seed), trained)
 
 
 @functools.cache
 def marked(workload: str, scheme: Scheme) -> Victim:
     """A model of ``workload`` that carries ``scheme``'s mark."""
     place = arena(workload)
-    owner = Owner(task=place.task, train=place.train, val=place.val, seed=0, log=no_log, checkpoints=NewestOnly())
-    key = scheme.keygen(place.task, Prf(b"the owner's secret, for tests only"))
-    model, key = scheme.embed(copy.deepcopy(clean_model(workload)), owner, key)
-    model.zero_grad()
-    return Victim(place, scheme, key, model.eval())
+
+    def embedded() -> tuple[nn.Module, Key]:
+        owner = Owner(task=place.task, train=place.train, val=place.val, seed=0, log=no_log, checkpoints=NewestOnly())
+        key = scheme.keygen(place.task, Prf(b"the owner's secret, for tests only"))
+        return scheme.embed(copy.deepcopy(clean_model(workload)), owner, key)
+
+    name = f"victims {WORKLOADS[workload]!r} {described(scheme)}"
+    model, key = kept_mark(name, lambda: place.task.network(0), embedded)
+    return Victim(place, scheme, key, model)

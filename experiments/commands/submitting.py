@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import tempfile
+import time
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +16,17 @@ from wmarena.experiments.commands.terminal import Terminal
 from wmarena.experiments.running.upload import SPEC, pack
 from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.spec.problems import Problem, SpecError
-from wmarena.orchestrator.executors.jobs import ClusterJob, ClusterJobs
+from wmarena.orchestrator.executors.jobs import ClusterJob, ClusterJobs, LostCluster
 from wmarena.orchestrator.keys.encryption import PASSPHRASE
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_PROBE = "import json, os, sys; print(json.dumps([os.path.exists(p) for p in sys.argv[1:]]))"
+_SEEN = "wmarena sees "
+_PROBE = f"import json, os, sys; print({_SEEN!r} + json.dumps([os.path.exists(p) for p in sys.argv[1:]]), flush=True)"
 _PROBE_S = 120.0
+_LOG_S = 10.0
+"""How long the output of a job that has ended may take to be readable."""
+
+_POLL_S = 0.5
 _LOST = 3
 
 
@@ -135,15 +141,41 @@ def _check_seen(jobs: ClusterJobs, args: Namespace, key_files: dict[str, str]) -
         wanted["--store"] = (str(Path(args.store).parent), way)
     if not wanted:
         return
-    probe = jobs.submit(shlex.join(["python", "-c", _PROBE, *(path for path, _ in wanted.values())]))
-    ended = jobs.wait(probe, _PROBE_S)
-    lines = jobs.output(probe).strip().splitlines()
-    if ended.exit_code != 0 or not lines:
-        raise SpecError([Problem(f"expected a cluster that can run Python, got {ended.status}: {ended.message}")])
     missing = [
         Problem(f"expected {name} {path} on the cluster, got nothing of that name on its head node; {way}")
-        for (name, (path, way)), seen in zip(wanted.items(), json.loads(lines[-1]), strict=True)
+        for (name, (path, way)), seen in zip(
+            wanted.items(), _seen(jobs, [path for path, _ in wanted.values()]), strict=True
+        )
         if not seen
     ]
     if missing:
         raise SpecError(missing)
+
+
+def _seen(jobs: ClusterJobs, paths: list[str]) -> list[bool]:
+    """Whether the head node has each path, asked by a job that looks."""
+    probe = jobs.submit(shlex.join(["python", "-c", _PROBE, *paths]))
+    ended = jobs.wait(probe, _PROBE_S)
+    if not ended.ended:
+        raise LostCluster(f"expected the head node to look within {_PROBE_S:.0f} s, got a job that is {ended.status}")
+    if ended.exit_code != 0:
+        raise SpecError([Problem(f"expected a cluster that can run Python, got {ended.status}: {ended.message}")])
+    deadline = time.monotonic() + _LOG_S
+    while True:
+        for line in jobs.output(probe).splitlines():
+            found = _answer(line, len(paths))
+            if found is not None:
+                return found
+        if time.monotonic() > deadline:
+            raise LostCluster(f"expected what {probe} wrote, got a log without it; try again")
+        time.sleep(_POLL_S)
+
+
+def _answer(line: str, n: int) -> list[bool] | None:
+    """What a line of the probe's output says of ``n`` paths; None if it is another's line, or not yet whole."""
+    start, mark, text = line.partition(_SEEN)
+    try:
+        found = json.loads(text) if mark and not start else None
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, list) and len(found) == n else None

@@ -4,13 +4,16 @@ The dashboard shows a job's command line and environment to everybody who may lo
 """
 
 import asyncio
+import json
 import logging
 import os
+import re
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wmarena.orchestrator.executors.authentication import choose_mode, how_to_authenticate
 
@@ -24,8 +27,17 @@ _TALKATIVE = (
 _AGENT_S = 60.0
 _END_S = 60.0
 _POLL_S = 0.5
+_HICCUP_S = 10.0
+"""How long a dashboard may answer with nothing, half an answer or no JSON, as a busy one does."""
+
 _STOP_S = "30"
 """How long a stopped job may take to reach its next checkpoint."""
+
+
+_T = TypeVar("_T")
+
+_STATUS = re.compile(r"status code (\d{3})")
+"""How Ray words an answer that is an error."""
 
 
 class NoCluster(ConnectionError):
@@ -88,9 +100,13 @@ class ClusterJobs:
 
         for module in _TALKATIVE:
             logging.getLogger(module).setLevel(logging.WARNING)
+        self._failures = (
+            *(AuthenticationError, RuntimeError, OSError),
+            *(ValueError, TypeError, KeyError, AttributeError),  # an answer that cannot be read
+        )
         try:
-            self._client = JobSubmissionClient(address)
-        except (AuthenticationError, RuntimeError, OSError, ValueError) as error:
+            self._client = self._ask(lambda: JobSubmissionClient(address), again=_stumbled)
+        except self._failures as error:
             raise NoCluster(_explained(address, error)) from None
 
     def submit(self, command: str, *, folder: Path | None = None, metadata: Mapping[str, str] | None = None) -> str:
@@ -103,16 +119,27 @@ class ClusterJobs:
         environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_S}}
         if folder is not None:
             environment["working_dir"] = str(folder)
+        # The name is ours, so that a submission whose answer was lost is not made twice.
+        job_id = f"raysubmit_{secrets.token_hex(8)}"
         deadline = time.monotonic() + _AGENT_S
         while True:
             try:
-                return str(
-                    self._client.submit_job(entrypoint=command, runtime_env=environment, metadata=dict(metadata or {}))
+                self._ask(
+                    lambda: self._client.submit_job(
+                        entrypoint=command,
+                        runtime_env=environment,
+                        metadata=dict(metadata or {}),
+                        submission_id=job_id,
+                    )
                 )
-            except (RuntimeError, OSError, ValueError) as error:
+            except self._failures as error:
+                if f"{job_id} already exists" in str(error):
+                    return job_id
                 # A head node that has just started takes no jobs for a few seconds.
                 if "No available agent" not in str(error) or time.monotonic() > deadline:
                     raise LostCluster(_explained(self._address, error)) from None
+            else:
+                return job_id
             time.sleep(_POLL_S)
 
     def job(self, job_id: str) -> ClusterJob:
@@ -120,13 +147,9 @@ class ClusterJobs:
 
         Raises:
             UnknownJob: there is none of that id.
+            LostCluster: the dashboard gives no answer, or none that can be read.
         """
-        try:
-            info = self._client.get_job_info(job_id)
-        except (RuntimeError, OSError) as error:
-            if "404" in str(error):
-                raise UnknownJob(f"expected a job of the cluster at {self._address}, got {job_id!r}") from None
-            raise LostCluster(_explained(self._address, error)) from None
+        info = self._of(job_id, lambda: self._client.get_job_info(job_id))
         return ClusterJob(
             job_id=job_id,
             status=str(info.status.value),
@@ -138,9 +161,11 @@ class ClusterJobs:
 
     def follow(self, job_id: str, sink: Sink) -> ClusterJob:
         """Pass its output on until it has ended; a connection that breaks is no end of the job."""
+        from aiohttp import ClientError
+
         try:
             asyncio.run(self._tail(job_id, sink))
-        except (RuntimeError, OSError) as error:
+        except (ClientError, RuntimeError, OSError) as error:
             sink(f"\n[the log cannot be followed any more: {error}]\n")
         return self.wait(job_id)
 
@@ -157,13 +182,66 @@ class ClusterJobs:
 
     def output(self, job_id: str) -> str:
         """All that it has written so far."""
-        return str(self._client.get_job_logs(job_id))
+        return str(self._of(job_id, lambda: self._client.get_job_logs(job_id)))
 
     def cancel(self, job_id: str) -> ClusterJob:
         """Ask it to stop at its next checkpoint; returns how it stands then."""
         if not self.job(job_id).ended:
-            self._client.stop_job(job_id)
+            self._of(job_id, lambda: self._client.stop_job(job_id))
         return self.wait(job_id, _END_S)
+
+    def _of(self, job_id: str, question: Callable[[], _T]) -> _T:
+        """The answer to a question about one job; errors are named by what they mean."""
+        try:
+            return self._ask(question)
+        except self._failures as error:
+            if _status(error) == 404:
+                raise UnknownJob(f"expected a job of the cluster at {self._address}, got {job_id!r}") from None
+            raise LostCluster(_explained(self._address, error)) from None
+
+    def _ask(self, question: Callable[[], _T], again: Callable[[Exception], bool] | None = None) -> _T:
+        """The answer; one that did not come whole is asked for again for a while, the last error is raised."""
+        again = again or _passing
+        deadline = time.monotonic() + _HICCUP_S
+        while True:
+            try:
+                return question()
+            except self._failures as error:
+                if not again(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_S)
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status in Ray's words."""
+    found = _STATUS.search(str(error)) if isinstance(error, RuntimeError) else None
+    return int(found[1]) if found else None
+
+
+def _unreadable(error: Exception) -> bool:
+    """True if an answer came that is empty, not whole, no JSON, or JSON that says something else."""
+    from pydantic import ValidationError
+    from requests import exceptions
+
+    kinds = (json.JSONDecodeError, exceptions.JSONDecodeError, exceptions.ChunkedEncodingError, ValidationError)
+    return isinstance(error, (*kinds, TypeError, KeyError, AttributeError))
+
+
+def _passing(error: Exception) -> bool:
+    """True if a cluster that answered before may have a better answer: of all but a refusal in words."""
+    if isinstance(error, RuntimeError):
+        worded = any(words in str(error) for words in ("No available agent", "already exists"))
+        return (_status(error) or 0) >= 500 and not worded
+    return isinstance(error, OSError) or _unreadable(error)
+
+
+def _stumbled(error: Exception) -> bool:
+    """True if somebody is at an address whose answer did not come whole; False where nobody listens."""
+    from requests import exceptions
+
+    if isinstance(error, exceptions.HTTPError):
+        return error.response is not None and error.response.status_code >= 500
+    return _unreadable(error) or "Connection aborted" in str(error.__context__)
 
 
 def _seconds(milliseconds: int | None) -> float | None:
@@ -172,5 +250,7 @@ def _seconds(milliseconds: int | None) -> float | None:
 
 def _explained(address: str, error: Exception) -> str:
     text = " ".join(str(error).split())
+    if _unreadable(error):
+        text = f"an answer that is empty or cannot be read ({type(error).__name__}: {text})"
     way = how_to_authenticate(text)
     return f"expected the dashboard of a Ray cluster at {address}, got: {text[: 100 if way else 300]}{way}"

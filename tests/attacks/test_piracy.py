@@ -57,7 +57,7 @@ class TestPlantAndRetrainTheHead(AttackContract):
     """A scheme of the pirate's choice, on a victim that is marked in its weights, with batch norm."""
 
     workload = "digits_cnn"
-    min_accuracy = 0.3
+    min_accuracy = 0.2
 
     @pytest.fixture
     def attack(self) -> Attack:

@@ -44,10 +44,10 @@ class TestWeightNoise(AttackContract):
 
 
 class TestShift(AttackContract):
-    """Shifting in the published settings but for fewer epochs."""
+    """Shifting in the published settings but for fewer epochs, which do not heal what it ruins."""
 
     workload = "digits_cnn"
-    min_accuracy = 0.1
+    min_accuracy = 0.0
 
     @pytest.fixture
     def attack(self) -> Attack:

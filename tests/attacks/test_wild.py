@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -44,18 +45,23 @@ class TestWildOnTwoLosses(AttackContract):
 
 
 def test_a_backdoor_goes_that_fine_tuning_leaves() -> None:
-    """At the same rate and length the triggers' answers survive fine-tuning and fall to chance under WILD."""
+    """At the same rate and length most answers to triggers survive fine-tuning and fall to chance under WILD.
+
+    Three adversaries, because one network's last bits decide whether one run keeps half of the answers or all.
+    """
     victim = marked("digits_cnn", BACKDOOR)
-    tuning = FineTune(epochs=20, lr=1e-2, batch_size=BATCH)
-    wild = Wild(epochs=20, batch_size=BATCH)
+    tuned, suspects = (
+        [attack(victim.model, granted_view(attack, victim, seed=seed)) for seed in range(3)]
+        for attack in (FineTune(epochs=20, lr=3e-3, batch_size=BATCH), Wild(epochs=20, lr=3e-3, batch_size=BATCH))
+    )
+    kept, left = ([victim.judge(m) for m in models] for models in (tuned, suspects))
 
-    tuned, suspect = (a(victim.model, granted_view(a, victim)) for a in (tuning, wild))
-
-    assert victim.judge(tuned).verdict
-    assert victim.judge(tuned).statistic > 0.6
-    assert not victim.judge(suspect).verdict
-    assert victim.judge(suspect).statistic < 0.3
-    assert victim.accuracy(suspect) > victim.accuracy(victim.model) - 0.2
+    # Chance is 0.1; tuned networks were seen between 0.7 and 0.9 on average, WILD's between 0.08 and 0.16 each.
+    assert sum(v.verdict for v in kept) >= 2
+    assert fmean(v.statistic for v in kept) > 0.5
+    assert not any(v.verdict for v in left)
+    assert fmean(v.statistic for v in left) < 0.25
+    assert fmean(victim.accuracy(m) for m in suspects) > victim.accuracy(victim.model) - 0.2
 
 
 def test_without_erasing_and_penalty_it_is_fine_tuning() -> None:
