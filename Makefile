@@ -76,7 +76,7 @@ ui: $(READY) ## browse the records in MLflow (loopback)
 	$(BIN)/wmarena --store $(STORE) ui
 
 docs: $(READY) ## the documentation as a site in site/: open site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo site/index.html
 
 bench: $(READY) ## the benchmarks, side by side
