@@ -27,7 +27,8 @@ _WORDS = {float: "number", int: "integer", bool: "true or false", tuple: "list o
 def page() -> str:
     """Every column with its type, its unit or range, and its meaning; then every caveat."""
     lines = [
-        [f"`{f.name}`", _type(COLUMN_TYPES[f.name]), f.metadata["unit"], f.metadata["doc"]] for f in fields(ResultRow)
+        [f"`{f.name}`", _type(COLUMN_TYPES[f.name]), f.metadata["unit"], f.metadata["doc"] + _values(COLUMN_TYPES[f.name])]
+        for f in fields(ResultRow)
     ]
     caveats = table(["Caveat", "Meaning"], [[f"`{name}`", meaning] for name, meaning in EXPLANATIONS.items()])
     columns = table(["Column", "Type", "Unit or range", "Meaning"], lines)
@@ -35,10 +36,15 @@ def page() -> str:
 
 
 def _type(hint: Any) -> str:
-    """``text``, ``number or null``, or the values of a column that takes few."""
+    """``text``, ``number or null``."""
     if NoneType in get_args(hint):
         (plain,) = (part for part in get_args(hint) if part is not NoneType)
         return f"{_type(plain)} or null"
-    if get_origin(hint) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(hint))
     return _WORDS.get(get_origin(hint) or hint, "text")
+
+
+def _values(hint: Any) -> str:
+    """The values of a column that takes few; '' for others."""
+    if NoneType in get_args(hint):
+        return "".join(_values(part) for part in get_args(hint))
+    return f": one of {', '.join(f'`{v}`' for v in get_args(hint))}" if get_origin(hint) is Literal else ""
