@@ -1,7 +1,6 @@
 """Submitting to a cluster: what travels, what does not, and a run that needs nobody to watch it."""
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -13,9 +12,10 @@ import pytest
 
 from tests.experiments.ray_head import TREE, Head, environment, ray_head
 from tests.experiments.spec_texts import TINY
+from tests.import_guard import FOLDERS
 from wmarena.experiments.cli import main
 from wmarena.experiments.commands.submitting import _exit_status
-from wmarena.experiments.running.upload import PACKAGES, pack
+from wmarena.experiments.running.upload import pack
 from wmarena.orchestrator.executors.jobs import ClusterJob
 
 SECRET = "correct horse battery staple, which nobody else may read"
@@ -85,12 +85,10 @@ def test_code_and_spec_travel_and_nothing_else(tmp_path: Path) -> None:
     """The parcel holds the packages' sources, their version, the spec; it is complete: it plans by itself."""
     pack(TINY, tmp_path / "parcel")
     here = {str(p.relative_to(tmp_path / "parcel")) for p in (tmp_path / "parcel").rglob("*") if p.is_file()}
-    tracked = subprocess.run(
-        ["git", "ls-files", *PACKAGES], cwd=TREE, capture_output=True, text=True, check=True
-    ).stdout.split()
-    extra = {
-        name for name in here - set(tracked) if not re.fullmatch(r"spec\.yaml|wmarena-.*\.dist-info/METADATA", name)
-    }
+    listed = subprocess.run(["git", "ls-files", *FOLDERS], cwd=TREE, capture_output=True, text=True, check=True)
+    tracked = {f"wmarena/{name}" for name in listed.stdout.split()} | {"wmarena/__init__.py", "wmarena/__main__.py"}
+    extra = here - tracked - {"spec.yaml", "wmarena/py.typed"}
+    untracked = {name for name in extra if not name.startswith("wmarena-")}
     planned = subprocess.run(
         [sys.executable, "-m", "wmarena", "--json", "--store", str(tmp_path / "store"), "plan", "spec.yaml"],
         cwd=tmp_path / "parcel",
@@ -100,9 +98,9 @@ def test_code_and_spec_travel_and_nothing_else(tmp_path: Path) -> None:
         check=False,
     )
 
-    assert {name for name in extra if not (TREE / name).is_file()} == set()
-    assert {Path(name).suffix for name in here} <= {".py", ".yaml", ".j2", ".css", ".js", ""}
-    assert set(tracked) - here == set()
+    assert {name for name in untracked if not (TREE / name.removeprefix("wmarena/")).is_file()} == set()
+    assert {Path(name).suffix for name in here} <= {".py", ".typed", ".yaml", ".j2", ".css", ".js", ""}
+    assert tracked - here == set()
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["counts"]["verify"] > 0
 
@@ -119,7 +117,7 @@ def test_a_submitted_run_is_followed_to_its_end(head: Head, spec: Path, tmp_path
     assert "SUCCEEDED" in out
     assert "0 failed" in out
     assert list(store.glob("reports/tiny/*/results.parquet"))
-    assert {p.name for p in package.iterdir() if not p.name.endswith(".dist-info")} == {*PACKAGES, "spec.yaml"}
+    assert {p.name for p in package.iterdir() if not p.name.endswith(".dist-info")} == {"wmarena", "spec.yaml"}
     assert not any(SECRET.encode() in p.read_bytes() for p in uploaded)
     assert head.token.read_bytes() not in head.everything_written()
 
