@@ -27,7 +27,12 @@ _WORDS = {float: "number", int: "integer", bool: "true or false", tuple: "list o
 def page() -> str:
     """Every column with its type, its unit or range, and its meaning; then every caveat."""
     lines = [
-        [f"`{f.name}`", _type(COLUMN_TYPES[f.name]), f.metadata["unit"], f.metadata["doc"] + _values(COLUMN_TYPES[f.name])]
+        [
+            f"`{f.name}`",
+            _type(COLUMN_TYPES[f.name]),
+            f.metadata["unit"],
+            f.metadata["doc"] + _values(COLUMN_TYPES[f.name]),
+        ]
         for f in fields(ResultRow)
     ]
     caveats = table(["Caveat", "Meaning"], [[f"`{name}`", meaning] for name, meaning in EXPLANATIONS.items()])
@@ -47,4 +52,4 @@ def _values(hint: Any) -> str:
     """The values of a column that takes few; '' for others."""
     if NoneType in get_args(hint):
         return "".join(_values(part) for part in get_args(hint))
-    return f": one of {', '.join(f'`{v}`' for v in get_args(hint))}" if get_origin(hint) is Literal else ""
+    return f"; one of {', '.join(f'`{v}`' for v in get_args(hint))}" if get_origin(hint) is Literal else ""
