@@ -14,6 +14,8 @@ Generated from `wmarena.experiments.results.rows.ResultRow`. A run writes one ro
 and the same rows without `details` to `results.csv`. An unknown value is null (empty in CSV). Columns keep their place:
 new ones are added at the end, and a table that was written before a column existed is read with null in it. In Python,
 `wmarena.experiments.results.table.read_results` gives the rows as objects.
+
+The columns from `outcome` to `energy_j` are reserved: this version leaves them null.
 """
 
 _CAVEATS = """## Caveats {#caveats}

@@ -163,6 +163,18 @@ def test_the_data_dictionary_has_every_column(generated: dict[str, str]) -> None
     assert all(kind and meaning for _, kind, meaning in lines)
 
 
+def test_reserved_columns_are_filled_nowhere(generated: dict[str, str]) -> None:
+    """The page calls columns reserved as long as the module that fills rows names none of them."""
+    found = re.search(r"from `(\w+)` to `(\w+)` are reserved", generated["reference/results.md"])
+    assert found is not None
+    names = RESULTS_SCHEMA.names
+    reserved = names[names.index(found[1]) : names.index(found[2]) + 1]
+    filled = (TREE / "experiments" / "results" / "table.py").read_text(encoding="utf-8")
+
+    assert len(reserved) == 11
+    assert [name for name in reserved if f'"{name}"' in filled] == []
+
+
 def test_caveats_have_an_explanation(generated: dict[str, str]) -> None:
     """The page of columns explains each caveat; the words of the concepts are among them."""
     section = generated["reference/results.md"].partition("{#caveats}")[2]
