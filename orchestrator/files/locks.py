@@ -1,7 +1,7 @@
-"""Locks on files: the operating system releases them when the process ends, however it ends.
+"""File locks, which the operating system releases when the process ends in any way.
 
-``hold`` and ``join`` are for runs, which may take days: they say who holds the lock, and refuse or wait. ``exclusive``
-and ``shared`` are for moments: they wait in silence.
+``hold`` and ``join`` are for runs, which may take days: they name the holder, and refuse or wait. ``exclusive`` and
+``shared`` are for short operations: they just wait.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from wmarena.orchestrator.files.errors import StoreBusy, StoreError
 _ASK_AGAIN_S = 0.5
 
 WAIT = "`wmarena run --wait` or `wmarena tune --wait` starts"
-"""What to do about somebody else's run."""
+"""Advice in messages about another run."""
 
 
 @contextmanager
 def hold(path: Path, who: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the lock at ``path``, and write there who does.
+    """Hold the lock at ``path``, and write the holder into the file.
 
     Args:
-        who: what this process does, for others.
-        waiting: wait for the lock, after having said through this who holds it; None: do not wait.
+        who: what this process does, for other processes' messages.
+        waiting: called with a message about the holder before waiting for the lock; None: do not wait.
 
     Raises:
         StoreBusy: another process holds it.
@@ -49,13 +49,13 @@ def hold(path: Path, who: str, waiting: Callable[[str], None] | None = None) -> 
 
 @contextmanager
 def join(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the lock at ``path`` together with all who join it.
+    """Hold the lock at ``path`` together with other ``join`` callers.
 
     Args:
         waiting: as of ``hold``.
 
     Raises:
-        StoreBusy: another process holds it alone.
+        StoreBusy: another process holds it exclusively.
         StoreError: the file system has no locks, or cannot be written.
     """
     with _opened(path) as file:
@@ -71,10 +71,10 @@ def join(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
 
 @contextmanager
 def exclusive(path: Path, mode: int = 0o666) -> Iterator[None]:
-    """Hold the lock at ``path`` alone; wait for those who have it.
+    """Hold the lock at ``path`` exclusively; wait for it.
 
     Args:
-        mode: permissions of the file where it is made, less the umask.
+        mode: permissions of a new lock file, less the umask.
 
     Raises:
         OSError: the file system has no locks, or cannot be written.
@@ -86,10 +86,10 @@ def exclusive(path: Path, mode: int = 0o666) -> Iterator[None]:
 
 @contextmanager
 def shared(path: Path) -> Iterator[None]:
-    """Hold the lock at ``path`` together with others who share it; wait for one who holds it exclusively.
+    """Hold the lock at ``path`` shared; wait for an exclusive holder.
 
     Raises:
-        OSError: there is no such file (nobody has held the lock yet), or the file system has no locks.
+        OSError: there is no such file (the lock was never held), or the file system has no locks.
     """
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -97,7 +97,7 @@ def shared(path: Path) -> Iterator[None]:
 
 
 def ask_until(granted: Callable[[], bool]) -> None:
-    """Ask again and again for something that others hold."""
+    """Poll until ``granted`` returns True."""
     while not granted():
         time.sleep(_ASK_AGAIN_S)
 
@@ -121,7 +121,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
 
 
 def _locked(file: TextIO, how: int = fcntl.LOCK_EX) -> bool:
-    """Try to lock; False if another process has."""
+    """Try to lock; return False if another process holds the lock."""
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -135,7 +135,7 @@ def _locked(file: TextIO, how: int = fcntl.LOCK_EX) -> bool:
 
 
 def _sign(file: TextIO, who: str) -> None:
-    """Leave word for others; on a full disk there is none."""
+    """Write the holder into the lock file, for messages; ignore a full disk."""
     word = {"who": who, "pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
     with contextlib.suppress(OSError):
         os.ftruncate(file.fileno(), 0)

@@ -1,6 +1,6 @@
-"""What an entry is compared with: a verify task consumes a suspect and a key, and does not know its clean twin.
+"""What an entry is compared with: a verify task consumes a suspect and a key, but not its clean twin.
 
-That is the table cell's to say, and the journal keeps the cells of every execution.
+The journal's table cells of an execution name the twin.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from wmarena.orchestrator.plan.task import TaskId
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonLink:
-    """What a verify task (a row of the table) or an embed task is compared with.
+    """Tasks that a verify task (a row of the table) or an embed task is compared with.
 
     Attributes:
         clean: train task of the compute-matched clean twin.
@@ -36,10 +36,10 @@ _NAMES = tuple(f.name for f in fields(ComparisonLink))
 
 
 class ComparisonLinks:
-    """The links of one execution, read as its plan grows.
+    """The links of one execution, read while its plan grows.
 
     Attributes:
-        known: verify or embed task -> what it is compared with.
+        known: verify or embed task -> its link.
     """
 
     def __init__(self, journal: JournalReader, run: str) -> None:
@@ -49,7 +49,7 @@ class ComparisonLinks:
         self._last = -1
 
     def refresh(self) -> Mapping[TaskId, ComparisonLink]:
-        """``known``, after reading the cells that joined since the last time.
+        """Read the cells added since the last call; return ``known``.
 
         Raises:
             StoreError: the journal was altered.

@@ -1,4 +1,4 @@
-"""What is finished before anything runs, and whether it still fits together."""
+"""Finds tasks that are finished before a run, and results whose parents have changed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,11 +13,11 @@ from wmarena.orchestrator.store.local import CorruptArtifact, Store
 
 @dataclass(frozen=True)
 class FinishedTasks:
-    """What a store knows of some tasks.
+    """Finished tasks of a plan, as journal and store have them.
 
     Attributes:
-        records: of those that are finished.
-        adopted: those of them that only the artifact tells of: the journal lost its row.
+        records: of finished tasks.
+        adopted: finished tasks known from the artifact alone: the journal has no row.
         damaged: artifacts whose manifest cannot be trusted.
     """
 
@@ -27,7 +27,7 @@ class FinishedTasks:
 
 
 def find(ids: Iterable[TaskId], store: Store, journal: FinishedIndex) -> FinishedTasks:
-    """Look in the journal, then among the artifacts; changes neither."""
+    """Look tasks up in the journal, then among the artifacts; change neither."""
     wanted = list(ids)
     records = journal.finished(wanted)
     adopted: list[TaskId] = []
@@ -43,7 +43,7 @@ def find(ids: Iterable[TaskId], store: Store, journal: FinishedIndex) -> Finishe
 
 
 def already_done(plan: Plan, store: Store, journal: FinishedIndex) -> dict[TaskId, Record]:
-    """Records of a plan's finished tasks."""
+    """Return the records of a plan's finished tasks."""
     return find(plan.tasks, store, journal).records
 
 
@@ -53,7 +53,7 @@ def _adopted(task_id: TaskId, result: Mapping[str, Any]) -> Record:
 
 
 def with_changed_parents(plan: Plan, records: Mapping[TaskId, Record]) -> dict[TaskId, Record]:
-    """Adds the caveat ``parent_changed`` where a result consumed other bytes than its parent has now."""
+    """Add the caveat ``parent_changed`` to results that consumed other bytes than their parent has now."""
     made = {i: r.result["made"] for i, r in records.items() if r.result is not None and "made" in r.result}
     out = dict(records)
     for task_id, record in records.items() if made else ():

@@ -53,7 +53,7 @@ class Bench:
             store=root, device="cpu", root_file=root_file, workloads=WORKLOADS, checkpoint_s=checkpoint_s
         )
         self.store = Store(root).open()
-        self.bench = WorkerContext(self.setup, cancelled)
+        self.context = WorkerContext(self.setup, cancelled)
         self.root = KeyRoot.from_file(root_file)
         self.workload = build("workload", {"name": workload, "epochs": 2}).config()
         self.train = self.task(Kind.TRAIN, {"recipe": None, "adversary": None})
@@ -101,13 +101,13 @@ class Bench:
 
     def attempt(self, task: Task) -> dict[str, Any] | Failure:
         """One attempt on this workbench."""
-        return attempt_task(self.bench, task)
+        return attempt_task(self.context, task)
 
     def job(self, task: Task) -> TaskContext:
         """A task as the verbs see it."""
         curves = Curves()
         return TaskContext(
-            self.bench, self.bench.arena(self.workload), task, curves, self.bench.checkpoints(task, curves)
+            self.context, self.context.workload(self.workload), task, curves, self.context.checkpoints(task, curves)
         )
 
     def copied(self, folder: Path, **options: Any) -> "Bench":

@@ -75,11 +75,11 @@ def test_a_local_cluster_is_ours_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_users_own_mode_and_token_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the environment says of authentication is not replaced."""
-    from wmarena.orchestrator.executors.guard import guarded
+    from wmarena.orchestrator.executors.guard import token_guarded
 
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/some/where")
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    with guarded():
+    with token_guarded():
         assert os.environ["RAY_AUTH_MODE"] == "disabled"
         assert "RAY_AUTH_TOKEN" not in os.environ

@@ -211,7 +211,7 @@ def test_found_results_need_no_explanation(
     world = World(tmp_path)
     world.run(diamond())
     with world.journal() as journal:
-        journal.note_semantics(SEMANTICS - 1)
+        journal.set_semantics(SEMANTICS - 1)
     lose(world)
     plan = diamond()
     world.run(plan)

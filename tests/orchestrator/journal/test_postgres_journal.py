@@ -258,7 +258,7 @@ def test_a_database_of_an_earlier_format_is_migrated(url: str, store: Store) -> 
     with open_journal(store, url) as journal:
         assert journal.finished([TaskId("old")])[TaskId("old")].result == {"accuracy": 0.5}
         assert journal.semantics() == 1
-        journal.note_semantics(2)
+        journal.set_semantics(2)
         assert journal.semantics() == 2
     newest = len(migrations.MIGRATIONS)
     assert old.execute("SELECT format FROM journal_format").fetchall() == [(newest,)]

@@ -110,7 +110,7 @@ def test_only_a_series_of_deaths_is_poison(kinds: list[FailureKind], quarantined
     found = [retries.decide(item, failure(k), attempt=i + 1, alone=True) for i, k in enumerate(kinds)]
 
     assert found == [RetryDecision.AGAIN, RetryDecision.AGAIN, RetryDecision.OVER]
-    assert retries.epitaph(item, failure(kinds[-1]), 3).startswith(QUARANTINED) is quarantined
+    assert retries.final_error(item, failure(kinds[-1]), 3).startswith(QUARANTINED) is quarantined
 
 
 def test_one_death_is_no_proof() -> None:
@@ -118,4 +118,4 @@ def test_one_death_is_no_proof() -> None:
     retries, item = Retries(Limits(max_retries=0)), task("one").id
 
     assert retries.decide(item, DEAD, attempt=1, alone=True) is RetryDecision.OVER
-    assert retries.epitaph(item, Failure(FailureKind.WORKER_DIED, "gone"), 1) == "worker_died: gone"
+    assert retries.final_error(item, Failure(FailureKind.WORKER_DIED, "gone"), 1) == "worker_died: gone"

@@ -31,7 +31,7 @@ def test_the_first_signal_asks_and_the_second_insists(number: signal.Signals, ca
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(number)
         assert signal.getsignal(number) is before
-    assert "once more stops at once" in caplog.text
+    assert "a second signal stops at once" in caplog.text
 
 
 def test_a_job_in_the_background_does_not_hear_ctrl_c() -> None:

@@ -48,29 +48,29 @@ class Disk:
 def test_a_disk_that_comes_back_is_waited_for() -> None:
     """Nothing is probed without trouble; then ever less often, until it succeeds."""
     disk = Disk(well_at=20.0)
-    hiccup = StoreOutage(disk.probe, 30.0, disk.clock)
-    assert hiccup.over()
+    outage = StoreOutage(disk.probe, 30.0, disk.clock)
+    assert outage.over()
     assert disk.probes == 0
 
-    hiccup.begin()
-    while not hiccup.over():
-        hiccup.begin()  # more of the same trouble does not start it anew
+    outage.begin()
+    while not outage.over():
+        outage.begin()  # more of the same trouble does not start it anew
     assert disk.now >= 20.0
     assert disk.probes <= 9
-    assert hiccup.over()
+    assert outage.over()
 
 
 def test_a_disk_that_stays_away_ends_the_run() -> None:
     """With its own words about the way out."""
     disk = Disk(well_at=1e9)
-    hiccup = StoreOutage(disk.probe, 30.0, disk.clock)
-    hiccup.begin()
-    with pytest.raises(StoreLost, match="free space; what is finished is kept, mend it and run the same command again"):
-        any(iter(hiccup.over, True))
+    outage = StoreOutage(disk.probe, 30.0, disk.clock)
+    outage.begin()
+    with pytest.raises(StoreLost, match="free space; what is finished is kept, repair it and run the same command"):
+        any(iter(outage.over, True))
     assert 30.0 < disk.now < 40.0
 
 
-def test_a_hiccup_of_the_store_costs_no_task(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_outage_costs_no_task(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that could not be written run again after the store has been proved to work."""
     probes: list[bool] = []
 

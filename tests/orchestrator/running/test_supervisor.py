@@ -101,7 +101,7 @@ def test_idle_workers_are_forgotten() -> None:
     ("elapsed_s", "vitals", "kind", "said"),
     [
         (1001.0, Vitals(), FailureKind.TIMEOUT, "no result after 1000 s"),
-        (500.0, Vitals(silent_s=11.0), FailureKind.SILENT, "no sign of life for 10 s"),
+        (500.0, Vitals(silent_s=11.0), FailureKind.SILENT, "did not answer for 10 s"),
         (500.0, Vitals(still_s=101.0), FailureKind.STALLED, "no progress for 100 s"),
         (50.0, Vitals(still_s=101.0), None, ""),
         (500.0, Vitals(9.0, 99.0), None, ""),

@@ -30,7 +30,7 @@ from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.store.manifest import CorruptArtifact
 from wmarena.orchestrator.store.opening import open_store
 from wmarena.orchestrator.store.shared import SharedStore
-from wmarena.orchestrator.store.shared_artifacts import together
+from wmarena.orchestrator.store.shared_artifacts import in_parallel
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
 from wmarena.schemes.keys import Key, KeyFileError
 
@@ -292,7 +292,7 @@ def test_workers_of_a_node_receive_a_key_at_the_same_time(shared: SharedStore, c
     """They share the folder: each finds the key whole, none trips over another's half-written file."""
     committed_with_key(shared, item, WORDS)
     other = elsewhere(shared, caches)
-    list(together(other.receive_keys, [[item.id]] * 64))
+    list(in_parallel(other.receive_keys, [[item.id]] * 64))
 
     assert load_key(other.key_dir(item.id), WORDS).verifies(key().commitment)
     assert {p.name for p in other.key_dir(item.id).iterdir()} == {"key.json", "secret.sealed", "SHA256SUMS"}

@@ -107,7 +107,7 @@ def test_a_failed_attack_leaves_the_victim_as_it_was(
     """The resident model that others will attack next is not the one that was ruined."""
     monkeypatch.setattr(misbehaving, "how", "nan")
     marked.attempt(marked.attack_task(misbehaving()))
-    victim = marked.bench.model(marked.bench.arena(marked.workload), marked.embed.id)
+    victim = marked.context.model(marked.context.workload(marked.workload), marked.embed.id)
     stored = load(marked.store.read(marked.embed.id, MODEL))
 
     assert all(torch.equal(victim.state_dict()[n], t) for n, t in stored.items())
