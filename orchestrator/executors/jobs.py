@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wmarena.orchestrator.executors.authentication import set_auth_mode, auth_hint
+from wmarena.orchestrator.executors.authentication import auth_hint, set_auth_mode
 
 _NOISY_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -229,8 +229,8 @@ def _unreadable(error: Exception) -> bool:
 def _may_pass(error: Exception) -> bool:
     """Return whether the error may pass: all but a refusal by the cluster."""
     if isinstance(error, RuntimeError):
-        worded = any(words in str(error) for words in ("No available agent", "already exists"))
-        return (_status(error) or 0) >= 500 and not worded
+        refused = any(text in str(error) for text in ("No available agent", "already exists"))
+        return (_status(error) or 0) >= 500 and not refused
     return isinstance(error, OSError) or _unreadable(error)
 
 

@@ -193,7 +193,7 @@ class Store(Artifacts):
     # Maintenance
 
     def ls(self) -> list[dict[str, Any]]:
-        """Return one row per artifact: task_id, kind, workload, scheme, attack, seed, bytes; damaged ones with a reason."""
+        """List artifacts: task_id, kind, workload, scheme, attack, seed, bytes; damaged ones with a reason."""
         return [self._row(task_id, _size(self.folder(task_id))) for task_id in self.task_ids()]
 
     def _row(self, task_id: TaskId, n_bytes: int) -> dict[str, Any]:
