@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from wmarena.orchestrator.files.errors import StoreError
+from wmarena.orchestrator.files.errors import StoreError, first_line
 from wmarena.orchestrator.files.locks import hold
 from wmarena.orchestrator.plan.proposals import (
     Choices,
@@ -83,7 +83,7 @@ class Tuner:
             )
         self.warm_left = sum(t.state is TrialState.WAITING and _WARM in t.user_attrs for t in self._trials())
         # The seed depends on the number of trials: resuming must not repeat earlier draws.
-        self._study.sampler = _sampler(self._method, self._n_trials())
+        self._study.sampler = _sampler(self._method, len(self._trials()))
         self._study.pruner = _pruner(self._method)
 
     # Before the first trial
@@ -236,11 +236,7 @@ class Tuner:
         return {name: float(share) for name, share in found.items()}
 
     def _trials(self) -> list[FrozenTrial]:
-        trials: list[FrozenTrial] = self._study.get_trials(deepcopy=False)
-        return trials
-
-    def _n_trials(self) -> int:
-        return len(self._trials())
+        return list(self._study.get_trials(deepcopy=False))
 
     def _rounded(self, params: Mapping[str, Any]) -> TrialParams:
         out: TrialParams = {}
@@ -323,5 +319,5 @@ def _repair_file(path: Path) -> None:
 
 
 def _unreadable(study: str, error: BaseException) -> str:
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     return f"expected a storage that can hold study {study!r}, got: {line}; check `storage`, or leave it out for a file"

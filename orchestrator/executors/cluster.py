@@ -12,7 +12,7 @@ from wmarena.orchestrator.executors.authentication import auth_hint, set_auth_mo
 from wmarena.orchestrator.executors.base import NoWorkers
 from wmarena.orchestrator.executors.guard import reload_environment, token_guarded
 from wmarena.orchestrator.executors.placement import Resources
-from wmarena.orchestrator.executors.ray_errors import first_line
+from wmarena.orchestrator.files.errors import first_line
 
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 

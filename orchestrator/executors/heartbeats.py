@@ -11,19 +11,12 @@ Question = TypeVar("Question")
 
 @dataclass
 class _Heartbeat:
-    """Heartbeat state of one worker.
+    """Heartbeat state of one worker."""
 
-    Attributes:
-        asked: time of the last request.
-        question: the open request; None: it was answered.
-        heard: time of the last answer; None: never.
-        still_s: seconds without progress at that time.
-    """
-
-    asked: float
-    question: object | None = None
-    heard: float | None = None
-    still_s: float = 0.0
+    asked: float  # time of the last request
+    question: object | None = None  # the open request; None: it was answered
+    heard: float | None = None  # time of the last answer; None: never
+    still_s: float = 0.0  # seconds without progress at that time
 
 
 class Heartbeats(Generic[Question]):

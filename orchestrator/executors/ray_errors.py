@@ -9,6 +9,7 @@ from ray.exceptions import (
     TaskCancelledError,
 )
 
+from wmarena.orchestrator.files.errors import first_line
 from wmarena.orchestrator.plan.task import Failure, FailureKind
 
 
@@ -27,11 +28,6 @@ def _cause(error: RayError) -> FailureKind:
     # A live node reports the death of its worker; a broken connection alone does not tell which of the two died.
     lost = isinstance(error, (NodeDiedError, ActorUnavailableError)) or "node has died" in str(error)
     return FailureKind.NODE_LOST if lost else FailureKind.WORKER_DIED
-
-
-def first_line(error: BaseException) -> str:
-    """Return the error's first line, without the details that Ray appends."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def last_line(error: BaseException) -> str:

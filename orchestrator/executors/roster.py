@@ -10,26 +10,16 @@ from wmarena.orchestrator.plan.task import Task
 
 @dataclass
 class WorkerSlot:
-    """One worker.
+    """One worker."""
 
-    Attributes:
-        actor: the executor's handle.
-        asked: when it was requested (monotonic seconds).
-        whole: True if it has a whole GPU where others share one.
-        node: where it runs; None until it has started.
-        gpus: ids of its GPUs on that node.
-        leaving: True if it gets no more tasks.
-        call: the running call, None while idle.
-    """
-
-    actor: Any
-    asked: float
-    whole: bool = False
-    node: str | None = None
-    gpus: tuple[Any, ...] = ()
-    leaving: bool = False
+    actor: Any  # the executor's handle
+    asked: float  # when it was requested (monotonic seconds)
+    whole: bool = False  # it has a whole GPU where others share one
+    node: str | None = None  # where it runs; None until it has started
+    gpus: tuple[Any, ...] = ()  # ids of its GPUs on that node
+    leaving: bool = False  # it gets no more tasks
     tasks: tuple[Task, ...] = ()
-    call: Any = None
+    call: Any = None  # the running call, None while idle
 
     @property
     def ready(self) -> bool:
@@ -44,22 +34,14 @@ class WorkerSlot:
 
 @dataclass
 class Roster:
-    """The slots of a pool and the pending answers of its workers.
+    """The slots of a pool and the pending answers of its workers."""
 
-    Attributes:
-        patience_s: how long a slot may take to be placed and to start.
-        slots: name -> slot.
-        calls: running call -> name; hellos: pending start -> name.
-        refusal: why the last worker that failed to start did.
-        whole_refused: True once no whole GPU was available for one worker.
-    """
-
-    patience_s: float
-    slots: dict[str, WorkerSlot] = field(default_factory=dict)
-    calls: dict[Any, str] = field(default_factory=dict)
-    hellos: dict[Any, str] = field(default_factory=dict)
-    refusal: str = ""
-    whole_refused: bool = False
+    patience_s: float  # how long a slot may take to be placed and to start
+    slots: dict[str, WorkerSlot] = field(default_factory=dict)  # by name
+    calls: dict[Any, str] = field(default_factory=dict)  # running call -> name
+    hellos: dict[Any, str] = field(default_factory=dict)  # pending start -> name
+    refusal: str = ""  # why the last worker that failed to start did
+    whole_refused: bool = False  # no whole GPU was available for one worker
     _nodes: frozenset[str] = frozenset()
     _not_before: float = 0.0
 

@@ -14,16 +14,13 @@ def resolve(uri: str | None, store_root: Path) -> str:
     if not uri:
         return f"{_SQLITE}{store_root.absolute() / 'mlflow.db'}"
     path = sqlite_file(uri)
-    return uri if path is None else _SQLITE + str(path.expanduser().absolute()) + _query(uri)
+    query = "".join(uri.partition("?")[1:])
+    return uri if path is None else f"{_SQLITE}{path.expanduser().absolute()}{query}"
 
 
 def sqlite_file(uri: str) -> Path | None:
     """Return the database file of a SQLite address, else None."""
     return Path(uri.removeprefix(_SQLITE).partition("?")[0]) if uri.startswith(_SQLITE) else None
-
-
-def _query(uri: str) -> str:
-    return "".join(uri.partition("?")[1:])
 
 
 def is_remote(uri: str) -> bool:

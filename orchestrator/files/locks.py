@@ -36,13 +36,7 @@ def hold(path: Path, who: str, waiting: Callable[[str], None] | None = None) -> 
         StoreError: the file system has no locks, or cannot be written.
     """
     with _opened(path) as file:
-        if not _locked(file):
-            if waiting is None:
-                raise StoreBusy(
-                    f"expected to be the only run on {path.parent}, got a store that is held by {_holder(path)}; "
-                    f"{WAIT} when it is free; or use another --store"
-                )
-            _queue(file, fcntl.LOCK_EX, waiting)
+        _acquire(file, fcntl.LOCK_EX, waiting, f"to be the only run on {path.parent}", "use another --store")
         _sign(file, who)
         yield
 
@@ -59,13 +53,8 @@ def join(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
         StoreError: the file system has no locks, or cannot be written.
     """
     with _opened(path) as file:
-        if not _locked(file, fcntl.LOCK_SH):
-            if waiting is None:
-                raise StoreBusy(
-                    f"expected {path.parent} free, or held by runs on the same PostgreSQL journal, got a store that is "
-                    f"held by {_holder(path)}; {WAIT} when it is free; or give all runs the same --journal"
-                )
-            _queue(file, fcntl.LOCK_SH, waiting)
+        expected = f"{path.parent} free, or held by runs on the same PostgreSQL journal"
+        _acquire(file, fcntl.LOCK_SH, waiting, expected, "give all runs the same --journal")
         yield
 
 
@@ -102,8 +91,14 @@ def ask_until(granted: Callable[[], bool]) -> None:
         time.sleep(_ASK_AGAIN_S)
 
 
-def _queue(file: TextIO, how: int, waiting: Callable[[str], None]) -> None:
+def _acquire(file: TextIO, how: int, waiting: Callable[[str], None] | None, expected: str, way_out: str) -> None:
+    if _locked(file, how):
+        return
     path = Path(file.name)
+    if waiting is None:
+        raise StoreBusy(
+            f"expected {expected}, got a store that is held by {_holder(path)}; {WAIT} when it is free; or {way_out}"
+        )
     waiting(f"waiting for {path.parent}, which is held by {_holder(path)}")
     ask_until(lambda: _locked(file, how))
 
@@ -120,7 +115,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def _locked(file: TextIO, how: int = fcntl.LOCK_EX) -> bool:
+def _locked(file: TextIO, how: int) -> bool:
     """Try to lock; return False if another process holds the lock."""
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)

@@ -36,7 +36,8 @@ class Database:
             self._db = self._connect(path)
             self._prepare()
         except _FAULTS as error:
-            way_out = "free space" if _is_full(error) else self._way_out
+            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            way_out = "free space" if full else self._way_out
             raise StoreError(
                 f"expected a journal that can be read and written, got {self._path} ({error}); {way_out}"
             ) from None
@@ -63,20 +64,11 @@ class Database:
         self._db.execute(f"PRAGMA user_version={number}")
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Return all rows of a query.
-
-        Raises:
-            StoreError: the file cannot be read.
-        """
         with self._store_errors():
             return self._db.execute(query, values).fetchall()
 
     def _decoded(self, text: object, kind: type[T], what: str) -> T:
-        """Decode a JSON column and check its type.
-
-        Raises:
-            StoreError: it has another type.
-        """
+        """Decode a JSON column and check its type."""
         try:
             value = json.loads(text)  # type: ignore[arg-type]
         except (TypeError, ValueError, RecursionError):
@@ -123,7 +115,3 @@ class Database:
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
-
-
-def _is_full(error: BaseException) -> bool:
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL

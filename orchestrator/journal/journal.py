@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from wmarena.orchestrator.files.errors import StoreError
@@ -44,9 +43,7 @@ class Journal(JournalReader):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         # The first error is the cause: do not hide it behind one of closing.
         with contextlib.suppress(StoreError) if error is not None else contextlib.nullcontext():
             self.close()
@@ -64,27 +61,10 @@ class Journal(JournalReader):
         """Record a settled task; written within 50 ms, or at ``flush``; never fails."""
         now = time.time()
         result = None if record.result is None else json.dumps(record.result)
-        self._tasks.append(
-            (
-                task.id,
-                task.kind.value,
-                task.label,
-                task.workload,
-                task.scheme,
-                task.attack,
-                task.seed,
-                task.text,
-                record.state.value,
-                record.attempt,
-                record.worker,
-                now,
-                record.seconds,
-                result,
-                record.error,
-                trace or None,
-                json.dumps(record.caveats) if record.caveats else "[]",
-            )
-        )
+        caveats = json.dumps(record.caveats) if record.caveats else "[]"
+        what = (task.id, task.kind.value, task.label, task.workload, task.scheme, task.attack, task.seed, task.text)
+        ended = (record.state.value, record.attempt, record.worker, now, record.seconds)
+        self._tasks.append((*what, *ended, result, record.error, trace or None, caveats))
         self._run_states.append((record.state.value, run, self._position(run, task.id)))
         if record.attempt and not record.cached:
             self.attempt(run, task.id, record, now)

@@ -63,11 +63,9 @@ class Connection(Protocol):
     @property
     def in_transaction(self) -> bool:
         """True between BEGIN and its end."""
-        ...
 
     def execute(self, statement: str, values: Sequence[Any] = ..., /) -> Any:
         """Run one statement."""
-        ...
 
 
 def migrate(db: Connection, name: object, number: Callable[[], int], stamp: Callable[[int], None]) -> None:

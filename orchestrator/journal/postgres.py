@@ -40,11 +40,7 @@ class PostgresConnection:
     def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
         return self._sqlite_errors(
             lambda: psycopg.connect(
-                self._url,
-                autocommit=True,
-                connect_timeout=_CONNECT_S,
-                application_name="wmarena",
-                **_OPTIONS,
+                self._url, autocommit=True, connect_timeout=_CONNECT_S, application_name="wmarena", **_OPTIONS
             )
         )
 

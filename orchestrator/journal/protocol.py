@@ -20,18 +20,22 @@ class RunJournal(FinishedIndex, Protocol):
 
     def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
         """Record a settled task."""
+        return
 
     def attempt(self, run: str, task_id: TaskId, record: Record) -> None:
         """Record a failed attempt that will be repeated."""
+        return
 
     def claim(self, ids: Sequence[TaskId]) -> Lease:
         """Lease tasks before running them: other drivers may be running them."""
 
     def forget(self, ids: Sequence[TaskId]) -> None:
         """Delete tasks whose artifacts were set aside."""
+        return
 
     def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Cell] = ()) -> None:
         """Add tasks and table cells to the run."""
+        return
 
     @property
     def pending(self) -> bool:
@@ -39,6 +43,8 @@ class RunJournal(FinishedIndex, Protocol):
 
     def tick(self) -> None:
         """Write rows that have been pending for long enough."""
+        return
 
     def flush(self) -> None:
         """Write all pending rows."""
+        return

@@ -130,15 +130,15 @@ class JournalReader(Database):
 
     def runs(self, experiment: str | None = None) -> list[dict[str, Any]]:
         """Return executions, newest first: id, experiment, started, finished, status, spec, info."""
-        where, values = ("WHERE experiment=?", (experiment,)) if experiment else ("", ())
-        rows = self._rows(f"SELECT {','.join(_RUN_COLUMNS)} FROM run {where} ORDER BY started DESC", values)
-        return [self._run_row(dict(zip(_RUN_COLUMNS, row, strict=True))) for row in rows]
+        return self._run_rows("WHERE experiment=?", experiment) if experiment else self._run_rows("")
 
     def run(self, run: str) -> dict[str, Any] | None:
         """Return one execution with the fields of ``runs``, or None."""
-        for row in self._rows(f"SELECT {','.join(_RUN_COLUMNS)} FROM run WHERE id=?", (run,)):
-            return self._run_row(dict(zip(_RUN_COLUMNS, row, strict=True)))
-        return None
+        return next(iter(self._run_rows("WHERE id=?", run)), None)
+
+    def _run_rows(self, where: str, *values: str) -> list[dict[str, Any]]:
+        rows = self._rows(f"SELECT {','.join(_RUN_COLUMNS)} FROM run {where} ORDER BY started DESC", values)
+        return [self._run_row(dict(zip(_RUN_COLUMNS, row, strict=True))) for row in rows]
 
     def _run_row(self, row: dict[str, Any]) -> dict[str, Any]:
         for name in ("id", "experiment", "status", "spec"):

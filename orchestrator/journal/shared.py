@@ -66,9 +66,9 @@ class PostgresJournal(Journal):
         self._unlock(self._settled)
         self._settled.clear()
 
-    def _unlock(self, ids: Iterable[TaskId]) -> None:
+    def _unlock(self, names: Iterable[str]) -> None:
         with self._store_errors():
-            self._db.unlock(ids)
+            self._db.unlock(names)
 
     # Runs
 
@@ -82,8 +82,7 @@ class PostgresJournal(Journal):
 
     def finish_run(self, run: str, status: str) -> None:
         super().finish_run(run, status)
-        with self._store_errors():
-            self._db.unlock([_run(run)])
+        self._unlock([_run(run)])
 
     def run_going(self, run: str) -> bool:
         """Return whether its driver holds its lock."""
@@ -110,8 +109,7 @@ class PostgresJournal(Journal):
         try:
             yield
         finally:
-            with self._store_errors():
-                self._db.unlock([what])
+            self._unlock([what])
 
     @contextmanager
     def exclusive(self, what: str) -> Iterator[None]:
@@ -120,8 +118,7 @@ class PostgresJournal(Journal):
         try:
             yield
         finally:
-            with self._store_errors():
-                self._db.unlock([what])
+            self._unlock([what])
 
 
 def _run(run: str) -> str:

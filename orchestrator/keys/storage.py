@@ -158,11 +158,7 @@ def _undisturbed(folder: Path, read: Callable[[], T]) -> T:
 
 
 def _read(folder: Path) -> dict[str, bytes]:
-    """Return the three files of a key, plain or sealed, the sums last.
-
-    Raises:
-        KeyFileError: one cannot be read, or they do not match the sums.
-    """
+    """Return the three files of a key, plain or sealed, the sums last; raise KeyFileError if they do not match."""
     name = SUMS
     try:
         sums = (folder / name).read_bytes()

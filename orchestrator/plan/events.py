@@ -1,7 +1,8 @@
 """Events of a running loop, for displays."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.task import Task
@@ -20,7 +21,5 @@ class Event:
     record: Record | None = None
 
 
-class Listener(Protocol):
-    """Called with every event, in order, on the loop's thread; has to return quickly."""
-
-    def __call__(self, event: Event) -> None: ...
+Listener = Callable[[Event], None]
+"""Called with every event, in order, on the loop's thread; has to return quickly."""

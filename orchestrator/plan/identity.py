@@ -53,23 +53,18 @@ _ATOMS = frozenset({str, int, bool, type(None)})
 
 def _check(value: Any, path: str) -> None:
     """Raise TypeError with the path of a value that JSON cannot hold; accept subclasses of text and numbers."""
-    if value is None or isinstance(value, bool | int | str):
-        return
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise TypeError(f"expected a finite number at {path}, got {value!r}")
-        return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TypeError(f"expected a finite number at {path}, got {value!r}")
     if isinstance(value, list | tuple):
         for i, item in enumerate(value):
             _check(item, f"{path}[{i}]")
-        return
-    if isinstance(value, dict):
+    elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"expected text keys at {path}, got {key!r}")
             _check(item, f"{path}.{key}")
-        return
-    raise TypeError(f"expected JSON values at {path}, got {type(value).__name__}")
+    elif value is not None and not isinstance(value, bool | int | str | float):
+        raise TypeError(f"expected JSON values at {path}, got {type(value).__name__}")
 
 
 def digest(tag: str, value: Any) -> str:

@@ -15,13 +15,7 @@ PLAN_FILE = "plan.json"
 def plan_document(plan: Plan, cached: Collection[TaskId] = ()) -> dict[str, Any]:
     """Return the plan as JSON values: tasks in planning order, counts by kind, number of cached tasks, cells."""
     tasks = [
-        {
-            "id": t.id,
-            "kind": t.kind.value,
-            "label": t.label,
-            "parents": list(t.parent_ids),
-            "cached": t.id in cached,
-        }
+        {"id": t.id, "kind": t.kind.value, "label": t.label, "parents": list(t.parent_ids), "cached": t.id in cached}
         for t in plan
     ]
     return {

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -84,6 +84,6 @@ class Recorder(ABC):
                 logger.warning(report.warning)
             warned = report.warning
             if last or report.over:
-                return SyncReport(**{**report.__dict__, "sent": sent})
+                return replace(report, sent=sent)
             wait = min(2 * wait, _LONGEST_PAUSE_S) if warned else pause_s
             stop.wait(max(wait, time.monotonic() - started if report.sent == 0 else 0.0))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from wmarena.orchestrator.files import addresses
+from wmarena.orchestrator.files.errors import first_line
 from wmarena.orchestrator.recorders.process import ENVIRONMENT
 from wmarena.orchestrator.recorders.tracker import TrackerError
 
@@ -61,9 +62,8 @@ class MlflowConnection:
                 self._client = self._connect()
             yield self._client
         except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
-            line = (str(error).splitlines() or [type(error).__name__])[0]
             refused = getattr(error, "error_code", None) in REFUSALS
-            raise TrackerError(addresses.redacted(line, self._uri), unreachable=not refused) from None
+            raise TrackerError(addresses.redacted(first_line(error), self._uri), unreachable=not refused) from None
 
     def _connect(self) -> Any:
         path = addresses.sqlite_file(self._uri)

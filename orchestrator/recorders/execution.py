@@ -1,12 +1,13 @@
 """A tracker's parent run of an execution: at its begin and at its end."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from wmarena.orchestrator.plan.identity import digest_text
 from wmarena.orchestrator.plan.task import TaskId
-from wmarena.orchestrator.recorders.fields import PREFIX, DataSetInput, RunFields, cut, data_set
+from wmarena.orchestrator.recorders.fields import PREFIX, RunFields, cut, data_set
 from wmarena.orchestrator.recorders.links import ComparisonLink
 from wmarena.orchestrator.recorders.summary import RunTask, count_states, execution_note
 from wmarena.orchestrator.recorders.tracker import Ending, ParentRun, ParentRunResults
@@ -66,14 +67,9 @@ def closing(
         metrics={f"n_{name}": float(n) for name, n in counts.items()} | {"seconds": elapsed},
         note=execution_note(run, tasks, rows, links),
         params=compared_names(cells),
-        data=_data_sets(run, rows),
+        data=sorted({data_set(row, run["info"].get("data_sets")) for row in rows.values()}, key=astuple),
         figures=figures,
     )
-
-
-def _data_sets(run: Mapping[str, Any], rows: Mapping[TaskId, RunFields]) -> list[DataSetInput]:
-    found = {data_set(row, run["info"].get("data_sets")) for row in rows.values()}
-    return sorted(found, key=lambda data: (data.name, data.fingerprint))
 
 
 def _installed_version() -> str:

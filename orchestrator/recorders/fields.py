@@ -185,16 +185,8 @@ def tags(related: RelatedRows) -> dict[str, str]:
     verdict = result.get("verdict", {})
     config = row["identity"]["config"]
     makers = [r for r in (related.attack, row) if r is not None]
-    found: dict[str, Any] = {
-        "task_id": row["id"],
-        "kind": row["kind"],
-        "scheme": row["scheme"],
-        "attack": row["attack"],
-        "workload": row["workload"],
-        "seed": row["seed"],
-        "status": row["state"],
-        "parents": canonical(parents(row)),
-    }
+    found: dict[str, Any] = {name: row[name] for name in ("kind", "scheme", "attack", "workload", "seed")}
+    found |= {"task_id": row["id"], "status": row["state"], "parents": canonical(parents(row))}
     optional = {
         "control": config.get("control"),
         "head": _head(config),
@@ -252,10 +244,8 @@ def metrics(related: RelatedRows, link: ComparisonLink | None = None) -> dict[st
     made = {"clean": related.clean, "marked": related.embed, "suspect": related.suspect}
     found: dict[str, Any] = {f"metric_{part}": _result(row).get("metric_test") for part, row in made.items()}
     found |= {f"metric_{part}_val": _result(row).get("metric_val") for part, row in made.items()}
-    found |= {
-        "metric_suspect": suspect_metric(_result(related.suspect), "test"),
-        "metric_suspect_val": suspect_metric(_result(related.suspect), "val"),
-    }
+    for name, split in (("metric_suspect", "test"), ("metric_suspect_val", "val")):
+        found[name] = suspect_metric(_result(related.suspect), split)
     found["metric_scratch"] = _result(related.scratch).get("metric_test")
     marked, suspect = found["metric_marked"], found["metric_suspect"]
     if marked and suspect is not None:

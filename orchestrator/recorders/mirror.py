@@ -65,7 +65,9 @@ class Mirror(Recorder):
                 return SyncReport(failed=waiting, warning=self._warning(error), over=over)
             try:
                 self._send_entries(current)
-                self._send_trials(current)
+                if study := current.run["info"].get("study"):
+                    description = str(current.run["info"].get("description") or "")
+                    self._study(current).send(study, description, over)
                 if over:
                     self._close(current)
             except TrackerError as error:
@@ -205,13 +207,6 @@ class Mirror(Recorder):
             return None
 
     # Studies
-
-    def _send_trials(self, current: Pass) -> None:
-        """Send the study of an execution and its trials."""
-        study = current.run["info"].get("study")
-        if study:
-            description = str(current.run["info"].get("description") or "")
-            self._study(current).send(study, description, current.over)
 
     def _study(self, current: Pass) -> StudyMirror:
         remember = partial(self._remember, current)

@@ -42,16 +42,7 @@ from wmarena.orchestrator.store.local import Store, safe_name
 # MLflow is imported after `connection`, which sets the environment that MLflow reads at import.
 # isort: split
 
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    LoggedModelInput,
-    LoggedModelOutput,
-    Metric,
-    Param,
-    RunTag,
-)
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput, Metric, Param, RunTag
 
 _SERVER_CLIENTS = 8
 _STATUS: dict[Ending, str] = {"done": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
@@ -153,14 +144,21 @@ class MlflowTracker:
 
     def find(self, entry: TrackerEntry, parent: str) -> TrackedRun | None:
         tags = {f"{PREFIX}task_id": entry.task_id, f"{PREFIX}status": entry.tags[f"{PREFIX}status"]}
-        whole: TrackedRun | None = None
-        for run in self._search(tags | ({"mlflow.parentRunId": parent} if entry.failed else {})):
+        run = self._find_complete(tags | ({"mlflow.parentRunId": parent} if entry.failed else {}))
+        if run is None:
+            return None
+        outputs = run.outputs.model_outputs if run.outputs is not None else []
+        return TrackedRun(run=run.info.run_id, model=outputs[0].model_id if outputs else None)
+
+    def _find_complete(self, tags: Mapping[str, str]) -> Any:
+        """Return the last complete run with ``tags``, or None; delete half-written ones of killed passes."""
+        complete = None
+        for run in self._search(tags):
             if run.info.status == "RUNNING":
                 self._remove(run.info.run_id)
             else:
-                outputs = run.outputs.model_outputs if run.outputs is not None else []
-                whole = TrackedRun(run=run.info.run_id, model=outputs[0].model_id if outputs else None)
-        return whole
+                complete = run
+        return complete
 
     def _search(self, tags: Mapping[str, str]) -> Sequence[Any]:
         asked = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
@@ -169,7 +167,7 @@ class MlflowTracker:
         return runs
 
     def _remove(self, run: str) -> None:
-        """Delete a half-written run of a killed pass."""
+        """Delete a run with its models."""
         with self._mlflow.client() as client:
             for model in client.search_logged_models([self._experiment], filter_string=f"source_run_id = '{run}'"):
                 client.delete_logged_model(model.model_id)
@@ -190,7 +188,10 @@ class MlflowTracker:
             if delivery.weights is not None and delivery.model is None:
                 made = self._log_model(entry, run, delivery.weights.uri)
             model = made or delivery.model
-            self._log_numbers(delivery, run, (model or delivery.consumes) if entry.about_model else None)
+            about = (model or delivery.consumes) if entry.about_model else None
+            found = [Metric(key(k), v, entry.ended_ms, 0, model_id=about) for k, v in entry.metrics.items()]
+            found += [Metric(key(name), value, entry.ended_ms, step) for name, value, step in delivery.points]
+            self._log(run, found, [Param(key(k), v) for k, v in entry.params.items()])
             consumed = [m for m in (delivery.consumes, delivery.model) if m]
             self._log_inputs(client, run, entry, [LoggedModelInput(m) for m in consumed])
             if made:
@@ -210,13 +211,8 @@ class MlflowTracker:
     # Studies
 
     def find_study_entry(self, entry: StudyEntry) -> str | None:
-        whole: str | None = None
-        for run in self._search(entry.tags):
-            if run.info.status == "RUNNING":
-                self._remove(run.info.run_id)
-            else:
-                whole = run.info.run_id
-        return whole
+        found = self._find_complete(entry.tags)
+        return None if found is None else str(found.info.run_id)
 
     def write_study_entry(self, entry: StudyEntry, parent: str | None) -> str:
         tags = {**entry.tags, "mlflow.note.content": entry.note, "mlflow.source.name": "wmarena"}
@@ -251,12 +247,6 @@ class MlflowTracker:
                 model_type=f"{made} model",
             )
         return str(model.model_id)
-
-    def _log_numbers(self, delivery: Delivery, run: str, model: str | None) -> None:
-        entry = delivery.entry
-        found = [Metric(key(k), v, entry.ended_ms, 0, model_id=model) for k, v in entry.metrics.items()]
-        found += [Metric(key(name), value, entry.ended_ms, step) for name, value, step in delivery.points]
-        self._log(run, found, [Param(key(k), v) for k, v in entry.params.items()])
 
     def _log(self, run: str, found: Sequence[Any], params: Sequence[Any]) -> None:
         """Log metrics and parameters in batches within MLflow's limits."""

@@ -14,30 +14,20 @@ from wmarena.orchestrator.recorders.summary import RunTask
 
 @dataclass
 class Pass:
-    """State of one pass over an execution.
+    """State of one pass over an execution."""
 
-    Attributes:
-        run: the execution's row.
-        over: it has ended.
-        links: comparisons of verify and embed tasks.
-        place, experiment: the tracker's experiment: scope of the marks, and its id there.
-        marks: mark -> the tracker's id of a sent entry.
-        parent: the tracker's run of the execution.
-        rows: of entries to send, and of their ancestors.
-    """
-
-    run: Mapping[str, Any]
-    over: bool
+    run: Mapping[str, Any]  # the execution's row
+    over: bool  # it has ended
     tasks: list[RunTask]
-    links: Mapping[TaskId, ComparisonLink]
-    place: str
-    experiment: str
-    marks: dict[TaskId, str]
-    parent: str = ""
+    links: Mapping[TaskId, ComparisonLink]  # comparisons of verify and embed tasks
+    place: str  # name of the tracker's experiment: scope of the marks
+    experiment: str  # its id there
+    marks: dict[TaskId, str]  # mark -> the tracker's id of a sent entry
+    parent: str = ""  # the tracker's run of the execution
     sent: int = 0
     failed: int = 0
     warning: str | None = None
-    rows: dict[TaskId, RunFields] = field(default_factory=dict)
+    rows: dict[TaskId, RunFields] = field(default_factory=dict)  # of entries to send, and of their ancestors
 
     @property
     def run_id(self) -> str:

@@ -72,13 +72,9 @@ class RecorderProcess:
                 text=True,
                 start_new_session=True,  # Ctrl-C is for the driver, which then drains this process
             )
-        self._say(self._request)
-
-    def _say(self, request: object) -> None:
-        if self._process is None or self._process.stdin is None:
-            raise RuntimeError("expected a started recorder, got one that was not; call start() first")
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        if self._process.stdin is not None:
+            self._process.stdin.write(json.dumps(self._request) + "\n")
+            self._process.stdin.flush()
 
     def drain(self, timeout: float) -> SyncReport | None:
         """Let the process send the rest, including the report, and end.

@@ -1,8 +1,8 @@
 """Mirrors a study: one run for the study, a nested run for each trial, with links to the runs of its tasks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.plan.task import TaskId
@@ -14,10 +14,8 @@ _ENDINGS: dict[str, Ending] = {"complete": "done", "pruned": "done", "failed": "
 _MOST_LINKS = 60
 
 
-class Remember(Protocol):
-    """Stores a mark with the tracker's id of the sent entry."""
-
-    def __call__(self, mark: TaskId, name: str) -> None: ...
+Remember = Callable[[TaskId, str], None]
+"""Stores a mark with the tracker's id of the sent entry."""
 
 
 class StudyMirror:
@@ -29,12 +27,7 @@ class StudyMirror:
     """
 
     def __init__(
-        self,
-        tracker: Tracker,
-        journal: Journal,
-        marks: Mapping[TaskId, str],
-        remember: Remember,
-        experiment: str,
+        self, tracker: Tracker, journal: Journal, marks: Mapping[TaskId, str], remember: Remember, experiment: str
     ) -> None:
         self._tracker = tracker
         self._journal = journal
@@ -48,7 +41,8 @@ class StudyMirror:
         Until an execution is ``over``, a trial waits for the runs of its tasks, to link to them.
         """
         trials = self._journal.trials(study)
-        parent = self._once(TaskId(f"study:{study}"), _study_entry(study, description), None)
+        entry = StudyEntry(name=study, tags=_tags(study, "study"), note=description, ending="done")
+        parent = self._once(TaskId(f"study:{study}"), entry, None)
         for number, document in trials.items():
             mark = TaskId(f"trial:{study}:{number}:{document['state']}")
             linked = over or all(task in self._marks for task in document.get("tasks", ()))
@@ -107,10 +101,6 @@ class StudyMirror:
         links = [f"- [{labels[t]}](#/experiments/{self._experiment}/runs/{run})" for t, run in sent if t in labels]
         if links:
             yield "Its tasks:\n" + "\n".join(links)
-
-
-def _study_entry(study: str, description: str) -> StudyEntry:
-    return StudyEntry(name=study, tags=_tags(study, "study"), note=description, ending="done")
 
 
 def _tags(study: str, kind: str) -> dict[str, str]:

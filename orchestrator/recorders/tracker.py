@@ -111,53 +111,40 @@ class Tracker(Protocol):
     @property
     def address(self) -> str:
         """Address for messages, without password."""
-        ...
 
     @property
     def clients(self) -> int:
         """Number of entries that may be sent concurrently."""
-        ...
 
     def open(self, experiment: str) -> tuple[str, str]:
         """Find or create an experiment; return its id, and a unique name of the place."""
-        ...
 
     def find_execution(self, run_id: str) -> str | None:
         """Return the id of an execution that was started before, or None."""
-        ...
 
     def start_execution(self, execution: ParentRun) -> str:
         """Start an execution; return its id."""
-        ...
 
     def close_execution(self, parent: str, closing: ParentRunResults) -> None:
         """End an execution; may be repeated."""
-        ...
 
     def find(self, entry: TrackerEntry, parent: str) -> TrackedRun | None:
         """Return the entry if it was written completely before; remove half-written ones."""
-        ...
 
     def send(self, delivery: Delivery) -> TrackedRun:
         """Write an entry completely."""
-        ...
 
     def find_study_entry(self, entry: StudyEntry) -> str | None:
         """Return the run of a study or trial that was written completely before; remove half-written ones."""
-        ...
 
     def write_study_entry(self, entry: StudyEntry, parent: str | None) -> str:
         """Write the run of a study or trial, below ``parent`` if there is one; return its id."""
-        ...
 
     def add_metrics(self, run: str, metrics: Mapping[str, float]) -> None:
         """Add metrics to an existing run."""
-        ...
 
     def write_text(self, parent: str, name: str, text: str) -> None:
         """Attach a text file to an execution."""
-        ...
 
     def write_file(self, parent: str, path: Path) -> None:
         """Attach a file or folder to an execution."""
-        ...

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from wmarena.orchestrator.journal.protocol import FinishedIndex
 from wmarena.orchestrator.plan.evidence import Record
@@ -37,7 +36,9 @@ def find(ids: Iterable[TaskId], store: Store, journal: FinishedIndex) -> Finishe
         if isinstance(manifest, CorruptArtifact):
             damaged.append(task_id)
         elif manifest is not None:
-            records[task_id] = _adopted(task_id, manifest["result"])
+            result = manifest["result"]
+            seconds = float(result.get("seconds", 0.0))
+            records[task_id] = Record(task_id, State.DONE, result=result, cached=True, seconds=seconds, attempt=1)
             adopted.append(task_id)
     return FinishedTasks(records, tuple(adopted), tuple(damaged))
 
@@ -45,11 +46,6 @@ def find(ids: Iterable[TaskId], store: Store, journal: FinishedIndex) -> Finishe
 def already_done(plan: Plan, store: Store, journal: FinishedIndex) -> dict[TaskId, Record]:
     """Return the records of a plan's finished tasks."""
     return find(plan.tasks, store, journal).records
-
-
-def _adopted(task_id: TaskId, result: Mapping[str, Any]) -> Record:
-    seconds = float(result.get("seconds", 0.0))
-    return Record(task_id, State.DONE, result=result, cached=True, seconds=seconds, attempt=1)
 
 
 def with_changed_parents(plan: Plan, records: Mapping[TaskId, Record]) -> dict[TaskId, Record]:

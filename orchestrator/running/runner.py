@@ -2,7 +2,7 @@
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,7 +16,7 @@ from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.growth import Grow, TaskSource
 from wmarena.orchestrator.plan.identity import SEMANTICS
 from wmarena.orchestrator.plan.plan import Plan
-from wmarena.orchestrator.plan.task import State, Task, TaskId
+from wmarena.orchestrator.plan.task import State, TaskId
 from wmarena.orchestrator.running.durations import expected_seconds
 from wmarena.orchestrator.running.ledger import Ledger, Policy
 from wmarena.orchestrator.running.loop import STOPPED, Interrupted, Loop
@@ -83,7 +83,8 @@ def run_plan(
         _compare_semantics(journal, store, anew=not found.records)
         for task_id in found.damaged:
             store.set_aside(task_id)
-        ledger = Ledger(plan, found.records, store.has, _lazy_seconds(journal), request.policy)
+        durations = cache(journal.durations)  # read at the first question only: a finished plan asks none
+        ledger = Ledger(plan, found.records, store.has, lambda t: expected_seconds(durations())(t), request.policy)
         journal.start_run(request.run, request.experiment, request.spec, request.info, plan, cached=set(ledger.records))
         status = "interrupted"
         try:
@@ -149,12 +150,6 @@ def _run(loop: Loop) -> None:
                 loop.drive()
     except KeyboardInterrupt:
         raise Interrupted(STOPPED) from None
-
-
-def _lazy_seconds(journal: Journal) -> Callable[[Task], float]:
-    """Return a function from task to expected seconds; the journal is read at its first call only."""
-    durations = cache(journal.durations)
-    return lambda task: expected_seconds(durations())(task)
 
 
 @contextmanager

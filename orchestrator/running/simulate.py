@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from wmarena.orchestrator.executors.virtual import VirtualExecutor
+from wmarena.orchestrator.journal.protocol import RunJournal
 from wmarena.orchestrator.plan.events import Listener
 from wmarena.orchestrator.plan.evidence import Lease, Record
-from wmarena.orchestrator.plan.plan import Cell, Plan
+from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import State, Task, TaskId
 from wmarena.orchestrator.running.ledger import Ledger, Policy
 from wmarena.orchestrator.running.loop import Loop
@@ -78,36 +79,16 @@ class Schedule:
         }
 
 
-class NullJournal:
-    """A journal of a run that leaves no trace."""
+class NullJournal(RunJournal):
+    """A journal that stores nothing and knows nothing; it inherits methods that do nothing."""
 
     pending = False
 
-    def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
-        """Nothing is kept."""
-
-    def attempt(self, run: str, task_id: TaskId, record: Record) -> None:
-        """Nothing is kept."""
-
     def finished(self, ids: Iterable[TaskId]) -> dict[TaskId, Record]:
-        """Nothing is known."""
         return {}
 
-    def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Cell] = ()) -> None:
-        """Nothing is kept."""
-
     def claim(self, ids: Sequence[TaskId]) -> Lease:
-        """Nobody else is there."""
         return Lease(set(ids), {})
-
-    def forget(self, ids: Sequence[TaskId]) -> None:
-        """Nothing is known."""
-
-    def tick(self) -> None:
-        """Nothing is pending."""
-
-    def flush(self) -> None:
-        """Nothing is pending."""
 
 
 def simulate(

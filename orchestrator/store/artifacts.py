@@ -151,10 +151,8 @@ class Artifacts:
 
     def intact_manifest(self, task_id: TaskId) -> dict[str, Any] | None:
         """Return the manifest, or None if there is none that can be trusted."""
-        try:
-            return self.manifest(task_id)
-        except CorruptArtifact:
-            return None
+        found = self._sidecar(task_id)
+        return found if isinstance(found, dict) else None
 
     def sha256(self, task_id: TaskId, name: str) -> str:
         """Return a file's SHA-256 according to the manifest.
@@ -179,9 +177,7 @@ class Artifacts:
             raw = (self.folder(task_id) / name).read_bytes()
         except OSError as error:
             raise _unreadable(task_id, name, error) from None
-        if hashlib.sha256(raw).hexdigest() != expected:
-            raise CorruptArtifact(task_id, f"{name} has other bytes than its manifest says")
-        return raw
+        return checked_bytes(task_id, name, raw, expected)
 
     def path(self, task_id: TaskId, name: str) -> Path:
         """Return the path of a file, its hash checked once per process and file state.
@@ -216,6 +212,13 @@ class Artifacts:
         except SafetensorError as error:
             raise CorruptArtifact(task_id, f"{name}: {error}") from None
         return tensors
+
+
+def checked_bytes(task_id: TaskId, name: str, raw: bytes, sha256: str) -> bytes:
+    """Return ``raw``, or raise CorruptArtifact if it has another hash."""
+    if hashlib.sha256(raw).hexdigest() != sha256:
+        raise CorruptArtifact(task_id, f"{name} has other bytes than its manifest says")
+    return raw
 
 
 def _unreadable(task_id: TaskId, name: str, error: OSError) -> OSError:

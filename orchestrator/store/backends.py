@@ -13,23 +13,18 @@ class CheckpointBackend(Protocol):
 
     def names(self) -> list[str]:
         """List the files."""
-        ...
 
     def read(self, name: str) -> bytes | None:
         """Return a file's bytes, None if it is missing or cannot be decrypted."""
-        ...
 
     def write(self, name: str, raw: bytes) -> None:
         """Write a file."""
-        ...
 
     def drop(self, name: str) -> None:
         """Remove a file if it exists."""
-        ...
 
     def tidy(self) -> None:
         """Remove files of killed writers, and the folder if it is empty."""
-        ...
 
 
 class FolderCheckpoints:

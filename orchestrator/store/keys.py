@@ -7,7 +7,7 @@ from pathlib import Path
 from wmarena.orchestrator.keys.encryption import PASSPHRASE, Passphrase, SealError, missing_passphrase
 from wmarena.orchestrator.keys.storage import is_sealed, load_key, seal_key
 from wmarena.orchestrator.plan.task import TaskId
-from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.store.local import Store, subfolders
 from wmarena.schemes.keys import KeyFileError
 
 _MOST_NAMED = 5
@@ -64,13 +64,12 @@ def seal_store(store: Store, passphrase: Passphrase) -> Sealing:
         check_passphrase(store, sealed_keys(store), passphrase)
         for folder in _folders(store):
             task_id = TaskId(folder.name)
+            group = done.before if is_sealed(folder) else done.sealed
             try:
-                (done.before if is_sealed(folder) else done.sealed).append(task_id)
                 seal_key(folder, passphrase)
+                group.append(task_id)
             except KeyFileError as error:
                 done.damaged[task_id] = str(error)
-                done.sealed = [t for t in done.sealed if t != task_id]
-                done.before = [t for t in done.before if t != task_id]
     return done
 
 
@@ -78,10 +77,8 @@ def _opens(store: Store, task_id: TaskId, passphrase: Passphrase | None) -> bool
     """Return False if the passphrase is wrong; True for a damaged key, which will be computed again."""
     try:
         load_key(store.key_dir(task_id), passphrase)
-    except SealError:
-        return False
-    except KeyFileError:
-        return True
+    except (SealError, KeyFileError) as error:
+        return isinstance(error, KeyFileError)
     return True
 
 
@@ -92,6 +89,4 @@ def _named(tasks: list[TaskId], what: str) -> str:
 
 
 def _folders(store: Store) -> list[Path]:
-    keys = store.keys_root
-    found = sorted(keys.iterdir()) if keys.is_dir() else []
-    return [p for p in found if p.is_dir() and not p.is_symlink() and not p.name.startswith(".")]
+    return [folder for folder in subfolders(store.keys_root) if not folder.is_symlink()]

@@ -202,7 +202,8 @@ class Store(Artifacts):
             identity = (self.manifest(task_id) or {}).get("identity", {})
             config = identity.get("config", {})
             row |= {"kind": identity.get("kind"), "seed": identity.get("seed")}
-            row |= {part: _name_of(config.get(part)) for part in ("workload", "scheme", "attack")}
+            plugins = {part: config.get(part) for part in ("workload", "scheme", "attack")}
+            row |= {part: c.get("name") if isinstance(c, dict) else None for part, c in plugins.items()}
         except CorruptArtifact as error:
             row |= {"kind": None, "damaged": str(error)}
         row["key"] = str(self.key_dir(task_id)) if self.key_dir(task_id).exists() else None
@@ -249,15 +250,11 @@ class Store(Artifacts):
         return {"kept": len(kept.intersection(ids)), "removed": len(doomed), "bytes": size, "applied": apply}
 
 
-def _name_of(config: object) -> Any:
-    return config.get("name") if isinstance(config, dict) else None
-
-
 def _others(folder: Path, kept: set[TaskId] | set[str]) -> list[Path]:
-    return [p for p in _folders(folder) if p.name not in kept]
+    return [p for p in subfolders(folder) if p.name not in kept]
 
 
-def _folders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
     """Return the sub-folders that are not hidden, sorted."""
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return [p for p in found if p.is_dir() and not p.name.startswith(".")]

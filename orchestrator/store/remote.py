@@ -18,7 +18,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from wmarena.orchestrator.files.addresses import has_credentials
 from wmarena.orchestrator.files.atomic import PART
-from wmarena.orchestrator.files.errors import StoreError
+from wmarena.orchestrator.files.errors import StoreError, first_line
 
 _PUBLISH_WHOLE = ("s3", "gcs", "abfs")
 """File systems where unfinished uploads are invisible."""
@@ -59,7 +59,7 @@ class Remote:
         except (ArrowException, OSError, ValueError) as error:
             raise StoreError(
                 "expected a store's URL as pyarrow knows them (s3://bucket/prefix?endpoint_override=…, gs://, hdfs://, "
-                f"file:///), got {self.url} ({_line(error)})"
+                f"file:///), got {self.url} ({first_line(error)})"
             ) from None
         return found, folder.rstrip("/")
 
@@ -73,8 +73,8 @@ class Remote:
             raise
         except (ArrowException, OSError) as error:
             raise StoreError(
-                f"expected to {what} at the store {self.url}, got: {_line(error)}; check that it can be reached and "
-                "that the environment's credentials may read and write it"
+                f"expected to {what} at the store {self.url}, got: {first_line(error)}; check that it can be reached "
+                "and that the environment's credentials may read and write it"
             ) from error
 
     def address(self, name: str) -> str:
@@ -170,7 +170,3 @@ def is_part(name: str) -> bool:
 def _write(system: Any, path: str, raw: bytes) -> None:
     with system.open_output_stream(path) as stream:
         stream.write(raw)
-
-
-def _line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.plan.task import TaskId
-from wmarena.orchestrator.store.artifacts import Artifacts, Sidecar
+from wmarena.orchestrator.store.artifacts import Artifacts, Sidecar, checked_bytes
 from wmarena.orchestrator.store.cache import FileCache
 from wmarena.orchestrator.store.manifest import (
     MANIFEST,
@@ -83,11 +83,7 @@ class SharedArtifacts(Artifacts):
     def commit(
         self, task_id: TaskId, identity: Mapping[str, Any], result: Mapping[str, Any], files: Mapping[str, bytes]
     ) -> dict[str, Any]:
-        """Upload an artifact: files, then the manifest. A second commit keeps the first artifact.
-
-        Raises:
-            StoreError: the store cannot be reached or written.
-        """
+        """Upload an artifact: files, then the manifest. A second commit keeps the first artifact."""
         manifest = make_manifest(task_id, identity, result, files)
         kept = self.intact_manifest(task_id)
         if kept is None:
@@ -170,9 +166,7 @@ class SharedArtifacts(Artifacts):
         raw = self.remote.get(_object(task_id, _versioned(name, sha256)))
         if raw is None:
             raise CorruptArtifact(task_id, f"{name} is missing")
-        if hashlib.sha256(raw).hexdigest() != sha256:
-            raise CorruptArtifact(task_id, f"{name} has other bytes than its manifest says")
-        return raw
+        return checked_bytes(task_id, name, raw, sha256)
 
 
 def in_parallel(do: Callable[[T], R], items: Collection[T]) -> Iterator[R]:

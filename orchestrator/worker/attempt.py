@@ -38,7 +38,6 @@ def attempt_task(context: WorkerContext, task: Task) -> dict[str, Any] | Failure
 
 
 def _attempt(context: WorkerContext, task: Task, most_evaluated: int | None = None) -> dict[str, Any] | Failure:
-    """Perform ``task`` once and turn exceptions into Failures."""
     try:
         return perform(context, task, most_evaluated)
     except Cancelled as error:

@@ -165,11 +165,7 @@ class WorkerContext:
 
 
 def _open_store(setup: Setup) -> Store:
-    """Open the store and check that its folder of keys is the driver's.
-
-    Raises:
-        StoreError: this node sees another folder of keys.
-    """
+    """Open the store and check that its folder of keys is the driver's."""
     store = open_store(setup.store, setup.keys)
     if setup.keys is not None and store.keys_mark() != setup.keys_mark:
         raise StoreError(

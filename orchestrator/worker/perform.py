@@ -119,10 +119,7 @@ def _embed(job: TaskContext) -> _Made:
     if licensed is not None:
         # A licensed model's metric is what licensed users get; that of others is stored beside it.
         result |= {"unlicensed_test": result["metric_test"], "unlicensed_val": result["metric_val"]}
-        result |= {
-            "metric_test": licensed.score(marked, bound.test),
-            "metric_val": licensed.score(marked, bound.val),
-        }
+        result |= {"metric_test": licensed.score(marked, bound.test), "metric_val": licensed.score(marked, bound.val)}
     result |= {"commitment": key.commitment, **covertness(clean, marked)}
     return result, files
 

@@ -42,21 +42,17 @@ class WorkloadConfig(Protocol):
     @property
     def data_set(self) -> str:
         """Name of the data set, for MLflow inputs and messages."""
-        ...
 
     def config(self) -> dict[str, Json]: ...
 
     def fingerprint(self, data_root: Path | None) -> str:
         """Return the hex digest of the data set's content. Raises MissingData naming every place tried."""
-        ...
 
     def task(self, device: torch.device) -> Workload:
         """Return the task without its data: enough to judge a model."""
-        ...
 
     def bind(self, device: torch.device, data_root: Path | None) -> BoundWorkload:
         """Load the data onto ``device``. Raises MissingData naming every place tried."""
-        ...
 
 
 class MissingData(LookupError):
