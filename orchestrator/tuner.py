@@ -255,6 +255,7 @@ def _distribution(part: Range | Choices) -> BaseDistribution:
 
 
 def _sampler(method: Method, n_before: int) -> BaseSampler:
+    # A prime step: seeds of resumed studies with neighbouring seeds do not coincide.
     seed = (method.seed + 7919 * n_before) % 2**32
     if method.sampler == "tpe":
         return TPESampler(seed=seed, multivariate=True, n_startup_trials=method.startup, constant_liar=True)

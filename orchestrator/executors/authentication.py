@@ -6,13 +6,9 @@ from pathlib import Path
 
 def set_auth_mode() -> None:
     """Set ``RAY_AUTH_MODE`` unless the user has: to ``token`` if Ray will find a token, else ``disabled``."""
-    os.environ.setdefault("RAY_AUTH_MODE", "token" if _has_token() else "disabled")
-
-
-def _has_token() -> bool:
-    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        return True
-    return (Path.home() / ".ray" / "auth_token").is_file()
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    has_token = given or (Path.home() / ".ray" / "auth_token").is_file()
+    os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
 
 
 def auth_hint(found: str) -> str:

@@ -68,6 +68,7 @@ class Heartbeats(Generic[Question]):
             beat.still_s = still_s or 0.0
 
     def _vitals_of(self, beat: _Heartbeat, now: float) -> Vitals:
+        # Progress is known as of the last answer; the time since then is added.
         silent_s = 0.0 if beat.question is None else now - beat.asked
         still_s = 0.0 if beat.heard is None else beat.still_s + now - beat.heard
         return Vitals(silent_s, still_s)

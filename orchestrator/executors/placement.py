@@ -57,6 +57,7 @@ def room(node: Resources, cpus: int, gpus: float) -> int:
     if not gpus:
         return by_cpu
     n_gpus = node.get("GPU", 0.0)
+    # Ray places an actor's share on one GPU, so remainders of several GPUs are useless.
     by_gpu = n_gpus / gpus if gpus >= 1 else math.floor(n_gpus) * per_gpu(gpus)
     return min(by_cpu, math.floor(by_gpu + 1e-9))
 

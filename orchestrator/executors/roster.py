@@ -104,6 +104,7 @@ class Roster:
 
     def step_aside(self) -> list[str]:
         """Clear the GPU with the fewest busy workers: none of them gets more tasks; return those that are idle."""
+        # Fewest busy workers: their running tasks delay the whole GPU least.
         groups: dict[tuple[str | None, tuple[Any, ...]], list[str]] = defaultdict(list)
         for name, slot in self.slots.items():
             if slot.ready:

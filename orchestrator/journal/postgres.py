@@ -105,6 +105,7 @@ class PostgresConnection:
         if not (self._db.closed or self._db.broken):
             return
         self._db = self._connected()
+        # The server released the old session's locks: take them again before another driver does.
         locks, self._locks = self._locks, {}
         self.try_lock(list(locks))
 

@@ -86,4 +86,5 @@ class Recorder(ABC):
             if last or report.over:
                 return replace(report, sent=sent)
             wait = min(2 * wait, _LONGEST_PAUSE_S) if warned else pause_s
+            # A pass that sent nothing is followed by a pause of its own length: polling takes half the time at most.
             stop.wait(max(wait, time.monotonic() - started if report.sent == 0 else 0.0))

@@ -50,6 +50,7 @@ class Pass:
 
     def waves(self, entries: Iterable[TrackerEntry]) -> list[list[TrackerEntry]]:
         """Group entries so that each needs only models of earlier groups: independent, makers of models, the rest."""
+        # Entries of one group are sent concurrently, so a model's maker must be in an earlier group than its users.
         known = {mark.partition(":")[2] for mark in self.marks if mark.startswith("model:")}
         waves: list[list[TrackerEntry]] = [[], [], []]
         for entry in entries:

@@ -40,24 +40,15 @@ class ModelFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """An entry with the data sent along.
-
-    Attributes:
-        parent: the tracker's id of the execution.
-        note: Markdown.
-        points: training curves.
-        consumes: the tracker's id of the model that the entry starts from, or None.
-        model: the tracker's id of the entry's own model if another entry has introduced it, or None.
-        weights: the entry's own model, or None if it made none or it is missing.
-    """
+    """An entry with the data sent along."""
 
     entry: TrackerEntry
-    parent: str
-    note: str = ""
-    points: Sequence[MetricPoint] = ()
-    consumes: str | None = None
-    model: str | None = None
-    weights: ModelFile | None = None
+    parent: str  # the tracker's id of the execution
+    note: str = ""  # Markdown
+    points: Sequence[MetricPoint] = ()  # training curves
+    consumes: str | None = None  # the tracker's id of the model that the entry starts from, or None
+    model: str | None = None  # the tracker's id of the entry's own model if another entry has introduced it, or None
+    weights: ModelFile | None = None  # the entry's own model, or None if it made none or it is missing
 
 
 @dataclass(frozen=True, kw_only=True)

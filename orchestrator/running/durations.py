@@ -21,6 +21,7 @@ class DurationEstimator:
     def learn(self, task: Task, seconds: float) -> None:
         """Add the duration of a finished task."""
         kind = task_class(task)
+        # Exponential average: follows a change of speed within a few tasks, smooths single outliers.
         self._seconds[kind] = 0.7 * self._seconds.get(kind, seconds) + 0.3 * seconds
 
     def tiny(self, task: Task) -> bool:

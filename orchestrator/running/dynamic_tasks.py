@@ -14,19 +14,13 @@ from wmarena.orchestrator.store.local import Store
 
 @dataclass
 class DynamicTasks:
-    """Adds tasks to the plan of one run.
-
-    Attributes:
-        grow: may add tasks after each finished task.
-        source: asked for tasks when fewer tasks are ready than workers are idle.
-        quarantined: task -> error of an earlier run; these tasks fail without an attempt.
-    """
+    """Adds tasks to the plan of one run."""
 
     outcomes: TaskOutcomes
     store: Store
-    grow: Grow | None
-    source: TaskSource | None
-    quarantined: Mapping[TaskId, str]
+    grow: Grow | None  # may add tasks after each finished task
+    source: TaskSource | None  # asked for tasks when fewer tasks are ready than workers are idle
+    quarantined: Mapping[TaskId, str]  # task -> error of an earlier run; these tasks fail without an attempt
 
     def resume(self) -> None:
         """Fail quarantined tasks; report tasks finished before the run, so that searches and studies continue."""

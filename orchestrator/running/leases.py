@@ -12,14 +12,10 @@ _POLL_S = 0.5
 
 @dataclass
 class LeasedTasks:
-    """Tasks left to other drivers until these finish them or end.
-
-    Attributes:
-        tasks: leased by others and not known to be finished.
-    """
+    """Tasks left to other drivers until these finish them or end."""
 
     journal: RunJournal
-    tasks: list[Task] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)  # leased by others and not known to be finished
     _polled: float = 0.0
 
     def claim(self, tasks: list[Task]) -> tuple[list[Task], list[tuple[Task, Record]]]:

@@ -73,6 +73,7 @@ class Ledger:
         if self._policy == "feedback":
             for task in tasks:
                 self._depth[task.id] = 1 + max((self._depth[p] for p in task.parent_ids), default=0)
+        # Children are estimated before their parents: a parent's path contains theirs.
         for task in reversed(waiting):
             self._estimate(task)
         return [record for task in waiting for record in self._arm(task)]
@@ -113,6 +114,7 @@ class Ledger:
         self._n_ready += 1
         self._sequence += 1
         if self._policy == "feedback":
+            # Deepest first: started rows are completed before new ones are begun.
             first, second = -float(self._depth[task.id]), float(self._sequence)
         else:
             # Verify tasks are short and complete rows; then critical-path order, which shortens the makespan.
@@ -150,6 +152,7 @@ class Ledger:
         return task
 
     def _nearest(self, resident: set[TaskId]) -> Task:
+        # Only the first entries of the heap: loading a model costs less than leaving the critical path.
         rank, _, _, best = self._heap[0]
         for first, _, _, candidate in self._heap[:_LOOK] if resident else ():
             near = first == rank and not resident.isdisjoint(candidate.parent_ids)
@@ -229,7 +232,7 @@ class Ledger:
             Records of tasks skipped because the parent cannot run again.
         """
         del self.running[waiting]
-        self.attempts[waiting] -= 1
+        self.attempts[waiting] -= 1  # the damage is not the task's fault
         self.state[waiting] = State.WAITING
         skipped = self._unsettle(damaged) if self.state[damaged] is State.DONE else []
         return skipped + self._arm(self.plan.tasks[waiting])

@@ -176,6 +176,7 @@ class Loop:
         """Return more tasks for the same call if their classes are tiny; at most a fair share per worker."""
         if not self._tiny(first):
             return []
+        # Half of a worker's share of the queue: large calls save overhead, small ones balance the end of the run.
         room = min(_MOST_PER_CALL, self.ledger.ready() // max(1, 2 * len(self.executor.workers)))
         out: list[Task] = []
         while len(out) < room and (task := self.ledger.pop(fits=self._tiny)) is not None:
@@ -227,7 +228,7 @@ class Loop:
             self._outcomes.settle(task, replace(record, error=error), failure.trace)
             return
         if failure.kind is not FailureKind.CANCELLED:
-            self._own_call.add(task.id)
+            self._own_call.add(task.id)  # so that a further failure is attributed to this task alone
             self._outcomes.retry(task, record)
         if self._whole_gpu.helps(failure, done.worker):
             self._whole_gpu.hold(task)

@@ -14,22 +14,16 @@ from wmarena.orchestrator.running.ledger import Ledger
 
 @dataclass
 class TaskOutcomes:
-    """Settles the tasks of one run.
-
-    Attributes:
-        run: id of the execution, for the journal.
-        fail_fast: the first failure skips all tasks that have not begun.
-        gave_up: this has happened; no tasks are added any more.
-    """
+    """Settles the tasks of one run."""
 
     plan: Plan
     ledger: Ledger
     journal: RunJournal
-    run: str
+    run: str  # id of the execution, for the journal
     listeners: Sequence[Listener]
     source: TaskSource | None
-    fail_fast: bool
-    gave_up: bool = False
+    fail_fast: bool  # the first failure skips all tasks that have not begun
+    gave_up: bool = False  # this has happened; no tasks are added any more
 
     def settle(self, task: Task, record: Record, trace: str = "") -> None:
         """Record a task that is done or has finally failed, and the tasks skipped because of it."""

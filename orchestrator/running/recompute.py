@@ -14,16 +14,12 @@ _MOST = 3
 
 @dataclass
 class Recomputation:
-    """Computes damaged artifacts again, each at most three times.
-
-    Attributes:
-        made: how often each artifact was computed again.
-    """
+    """Computes damaged artifacts again, each at most three times."""
 
     ledger: Ledger
     journal: RunJournal
     store: Store
-    made: dict[TaskId, int]
+    made: dict[TaskId, int]  # how often each artifact was computed again
     _ended: dict[TaskId, float] = field(default_factory=dict)
 
     def possible(self, damaged: TaskId, task: Task) -> bool:

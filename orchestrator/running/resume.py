@@ -12,17 +12,11 @@ from wmarena.orchestrator.store.local import CorruptArtifact, Store
 
 @dataclass(frozen=True)
 class FinishedTasks:
-    """Finished tasks of a plan, as journal and store have them.
+    """Finished tasks of a plan, as journal and store have them."""
 
-    Attributes:
-        records: of finished tasks.
-        adopted: finished tasks known from the artifact alone: the journal has no row.
-        damaged: artifacts whose manifest cannot be trusted.
-    """
-
-    records: dict[TaskId, Record]
-    adopted: tuple[TaskId, ...] = ()
-    damaged: tuple[TaskId, ...] = ()
+    records: dict[TaskId, Record]  # of finished tasks
+    adopted: tuple[TaskId, ...] = ()  # finished tasks known from the artifact alone: the journal has no row
+    damaged: tuple[TaskId, ...] = ()  # artifacts whose manifest cannot be trusted
 
 
 def find(ids: Iterable[TaskId], store: Store, journal: FinishedIndex) -> FinishedTasks:

@@ -31,23 +31,14 @@ TaskSeconds = Callable[[Task], float]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Result of a simulated run. All times in virtual seconds.
+    """Result of a simulated run. All times in virtual seconds."""
 
-    Attributes:
-        workers: number of workers.
-        tasks: number of tasks that ran.
-        makespan_s: from the first start to the last end.
-        busy_s: total work in worker-seconds.
-        critical_path_s: the longest chain of tasks that wait for each other.
-        graph_bound_s: lower bound from the graph on this many workers; never below ``lower_bound_s``.
-    """
-
-    workers: int
-    tasks: int
-    makespan_s: float
-    busy_s: float
-    critical_path_s: float
-    graph_bound_s: float
+    workers: int  # number of workers
+    tasks: int  # number of tasks that ran
+    makespan_s: float  # from the first start to the last end
+    busy_s: float  # total work in worker-seconds
+    critical_path_s: float  # the longest chain of tasks that wait for each other
+    graph_bound_s: float  # lower bound from the graph on this many workers; never below ``lower_bound_s``
 
     @property
     def lower_bound_s(self) -> float:
@@ -133,6 +124,7 @@ class PathLengths:
     def of(cls, plan: Plan, tasks: Sequence[Task], seconds: TaskSeconds) -> "PathLengths":
         """Compute the longest paths among ``tasks`` (parents first); other tasks of the plan are finished."""
         length = {task.id: seconds(task) for task in tasks}
+        # Dynamic programming in topological order; ``plan`` lists parents before children.
         before: dict[TaskId, float] = {}
         after: dict[TaskId, float] = {}
         for task in tasks:

@@ -19,17 +19,11 @@ class StoreLost(StoreError):
 
 @dataclass
 class StoreOutage:
-    """Pauses a run after a store error until a probe succeeds.
+    """Pauses a run after a store error until a probe succeeds."""
 
-    Attributes:
-        probe: writes something to the store; raises StoreError.
-        patience_s: how long the probe may fail.
-        clock: seconds.
-    """
-
-    probe: Callable[[], None]
-    patience_s: float
-    clock: Callable[[], float] = time.monotonic
+    probe: Callable[[], None]  # writes something to the store; raises StoreError
+    patience_s: float  # how long the probe may fail
+    clock: Callable[[], float] = time.monotonic  # seconds
     _since: float | None = field(default=None, init=False)
     _due: float = field(default=0.0, init=False)
     _pause_s: float = field(default=0.0, init=False)
@@ -56,6 +50,7 @@ class StoreOutage:
         except StoreError as error:
             if now - self._since > self.patience_s:
                 raise StoreLost(error) from error
+            # Exponential backoff, so that a store under load is not probed continuously.
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
             self._due = now + self._pause_s
             return False

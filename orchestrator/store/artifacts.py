@@ -87,7 +87,7 @@ class Artifacts:
             for name, raw in files.items():
                 write_new(part / name, raw)
             write_new(part / MANIFEST, encode_manifest(manifest))
-            sync_folder(part)
+            sync_folder(part)  # content before the rename: after a power failure no name without content
             return self._publish(task_id, part, final) or manifest
         except OSError as error:
             raise StoreError(
@@ -188,6 +188,7 @@ class Artifacts:
         path, expected = self.folder(task_id) / name, self.sha256(task_id, name)
         try:
             stat = path.stat()
+            # Large models are read by many tasks: hash again only if the file has changed.
             state = (stat.st_mtime_ns, stat.st_size)
             found = expected if self._verified.get(path) == state else file_digest(path)
         except OSError as error:

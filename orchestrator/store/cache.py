@@ -42,6 +42,7 @@ class FileCache:
                     path.unlink()
                     return None
                 self._checked[path] = state
+            # Set the access time by hand for LRU: mounts with noatime do not.
             os.utime(path, ns=(time.time_ns(), stat.st_mtime_ns))
         except FileNotFoundError:
             return None

@@ -168,6 +168,7 @@ class SharedStore(SharedArtifacts, Store):
             wanted = kept | set(trajectories)
             artifacts = self.objects("artifacts", 3)
             doomed = [found for f, found in artifacts.items() if f not in kept or not _whole(found)]
+            # Files that no manifest names are garbage too: of writers that lost a race or were killed.
             doomed += self.orphans(sorted(kept & ids), artifacts)
             doomed += [found for f, found in self.objects("checkpoints", 2).items() if f not in wanted]
             doomed += [found for f, found in self.objects("keys", 2).items() if f not in kept]
