@@ -1,4 +1,4 @@
-"""Toy tasks, plans and executors: everything that schedules can be tested without training anything."""
+"""Toy tasks, plans and executors, to test scheduling without training."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def states(plan: Plan, records: Mapping[TaskId, Record]) -> dict[str, str]:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Ctrl-C interrupts inside, also where whoever started the tests in the background had it ignored."""
+    """Let Ctrl-C interrupt inside, also where a shell started the tests in the background with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -84,7 +84,7 @@ def ledger(plan: Plan, finished: Iterable[Task] = (), **rest: Any) -> Ledger:
 
 
 class Scripted(Executor):
-    """Workers in name only: what a call ends with stands in a script, label by label, attempt by attempt.
+    """An executor whose outcomes are scripted by label and attempt.
 
     Args:
         script: label -> outcomes of its attempts; a callable is called, None hangs, an exhausted or absent entry is
@@ -221,7 +221,7 @@ class World:
 
 
 def echo(bench: WorkerContext, item: Task) -> Outcome:
-    """Reads what its parents left, checked, and leaves its own label and theirs; notes every execution."""
+    """Commit the task's label and its parents' contents; log every execution."""
     try:
         read = [bench.store.read(parent, "file").decode() for parent in item.parent_ids]
     except CorruptArtifact as error:
@@ -241,7 +241,7 @@ def executions(store: Store) -> list[str]:
 
 
 def mortal(bench: WorkerContext, item: Task) -> Outcome:
-    """``echo``; tasks whose label starts with "kill" take their process along, once; "raise" raises."""
+    """``echo``; tasks whose label starts with "kill" kill their process once; "raise" raises."""
     if item.label.startswith("raise"):
         raise RuntimeError("a worker's function should never raise")
     mark = bench.store.root / f"{item.label}.killed"
@@ -262,7 +262,7 @@ def losing(bench: WorkerContext, item: Task) -> Outcome:
 
 
 def patient(bench: WorkerContext, item: Task) -> Outcome:
-    """Works until it is told to stop, at most a minute; leaves a mark when it was told."""
+    """Run until cancelled, at most a minute; write a mark when cancelled."""
     (bench.store.root / "working").touch()
     deadline = time.monotonic() + 60.0
     while time.monotonic() < deadline:
@@ -274,7 +274,7 @@ def patient(bench: WorkerContext, item: Task) -> Outcome:
 
 
 def crowded(bench: WorkerContext, item: Task) -> Outcome:
-    """``echo``, where every process knows who shares its GPU: "big" tasks do not fit beside another.
+    """``echo``, where processes register on their GPU: "big" tasks do not fit beside another process.
 
     "warm" tasks wait until four workers have started.
     """
@@ -291,7 +291,7 @@ def crowded(bench: WorkerContext, item: Task) -> Outcome:
 
 
 def nomadic(bench: WorkerContext, item: Task) -> Outcome:
-    """``echo`` on nodes that come and go.
+    """``echo`` on nodes that join and leave.
 
     "meet" tasks end once tasks of two nodes have begun; "stay" tasks end on the first of these nodes only.
     """

@@ -1,4 +1,4 @@
-"""Keys: where they come from, where they are, and that they are nowhere else."""
+"""Keys: their derivation, their folder, and that they are in no other file."""
 
 import gc
 import types
@@ -209,7 +209,7 @@ def test_the_adversarys_keys_are_not_the_owners(marked: Bench) -> None:
 
 
 def test_what_workers_are_sent_names_the_secret_but_does_not_hold_it(marked: Bench) -> None:
-    """The set-up that travels to a worker is a path, so Ray's dashboard and logs cannot show the root."""
+    """A worker's setup holds the path of the root file, so Ray's dashboard and logs cannot show the root."""
     setup: Setup = marked.context.setup
 
     assert setup.root_file is not None

@@ -1,4 +1,4 @@
-"""Trouble with the store: the run pauses, goes on, or stops in order."""
+"""Store errors: the run pauses, continues, or stops in order."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ def world(tmp_path: Path) -> World:
 
 
 class Disk:
-    """A probe that fails until a time, and a clock that each look at it sets forward."""
+    """A probe that fails until a time, and a clock that advances at each call."""
 
     def __init__(self, well_at: float) -> None:
         self.now = 0.0
@@ -45,8 +45,8 @@ class Disk:
             raise StoreError("no space left on device; free space")
 
 
-def test_a_disk_that_comes_back_is_waited_for() -> None:
-    """Nothing is probed without trouble; then ever less often, until it succeeds."""
+def test_a_disk_that_recovers_is_waited_for() -> None:
+    """Without an error nothing is probed; then with growing pauses, until it succeeds."""
     disk = Disk(well_at=20.0)
     outage = StoreOutage(disk.probe, 30.0, disk.clock)
     assert outage.over()
@@ -60,8 +60,8 @@ def test_a_disk_that_comes_back_is_waited_for() -> None:
     assert outage.over()
 
 
-def test_a_disk_that_stays_away_ends_the_run() -> None:
-    """With its own words about the way out."""
+def test_a_disk_that_does_not_recover_ends_the_run() -> None:
+    """With the disk's own message and advice."""
     disk = Disk(well_at=1e9)
     outage = StoreOutage(disk.probe, 30.0, disk.clock)
     outage.begin()
@@ -87,7 +87,7 @@ def test_a_store_outage_costs_no_task(world: World, monkeypatch: pytest.MonkeyPa
     assert len(probes) in (3, 4)
 
 
-def test_a_store_that_stays_away_stops_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_recover_stops_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing fails and nothing is skipped for it: the next run finds those tasks open and completes."""
 
     def probe(store: Store) -> None:
@@ -141,10 +141,10 @@ def test_a_journal_that_cannot_be_written_stops_the_run(world: World, monkeypatc
         (errno.EACCES, FailureKind.ERROR),
     ],
 )
-def test_passing_trouble_of_disks_is_retried(
+def test_transient_disk_errors_are_retried(
     world: World, monkeypatch: pytest.MonkeyPatch, number: int, kind: FailureKind
 ) -> None:
-    """What disks and networks do for a while is no verdict on the task; a file that is not there is."""
+    """Transient errors of disks and networks are retried; a missing file is an error of the task."""
 
     def trouble(bench: WorkerContext, item: Task, most_evaluated: int | None) -> None:
         raise OSError(number, os.strerror(number), "/data/images")
@@ -160,10 +160,10 @@ def test_passing_trouble_of_disks_is_retried(
 @pytest.mark.parametrize(
     ("number", "expected"), [(errno.ESTALE, StoreError), (errno.EACCES, StoreError), (errno.EIO, CorruptArtifact)]
 )
-def test_what_cannot_be_read_now_is_not_damaged(
+def test_an_unreadable_store_is_not_damage(
     store: Store, item: Task, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[OSError]
 ) -> None:
-    """A share that is away must not have all its artifacts set aside; a lost sector is damage."""
+    """Artifacts of an unreachable share must not be set aside; a bad sector is damage."""
     put(store, item)
     manifest = Path.read_bytes
 

@@ -1,4 +1,4 @@
-"""A store that several nodes share, on a real S3 server: whole artifacts only, whoever writes, dies or rots."""
+"""A shared store on a real S3 server: complete artifacts only, with concurrent, killed and damaged writers."""
 
 import base64
 import json
@@ -166,8 +166,8 @@ def test_bit_rot_in_the_bucket_is_found_and_set_aside(shared: SharedStore, cache
     assert other.verify()["damaged"] == []
 
 
-def test_rot_in_this_machines_copy_is_mended(shared: SharedStore, item: Task) -> None:
-    """The copy is hashed before use, and fetched again from the bucket."""
+def test_a_damaged_local_copy_is_downloaded_again(shared: SharedStore, item: Task) -> None:
+    """The copy is hashed before use, and downloaded again from the bucket."""
     put(shared, item, b"weights")
     copy = shared.path(item.id, "model")
     copy.write_bytes(b"rotten!")
@@ -221,7 +221,7 @@ def test_a_lost_journal_is_rebuilt_from_the_bucket(shared: SharedStore, caches: 
 
 
 def test_damage_is_repaired_while_running(shared: SharedStore, caches: Nodes) -> None:
-    """A rotten parent in the bucket is computed again before its child, which says so."""
+    """A damaged parent in the bucket is computed again before its child, which reports it."""
     plan = diamond()
     run(shared, Plan([named(plan, "root")]))
     rot(shared, named(plan, "root"), "file")

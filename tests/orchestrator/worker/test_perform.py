@@ -1,4 +1,4 @@
-"""What tasks compute, on real digits: repeatable to the last bit, resumable."""
+"""Tasks on real digits: reproducible to the last bit, resumable."""
 
 import json
 from dataclasses import replace
@@ -253,7 +253,7 @@ def test_training_from_scratch_gets_as_many_steps(fraction: float, epochs: int, 
 
 
 def test_a_model_trained_on_the_adversarys_data_alone(marked: Bench) -> None:
-    """The yardstick of every removal is trained like any other model, and it is another one."""
+    """The scratch model is trained like any other model, and differs from the clean one."""
     scratch = marked.task(Kind.TRAIN, {"recipe": None, "adversary": ADVERSARY})
     marked.run([scratch])
 
