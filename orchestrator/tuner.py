@@ -78,7 +78,7 @@ class Tuner:
         known = [d.name.lower() for d in self._study.directions]
         if known != directions:
             raise StoreError(
-                f"expected study {study!r} to have the objectives that it was begun with ({', '.join(known)}), got "
+                f"expected study {study!r} to have the objectives that it was started with ({', '.join(known)}), got "
                 f"{', '.join(directions)}; give the changed study another name"
             )
         self.warm_left = sum(t.state is TrialState.WAITING and _WARM in t.user_attrs for t in self._trials())

@@ -236,7 +236,7 @@ class RayExecutor(Executor):
         nodes = self._cluster.nodes()
         self._roster.see(nodes)
         for worker in [*self._roster.lost(nodes), *self._roster.unplaced(now)]:
-            logger.warning("%s is dropped: its node is gone, or nothing had room for it", worker)
+            logger.warning("%s is dropped: its node is gone, or no node had room for it", worker)
             self._drop(worker)
         fits = sum(room(node, self._setup.threads, self._gpus or 0.0) for node in nodes.values())
         if self._roster.dedicated is not None:

@@ -88,7 +88,7 @@ class Roster:
                 late.append(name)
                 self.whole_refused |= slot.whole
         if late:
-            self.refuse(f"nothing had room within {self.patience_s:.0f} s", now)
+            self.refuse(f"no node had room within {self.patience_s:.0f} s", now)
         return late
 
     def growth(self, wanted: int, now: float) -> int:

@@ -42,7 +42,7 @@ class Database:
                 f"expected a journal that can be read and written, got {self._path} ({error}); {way_out}"
             ) from None
 
-    _way_out = "move it away: what is finished is found again by its artifacts"
+    _way_out = "move it away: finished tasks are found again by their artifacts"
 
     def _connect(self, address: Path | str) -> sqlite3.Connection:
         return sqlite3.connect(address, isolation_level=None, check_same_thread=False, timeout=20.0)
@@ -88,7 +88,7 @@ class Database:
             raise self._unreadable(f"{what} that is no date")
 
     def _unreadable(self, what: str) -> StoreError:
-        return StoreError(f"expected a journal as runs write it, got {self._path} with {what}; {self._way_out}")
+        return StoreError(f"expected a valid journal, got {self._path} with {what}; {self._way_out}")
 
     @contextmanager
     def _store_errors(self) -> Iterator[None]:

@@ -103,8 +103,8 @@ class PostgresJournal(Journal):
 
         if not granted():
             if waiting is None:
-                raise StoreBusy(f"expected {what} free, got another driver of this journal at it; {WAIT} when it is")
-            waiting(f"waiting for {what}, at which another driver of this journal is")
+                raise StoreBusy(f"expected {what} free, got one that another driver is running; {WAIT} when it is")
+            waiting(f"waiting for {what}, which another driver of this journal is running")
             ask_until(granted)
         try:
             yield

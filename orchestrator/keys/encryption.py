@@ -100,7 +100,9 @@ class Passphrase:
         _, log2_n, r, p, salt, nonce = _HEAD.unpack(head)
         cost = Cost(log2_n, r, p)
         if not cost.bearable:
-            raise SealError(f"expected scrypt within {_MOST_MEMORY >> 20} MiB, got {cost}; the file is not ours")
+            raise SealError(
+                f"expected scrypt within {_MOST_MEMORY >> 20} MiB, got {cost}; WMArena has not written this file"
+            )
         try:
             return AESGCM(self._key(salt, cost)).decrypt(nonce, body, head + identity)
         except InvalidTag:

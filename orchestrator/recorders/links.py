@@ -61,7 +61,7 @@ class ComparisonLinks:
                 self.known[TaskId(cell["verify"])] = ComparisonLink(**{name: cell[name] for name in _NAMES})
             except (LookupError, TypeError) as error:
                 raise StoreError(
-                    f"expected table cells of {self._run} as runs write them, got one with {type(error).__name__}: "
-                    f"{error!s:.80}; move the journal away: what is finished is found again by its artifacts"
+                    f"expected table cells of {self._run} in a valid journal, got one with {type(error).__name__}: "
+                    f"{error!s:.80}; move the journal away: finished tasks are found again by their artifacts"
                 ) from None
         return self.known

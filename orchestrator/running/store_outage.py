@@ -14,7 +14,7 @@ class StoreLost(StoreError):
     """The store failed during a run and did not recover; finished tasks are kept, the same command resumes."""
 
     def __init__(self, why: object) -> None:
-        super().__init__(f"the store failed: {why}; what is finished is kept, repair it and run the same command again")
+        super().__init__(f"the store failed: {why}; finished tasks are kept; repair it and run the same command again")
 
 
 @dataclass

@@ -194,7 +194,7 @@ class Artifacts:
         except OSError as error:
             raise _unreadable(task_id, name, error) from None
         if found != expected:
-            raise CorruptArtifact(task_id, f"{name} has other bytes than its manifest says")
+            raise CorruptArtifact(task_id, f"{name} does not match its manifest")
         self._verified[path] = state
         return path
 
@@ -218,7 +218,7 @@ class Artifacts:
 def checked_bytes(task_id: TaskId, name: str, raw: bytes, sha256: str) -> bytes:
     """Return ``raw``, or raise CorruptArtifact if it has another hash."""
     if hashlib.sha256(raw).hexdigest() != sha256:
-        raise CorruptArtifact(task_id, f"{name} has other bytes than its manifest says")
+        raise CorruptArtifact(task_id, f"{name} does not match its manifest")
     return raw
 
 

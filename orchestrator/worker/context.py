@@ -142,7 +142,7 @@ class WorkerContext:
                 raise CorruptArtifact(task_id, str(error)) from None
             made = ((self.store.intact_manifest(task_id) or {}).get("result") or {}).get("commitment")
             if made is not None and made != loaded.commitment:
-                raise CorruptArtifact(task_id, "its key belongs to another model: two drivers made them")
+                raise CorruptArtifact(task_id, "its key belongs to another model: two drivers computed the task")
             while len(self._keys) >= _MOST_KEYS:
                 self._keys.pop(next(iter(self._keys)))
             self._keys[task_id] = loaded

@@ -311,7 +311,7 @@ def test_a_damaged_journal_is_an_error(path: Path) -> None:
     """A StoreError with advice, never sqlite's own exception."""
     path.write_bytes(b"this is no database, but it is long enough to look at" * 20)
 
-    with pytest.raises(StoreError, match="found again by its artifacts"):
+    with pytest.raises(StoreError, match="found again by their artifacts"):
         Journal(path)
 
 

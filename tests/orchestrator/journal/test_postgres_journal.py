@@ -149,7 +149,7 @@ def test_a_study_is_tuned_by_one_driver(store: Store, url: str, monkeypatch: pyt
         pass
     monkeypatch.setattr("wmarena.orchestrator.files.locks.time.sleep", lambda s: holding.__exit__(None, None, None))
     with second.holding("study 's'", heard.append):
-        assert heard == ["waiting for study 's', at which another driver of this journal is"]
+        assert heard == ["waiting for study 's', which another driver of this journal is running"]
     first.close()
     second.close()
 

@@ -65,7 +65,7 @@ def test_a_disk_that_does_not_recover_ends_the_run() -> None:
     disk = Disk(well_at=1e9)
     outage = StoreOutage(disk.probe, 30.0, disk.clock)
     outage.begin()
-    with pytest.raises(StoreLost, match="free space; what is finished is kept, repair it and run the same command"):
+    with pytest.raises(StoreLost, match="free space; finished tasks are kept; repair it and run the same command"):
         any(iter(outage.over, True))
     assert 30.0 < disk.now < 40.0
 
@@ -96,7 +96,7 @@ def test_a_store_that_does_not_recover_stops_the_run(world: World, monkeypatch: 
     monkeypatch.setattr(Store, "probe", probe)
     plan = diamond()
     executor = Scripted({"left": [STORE]}, store=world.store)
-    with pytest.raises(StoreLost, match="read-only file system; what is finished is kept"):
+    with pytest.raises(StoreLost, match="read-only file system; finished tasks are kept"):
         world.run(plan, executor, limits=Limits(store_patience_s=0.5))
     assert executor.stopped == 1
     with world.journal() as journal:

@@ -154,7 +154,7 @@ def test_bit_rot_in_the_bucket_is_found_and_set_aside(shared: SharedStore, cache
     put(shared, item)
     rot(shared, item)
     other = elsewhere(shared, caches)
-    with pytest.raises(CorruptArtifact, match="model has other bytes"):
+    with pytest.raises(CorruptArtifact, match="model does not match its manifest"):
         other.read(item.id, "model")
     assert [d["task_id"] for d in other.verify()["damaged"]] == [item.id]
     other.set_aside(item.id)
