@@ -13,9 +13,9 @@ Question = TypeVar("Question")
 class _Heartbeat:
     """Heartbeat state of one worker."""
 
-    asked: float  # time of the last request
+    asked_at: float  # time of the last request
     question: object | None = None  # the open request; None: it was answered
-    heard: float | None = None  # time of the last answer; None: never
+    answered_at: float | None = None  # time of the last answer; None: never
     still_s: float = 0.0  # seconds without progress at that time
 
 
@@ -23,7 +23,7 @@ class Heartbeats(Generic[Question]):
     """Requests heartbeats from busy workers, one at a time per worker, and never waits for an answer.
 
     Silence is counted from an unanswered request, so a driver that was suspended itself does not suspect its workers.
-    Only started workers are asked: one that is still starting gets no task.
+    Only started workers are asked_at: one that is still starting gets no task.
 
     Args:
         every_s: seconds between two requests.
@@ -52,8 +52,8 @@ class Heartbeats(Generic[Question]):
         now = self._clock()
         for worker in busy:
             beat = self._heartbeats.setdefault(worker, _Heartbeat(now - self._every_s))
-            if beat.question is None and now - beat.asked >= self._every_s:
-                beat.asked, beat.question = now, self._ask(worker)
+            if beat.question is None and now - beat.asked_at >= self._every_s:
+                beat.asked_at, beat.question = now, self._ask(worker)
         return {worker: self._vitals_of(beat, now) for worker, beat in self._heartbeats.items()}
 
     def _collect(self) -> None:
@@ -64,11 +64,11 @@ class Heartbeats(Generic[Question]):
         now = self._clock()
         for question, still_s in answered.items():
             beat = open_questions[question]
-            beat.question, beat.heard = None, now
+            beat.question, beat.answered_at = None, now
             beat.still_s = still_s or 0.0
 
     def _vitals_of(self, beat: _Heartbeat, now: float) -> Vitals:
         # Progress is known as of the last answer; the time since then is added.
-        silent_s = 0.0 if beat.question is None else now - beat.asked
-        still_s = 0.0 if beat.heard is None else beat.still_s + now - beat.heard
+        silent_s = 0.0 if beat.question is None else now - beat.asked_at
+        still_s = 0.0 if beat.answered_at is None else beat.still_s + now - beat.answered_at
         return Vitals(silent_s, still_s)

@@ -117,7 +117,7 @@ class RayExecutor(Executor):
             grows=self._cluster.grows,
         )
         self._next_look = time.monotonic() + self._look_s
-        self._roster.see(nodes)
+        self._roster.update_nodes(nodes)
         for _ in range(n_workers):
             self._add()
         self._await_first()
@@ -158,10 +158,10 @@ class RayExecutor(Executor):
             facts: Mapping[str, Any] = ray.get(hello)
         except RayError as error:
             logger.warning("%s could not start: %s", worker, last_line(error))
-            self._roster.refuse(last_line(error), time.monotonic())
+            self._roster.pause_starts(last_line(error), time.monotonic())
             self._drop(worker)
         else:
-            self._roster.greet(worker, facts)
+            self._roster.mark_started(worker, facts)
 
     # Working
 
@@ -234,14 +234,14 @@ class RayExecutor(Executor):
         now = time.monotonic()
         self._next_look = now + self._look_s
         nodes = self._cluster.nodes()
-        self._roster.see(nodes)
+        self._roster.update_nodes(nodes)
         for worker in [*self._roster.lost(nodes), *self._roster.unplaced(now)]:
             logger.warning("%s is dropped: its node is gone, or no node had room for it", worker)
             self._drop(worker)
         fits = sum(room(node, self._setup.threads, self._gpus or 0.0) for node in nodes.values())
         if self._roster.dedicated is not None:
             fits -= per_gpu(self._gpus or 1.0)
-        for _ in range(self._roster.growth(min(fits, self._wanted or fits), now)):
+        for _ in range(self._roster.n_missing(min(fits, self._wanted or fits), now)):
             self._add()
 
     # A whole GPU for one task
@@ -260,7 +260,7 @@ class RayExecutor(Executor):
             self._drop(dedicated)
             self._next_look = 0.0  # restart the workers that left
         elif wanted and dedicated is None and not self._roster.whole_refused:
-            for worker in self._roster.step_aside():
+            for worker in self._roster.clear_gpu():
                 self._drop(worker)
             self._add(whole=True)
         return self._roster.dedicated is not None

@@ -50,11 +50,11 @@ class Roster:
         self.slots[name] = slot
         self.hellos[hello] = name
 
-    def greet(self, name: str, facts: Mapping[str, Any]) -> None:
+    def mark_started(self, name: str, facts: Mapping[str, Any]) -> None:
         """Record that a worker has started, with its ``node`` and ``gpus``."""
         self.slots[name].node, self.slots[name].gpus = facts["node"], facts["gpus"]
 
-    def refuse(self, reason: str, now: float) -> None:
+    def pause_starts(self, reason: str, now: float) -> None:
         """Record a failed start: request no more workers until nodes change or ``patience_s`` have passed."""
         self.refusal = reason
         self._not_before = now + self.patience_s
@@ -67,7 +67,7 @@ class Roster:
             del self.hellos[hello]
         return slot
 
-    def see(self, nodes: Collection[str]) -> None:
+    def update_nodes(self, nodes: Collection[str]) -> None:
         """Record the live nodes; after a change, new workers may find room."""
         found = frozenset(nodes)
         if found != self._nodes:
@@ -88,10 +88,10 @@ class Roster:
                 late.append(name)
                 self.whole_refused |= slot.whole
         if late:
-            self.refuse(f"no node had room within {self.patience_s:.0f} s", now)
+            self.pause_starts(f"no node had room within {self.patience_s:.0f} s", now)
         return late
 
-    def growth(self, wanted: int, now: float) -> int:
+    def n_missing(self, wanted: int, now: float) -> int:
         """Return how many workers to request so that there are ``wanted``, besides one with a whole GPU."""
         if now < self._not_before:
             return 0
@@ -102,7 +102,7 @@ class Roster:
         """The worker with a whole GPU where others share one."""
         return next((name for name, slot in self.slots.items() if slot.whole), None)
 
-    def step_aside(self) -> list[str]:
+    def clear_gpu(self) -> list[str]:
         """Clear the GPU with the fewest busy workers: none of them gets more tasks; return those that are idle."""
         # Fewest busy workers: their running tasks delay the whole GPU least.
         groups: dict[tuple[str | None, tuple[Any, ...]], list[str]] = defaultdict(list)

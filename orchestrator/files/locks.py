@@ -37,7 +37,7 @@ def hold(path: Path, who: str, waiting: Callable[[str], None] | None = None) -> 
     """
     with _opened(path) as file:
         _acquire(file, fcntl.LOCK_EX, waiting, f"to be the only run on {path.parent}", "use another --store")
-        _sign(file, who)
+        _write_holder(file, who)
         yield
 
 
@@ -95,11 +95,12 @@ def _acquire(file: TextIO, how: int, waiting: Callable[[str], None] | None, expe
     if _locked(file, how):
         return
     path = Path(file.name)
+    holder = _read_holder(path)
     if waiting is None:
         raise StoreBusy(
-            f"expected {expected}, got a store that is held by {_holder(path)}; {WAIT} when it is free; or {way_out}"
+            f"expected {expected}, got a store that is held by {holder}; {WAIT} when it is free; or {way_out}"
         )
-    waiting(f"waiting for {path.parent}, which is held by {_holder(path)}")
+    waiting(f"waiting for {path.parent}, which is held by {holder}")
     ask_until(lambda: _locked(file, how))
 
 
@@ -129,18 +130,18 @@ def _locked(file: TextIO, how: int) -> bool:
     return True
 
 
-def _sign(file: TextIO, who: str) -> None:
+def _write_holder(file: TextIO, who: str) -> None:
     """Write the holder into the lock file, for messages; ignore a full disk."""
-    word = {"who": who, "pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+    holder = {"who": who, "pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
     with contextlib.suppress(OSError):
         os.ftruncate(file.fileno(), 0)
-        os.write(file.fileno(), json.dumps(word).encode())
+        os.write(file.fileno(), json.dumps(holder).encode())
 
 
-def _holder(path: Path) -> str:
+def _read_holder(path: Path) -> str:
     try:
-        word = json.loads(path.read_text())
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(word["since"]))
-        return f"{word['who']} (process {word['pid']} on {word['host']}, since {since})"
+        holder = json.loads(path.read_text())
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+        return f"{holder['who']} (process {holder['pid']} on {holder['host']}, since {since})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another run"

@@ -87,9 +87,9 @@ class RecorderProcess:
         """
         if self._process is None:
             raise RuntimeError("expected a started recorder, got one that was not; call start() first")
-        word, self._asked = None if self._asked else "drain\n", True
+        message, self._asked = None if self._asked else "drain\n", True
         try:
-            out, _ = self._process.communicate(word, timeout=timeout)
+            out, _ = self._process.communicate(message, timeout=timeout)
         except subprocess.TimeoutExpired:
             return None
         if self._process.returncode or not out:

@@ -37,11 +37,11 @@ class Store(Artifacts):
     Attributes:
         shared: True if other drivers may write concurrently.
         own_keys: a folder of keys outside the store, or None.
-        keys_travel: True if sealed keys are in the shared store too.
+        shares_keys: True if sealed keys are in the shared store too.
     """
 
     shared = False
-    keys_travel = False
+    shares_keys = False
 
     def __init__(self, root: Path | str, keys: Path | None = None) -> None:
         # A Path drops one of a URL's slashes.

@@ -56,7 +56,7 @@ class SharedStore(SharedArtifacts, Store):
         self.remote = Remote(url)
         digest = hashlib.sha256(self.remote.url.encode()).hexdigest()
         super().__init__(user_cache() / "stores" / digest[:16], keys)
-        self.keys_travel = keys is None
+        self.shares_keys = keys is None
         self.seen = set()
         self.cache = FileCache(user_cache() / "files", _cache_bytes())
 
@@ -84,7 +84,7 @@ class SharedStore(SharedArtifacts, Store):
         Raises:
             StoreError: it is not sealed, or the store cannot be written.
         """
-        if not self.keys_travel:
+        if not self.shares_keys:
             return
         folder = self.key_dir(task_id)
         if not is_sealed(folder):
@@ -95,7 +95,7 @@ class SharedStore(SharedArtifacts, Store):
 
     def receive_keys(self, task_ids: Iterable[TaskId]) -> None:
         """Download the keys of the artifacts of ``task_ids`` that have one."""
-        if self.keys_travel:
+        if self.shares_keys:
             list(in_parallel(self._receive_key, list(task_ids)))
 
     def _receive_key(self, task_id: TaskId) -> None:
@@ -108,7 +108,7 @@ class SharedStore(SharedArtifacts, Store):
             unpack(raw, folder)
 
     def check_passphrase(self, passphrase: Passphrase | None) -> None:
-        if not self.keys_travel:
+        if not self.shares_keys:
             return
         if passphrase is None:
             raise SealError(
@@ -124,7 +124,7 @@ class SharedStore(SharedArtifacts, Store):
             )
 
     def checkpoint_backend(self, trajectory: str, *, secret: bool) -> CheckpointBackend:
-        if secret and not self.keys_travel:
+        if secret and not self.shares_keys:
             return FolderCheckpoints(self.keys_root / CHECKPOINTS / trajectory)
         return RemoteCheckpoints(self.remote, f"checkpoints/{trajectory}")
 

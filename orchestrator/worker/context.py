@@ -110,7 +110,7 @@ class WorkerContext:
         # State of training that uses a key may reveal a part of it.
         secret = task.kind is not Kind.TRAIN
         backend = self.store.checkpoint_backend(trajectory_id(task), secret=secret)
-        if secret and self.store.keys_travel and self._passphrase is not None:
+        if secret and self.store.shares_keys and self._passphrase is not None:
             backend = EncryptedCheckpoints(backend, self._passphrase)
         return StoredCheckpoints(backend, every_s=self.setup.checkpoint_s, cancelled=self.cancelled, curves=curves)
 
@@ -170,7 +170,7 @@ def _open_store(setup: Setup) -> Store:
     if setup.keys is not None and store.keys_mark() != setup.keys_mark:
         raise StoreError(
             f"expected every node to see the driver's folder of keys, got another folder at {setup.keys} on "
-            f"{platform.node()}; mount it there, or set {PASSPHRASE} and leave out --keys: keys then travel sealed"
+            f"{platform.node()}; mount it there, or set {PASSPHRASE} and leave out --keys: keys are then stored sealed"
         )
     return store
 

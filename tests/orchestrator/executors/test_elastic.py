@@ -98,7 +98,7 @@ def started(*names: str, patience_s: float = 10.0, node: str = "here") -> Roster
     for name in names:
         roster.add(name, WorkerSlot(actor=None, asked=0.0), f"hello {name}")
         roster.hellos.pop(f"hello {name}")
-        roster.greet(name, {"node": node, "gpus": ()})
+        roster.mark_started(name, {"node": node, "gpus": ()})
     return roster
 
 
@@ -108,24 +108,24 @@ def test_a_worker_is_idle_after_its_hello() -> None:
     roster.add("w0", WorkerSlot(actor=None, asked=0.0), "hello")
 
     assert not roster.slots["w0"].idle
-    roster.greet("w0", {"node": "here", "gpus": ()})
+    roster.mark_started("w0", {"node": "here", "gpus": ()})
     assert roster.slots["w0"].idle
 
 
 def test_a_worker_without_a_node_is_dropped_and_requested_again_when_nodes_change() -> None:
     """A worker is dropped after ``patience_s``; no more are requested until the nodes change."""
     roster = started("w0")
-    roster.see({"here"})
+    roster.update_nodes({"here"})
     roster.add("w1", WorkerSlot(actor=None, asked=0.0), "hello")
 
     assert roster.unplaced(9.0) == []
     assert roster.unplaced(11.0) == ["w1"]
     roster.remove("w1")
-    assert roster.growth(2, 12.0) == 0
-    roster.see({"here"})
-    assert roster.growth(2, 13.0) == 0
-    roster.see({"here", "there"})
-    assert roster.growth(2, 14.0) == 1
+    assert roster.n_missing(2, 12.0) == 0
+    roster.update_nodes({"here"})
+    assert roster.n_missing(2, 13.0) == 0
+    roster.update_nodes({"here", "there"})
+    assert roster.n_missing(2, 14.0) == 1
 
 
 def test_idle_workers_of_a_lost_node_are_dropped() -> None:

@@ -147,11 +147,11 @@ def test_the_least_busy_gpu_is_cleared() -> None:
     roster = Roster(patience_s=10.0)
     for index in range(4):
         roster.add(f"w{index}", WorkerSlot(actor=None, asked=0.0), f"hello{index}")
-        roster.greet(f"w{index}", {"node": "n", "gpus": (str(index // 2),)})
+        roster.mark_started(f"w{index}", {"node": "n", "gpus": (str(index // 2),)})
     for busy in (0, 1, 3):
         roster.slots[f"w{busy}"].tasks, roster.slots[f"w{busy}"].call = (task("t"),), object()
 
-    assert roster.step_aside() == ["w2"]
+    assert roster.clear_gpu() == ["w2"]
     assert [name for name, slot in roster.slots.items() if slot.leaving] == ["w2", "w3"]
 
 
@@ -159,7 +159,7 @@ def test_a_gpu_that_is_not_cleared_is_given_up() -> None:
     """Leaving workers may finish their calls; ``patience_s`` after that the reservation fails."""
     roster = Roster(patience_s=10.0)
     roster.add("busy", WorkerSlot(actor=None, asked=0.0, leaving=True), "one")
-    roster.greet("busy", {"node": "n", "gpus": ("0",)})
+    roster.mark_started("busy", {"node": "n", "gpus": ("0",)})
     roster.add("alone", WorkerSlot(actor=None, asked=0.0, whole=True), "two")
 
     assert roster.unplaced(100.0) == []
