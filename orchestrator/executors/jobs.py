@@ -53,20 +53,13 @@ class UnknownJob(LookupError):
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """State of a job on the cluster.
-
-    Attributes:
-        status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
-        exit_code: of its command, if it ended by itself.
-        message: why it is in this state.
-        started, finished: Unix seconds, None if not yet.
-    """
+    """State of a job on the cluster."""
 
     job_id: str
-    status: str
-    exit_code: int | None
-    message: str
-    started: float | None
+    status: str  # PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED
+    exit_code: int | None  # of its command, if it ended by itself
+    message: str  # why it is in this state
+    started: float | None  # Unix seconds, None if not yet
     finished: float | None
 
     @property

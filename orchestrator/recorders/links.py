@@ -13,17 +13,11 @@ from wmarena.orchestrator.plan.task import TaskId
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonLink:
-    """Tasks that a verify task (a row of the table) or an embed task is compared with.
+    """Tasks that a verify task (a row of the table) or an embed task is compared with."""
 
-    Attributes:
-        clean: train task of the compute-matched clean twin.
-        scratch: train task on the adversary's data alone, or None.
-        strength_name, strength: the attack's monotone strength, or None.
-    """
-
-    clean: TaskId
-    scratch: TaskId | None = None
-    strength_name: str | None = None
+    clean: TaskId  # train task of the compute-matched clean twin
+    scratch: TaskId | None = None  # train task on the adversary's data alone
+    strength_name: str | None = None  # the attack's monotone strength, with its value
     strength: float | None = None
 
     @property

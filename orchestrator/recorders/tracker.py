@@ -63,22 +63,16 @@ class ParentRun:
 
 @dataclass(frozen=True, kw_only=True)
 class ParentRunResults:
-    """Results of an execution that is over.
-
-    Attributes:
-        params: what was compared; known only at the end, because a plan may grow.
-        data: data sets of its tasks.
-        figures: paths of its images among its artifacts; shown below the note.
-    """
+    """Results of an execution that is over."""
 
     ending: Ending
     ended_ms: int
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
     note: str
-    params: Mapping[str, str] = field(default_factory=dict)
-    data: Sequence[DataSetInput] = ()
-    figures: Sequence[str] = ()
+    params: Mapping[str, str] = field(default_factory=dict)  # what was compared; a growing plan knows it at the end
+    data: Sequence[DataSetInput] = ()  # data sets of its tasks
+    figures: Sequence[str] = ()  # paths of its images among its artifacts; shown below the note
 
 
 @dataclass(frozen=True, kw_only=True)
