@@ -46,11 +46,12 @@ def write_new(path: Path, raw: bytes, *, mode: int = 0o666, durable: bool = True
         FileExistsError: it exists.
         OSError: it cannot be written; a part of it may exist.
     """
+    # O_EXCL: never write into another writer's file; the mode applies from the first byte.
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as f:
         f.write(raw)
         if durable:
             f.flush()
-            os.fsync(f.fileno())
+            os.fsync(f.fileno())  # before the rename, else a power failure may leave an empty target
 
 
 def sync_folder(folder: Path) -> None:

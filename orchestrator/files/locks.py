@@ -118,6 +118,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
 
 def _locked(file: TextIO, how: int) -> bool:
     """Try to lock; return False if another process holds the lock."""
+    # flock, not a file's existence: the kernel releases it when a holder is killed.
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -133,7 +134,7 @@ def _locked(file: TextIO, how: int) -> bool:
 def _write_holder(file: TextIO, who: str) -> None:
     """Write the holder into the lock file, for messages; ignore a full disk."""
     holder = {"who": who, "pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the lock counts, its text only explains
         os.ftruncate(file.fileno(), 0)
         os.write(file.fileno(), json.dumps(holder).encode())
 

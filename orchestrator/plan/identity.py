@@ -97,6 +97,7 @@ def code_digest(modules: Iterable[str]) -> str:
         _source(module)
     roots = OUR_ROOTS + tuple(sorted({m.split(".")[0] for m in start if not _ours(m)}))
     reached = sorted(_reach(start, roots))
+    # Names count as well: two modules may exchange their contents.
     forms = [[name, _form_digest(_source(name))] for name in reached]
     return digest("code", {"semantics": SEMANTICS, "modules": forms})
 

@@ -103,6 +103,7 @@ class Artifacts:
         except OSError:
             if not final.exists():
                 raise
+            # Another driver was first: its artifact may be in use, so the first intact one stays.
             kept = self.intact_manifest(task_id)
             if kept is not None:
                 return kept

@@ -85,6 +85,7 @@ class SharedArtifacts(Artifacts):
     ) -> dict[str, Any]:
         """Upload an artifact: files, then the manifest. A second commit keeps the first artifact."""
         manifest = make_manifest(task_id, identity, result, files)
+        # Object stores rename nothing atomically: the manifest, uploaded last, is the commit.
         kept = self.intact_manifest(task_id)
         if kept is None:
             for name, raw in files.items():
