@@ -161,14 +161,14 @@ from wmarena.orchestrator.store.local import Store
 from tests.orchestrator.journal.test_postgres_journal import drive, wide
 from tests.orchestrator.toys import echo
 
-def slow(bench, item):
+def slow(context, item):
     time.sleep(0.05)
     if sys.argv[4] == item.label:
-        (bench.store.root / "holding").touch()
-        while not (bench.store.root / "go").exists():
+        (context.store.root / "holding").touch()
+        while not (context.store.root / "go").exists():
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
-    return echo(bench, item)
+    return echo(context, item)
 
 records = drive(Store(Path(sys.argv[1])).open(), sys.argv[2], sys.argv[3], slow)
 print(sum(not r.cached for r in records.values()), {r.state.value for r in records.values()})

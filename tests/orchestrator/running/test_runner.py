@@ -240,8 +240,8 @@ from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
 from tests.orchestrator.toys import World, diamond, echo
 
-def deadly(bench, item):
-    result = echo(bench, item)
+def deadly(context, item):
+    result = echo(context, item)
     if item.label == "right":
         os.kill(os.getpid(), signal.SIGKILL)
     return result

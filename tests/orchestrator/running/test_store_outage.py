@@ -146,12 +146,12 @@ def test_transient_disk_errors_are_retried(
 ) -> None:
     """Transient errors of disks and networks are retried; a missing file is an error of the task."""
 
-    def trouble(bench: WorkerContext, item: Task, most_evaluated: int | None) -> None:
+    def trouble(context: WorkerContext, item: Task, most_evaluated: int | None) -> None:
         raise OSError(number, os.strerror(number), "/data/images")
 
     monkeypatch.setattr("wmarena.orchestrator.worker.attempt.perform", trouble)
-    bench = WorkerContext(Setup(store=world.store.root, device="cpu"))
-    found = failed(attempt_task(bench, task("one")))
+    context = WorkerContext(Setup(store=world.store.root, device="cpu"))
+    found = failed(attempt_task(context, task("one")))
 
     assert (found.kind, found.kind.retryable) == (kind, kind is FailureKind.STORE)
     assert os.strerror(number) in found.message
