@@ -9,7 +9,7 @@ from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.keys.derivation import KeyRoot
-from wmarena.orchestrator.keys.storage import load_key
+from wmarena.orchestrator.keys.storage import load_key, save_key
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.plugins import build, build_attack, build_scheme, use_workloads
@@ -119,7 +119,7 @@ class Bench:
             assert manifest is not None
             files = {name: self.store.read(task.id, name) for name in manifest["files"]}
             other.store.commit(task.id, task.identity(), manifest["result"], files)
-        self.key().save(other.store.key_dir(self.embed.id))
+        save_key(self.key(), other.store.key_dir(self.embed.id), None)
         return other
 
     def key(self) -> Key:
