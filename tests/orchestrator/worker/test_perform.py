@@ -228,7 +228,7 @@ def test_seeds_are_independent_replicates(marked: Bench) -> None:
 @pytest.mark.parametrize(("fraction", "expected"), [(0.1, 0.1), (0.2, 0.2), (0.5, 0.25)])
 def test_a_disjoint_share_is_counted_in_the_owners_data(marked: Bench, fraction: float, expected: float) -> None:
     """A tenth is a tenth of the owner's training set, wherever it is drawn from; a reserve gives at most itself."""
-    arena = marked.bench.arena(marked.workload)
+    arena = marked.context.workload(marked.workload)
     arena = replace(arena, reserve=arena.train.share(0.25, domain="reserve of tests", seed=0))
     granted = {"data_fraction": fraction, "disjoint": True}
 
