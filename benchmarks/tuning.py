@@ -52,7 +52,7 @@ sampler: tpe
 """
 
 
-def made_up(bench: WorkerContext, task: Task) -> Mapping[str, Any]:
+def made_up(context: WorkerContext, task: Task) -> Mapping[str, Any]:
     """A result of the right shape, a little different for every task."""
     noise = int(task.id[:6], 16) / 0xFFFFFF
     common = {"seconds": 0.0, "device": "none", "environment": {}, "consumed": {}}

@@ -1,8 +1,8 @@
-"""Optuna's one home: a study that is asked and told, and survives being killed.
+"""The interface to Optuna: an ask-and-tell study that survives being killed.
 
-The study says what to try, never what runs: trials are executed, counted and remembered elsewhere. Ask and tell have no
-heartbeat, so a trial that a dead driver left under way is told FAIL when the study is opened again, and its parameters
-are tried first. Everything is addressed by the trial's number.
+Optuna only proposes parameters; trials are executed and recorded by the orchestrator. Ask and tell have no heartbeat,
+so a trial that a dead driver left running is told FAIL when the study is opened again, and its parameters are tried
+first. Trials are addressed by number.
 """
 
 import json
@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from wmarena.orchestrator.files.errors import StoreError
+from wmarena.orchestrator.files.errors import StoreError, first_line
 from wmarena.orchestrator.files.locks import hold
 from wmarena.orchestrator.plan.proposals import (
     Choices,
@@ -47,14 +47,14 @@ _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed
 
 
 class Tuner:
-    """An Optuna study under our names.
+    """An Optuna study.
 
     Args:
         study: its name in the storage.
         storage: what ``open_storage`` returned.
 
     Attributes:
-        warm_left: proposals of a warm start that are not asked for yet.
+        warm_left: warm-start proposals that were not asked for yet.
     """
 
     def __init__(
@@ -78,25 +78,25 @@ class Tuner:
         known = [d.name.lower() for d in self._study.directions]
         if known != directions:
             raise StoreError(
-                f"expected study {study!r} to have the objectives that it was begun with ({', '.join(known)}), got "
+                f"expected study {study!r} to have the objectives that it was started with ({', '.join(known)}), got "
                 f"{', '.join(directions)}; give the changed study another name"
             )
         self.warm_left = sum(t.state is TrialState.WAITING and _WARM in t.user_attrs for t in self._trials())
-        # Resuming must not repeat what the first part of the study drew.
-        self._study.sampler = _sampler(self._method, self._n_trials())
+        # The seed depends on the number of trials: resuming must not repeat earlier draws.
+        self._study.sampler = _sampler(self._method, len(self._trials()))
         self._study.pruner = _pruner(self._method)
 
-    # Before the first question
+    # Before the first trial
 
     def recall(self, past: Sequence[RecordedTrial], *, anew: bool) -> None:
-        """Make the storage know what somebody else remembers: it may be another machine's, older, or new.
+        """Bring the storage, which may be outdated or new, to the trials of the journal.
 
         Args:
             past: all trials, by growing number.
-            anew: a storage that contradicts them is written again from them.
+            anew: rewrite a storage that contradicts them.
 
         Raises:
-            StoreError: it contradicts them and may not.
+            StoreError: it contradicts them and ``anew`` is False.
         """
         trials = self._trials()
         if all(p.number < len(trials) and self._agrees(trials[p.number], p) for p in past):
@@ -108,21 +108,21 @@ class Tuner:
             )
         optuna.delete_study(study_name=self._name, storage=self._storage)
         self._open()
-        self._study.add_trials(self._remembered(past))
+        self._study.add_trials(self._frozen_trials(past))
         self._open()
 
     def _agrees(self, trial: FrozenTrial, past: RecordedTrial) -> bool:
-        if self._tried(trial.params) != past.params:
+        if self._rounded(trial.params) != past.params:
             return False
         ended = TrialState.FAIL if past.outcome is None else _STATES[past.outcome.state]
-        return trial.state in (TrialState.RUNNING, ended)  # one that was not told yet can be
+        return trial.state in (TrialState.RUNNING, ended)  # a running trial can still be told
 
-    def _remembered(self, past: Sequence[RecordedTrial]) -> Iterator[FrozenTrial]:
-        """Each at its own number. What comes again after it was given up has been tried again."""
+    def _frozen_trials(self, past: Sequence[RecordedTrial]) -> Iterator[FrozenTrial]:
+        """Yield each trial at its number; a repeated one after an abandoned one with equal parameters is its retry."""
         given_up: dict[str, int] = {}
         number = 0
         for each in past:
-            for _ in range(number, each.number):  # were queued and never asked for
+            for _ in range(number, each.number):  # queued and never asked for
                 yield optuna.trial.create_trial(state=TrialState.FAIL)
             number = each.number + 1
             text = _text(each.params)
@@ -137,7 +137,7 @@ class Tuner:
         outcome = past.outcome or TrialOutcome(state="failed")
         return optuna.trial.create_trial(
             state=_STATES[outcome.state],
-            params={name: self._inside(name, value) for name, value in past.params.items()},
+            params={name: self._in_range(name, value) for name, value in past.params.items()},
             distributions={name: self._distributions[name] for name in past.params},
             values=None if outcome.values is None else list(outcome.values),
             intermediate_values=dict(past.told),
@@ -145,8 +145,8 @@ class Tuner:
             user_attrs=attributes,
         )
 
-    def _inside(self, name: str, value: Value) -> Any:
-        """What rounding has moved over an end of its range, or off its steps, is moved back."""
+    def _in_range(self, name: str, value: Value) -> Any:
+        """Move a rounded value back to its range and steps."""
         part = self._space[name]
         if not isinstance(part, Range) or not isinstance(value, int | float):
             return value
@@ -157,15 +157,15 @@ class Tuner:
         return int(value) if part.whole else float(value)
 
     def unfinished(self) -> dict[int, TrialParams]:
-        """Trials that were asked for and never told, by whomever."""
-        return {t.number: self._tried(t.params) for t in self._trials() if t.state is TrialState.RUNNING}
+        """Return number -> parameters of trials that were asked for and never told."""
+        return {t.number: self._rounded(t.params) for t in self._trials() if t.state is TrialState.RUNNING}
 
     def give_up(self, number: int) -> None:
-        """A trial that nobody works on any more is told FAIL, and its parameters wait to be tried again."""
+        """Tell FAIL for an abandoned trial; ``retry`` queues its parameters."""
         self._study.tell(number, state=TrialState.FAIL)
 
     def retry(self, numbers: Sequence[int]) -> None:
-        """Let the parameters of given-up trials be tried again, each once however often this is called."""
+        """Queue the parameters of abandoned trials again, each only once."""
         trials = self._trials()
         again = {t.user_attrs[_RETRY] for t in trials if _RETRY in t.user_attrs}
         for number in numbers:
@@ -173,8 +173,8 @@ class Tuner:
                 self._study.enqueue_trial(trials[number].params, user_attrs={_RETRY: number})
 
     def propose(self, params: Sequence[TrialParams], *, warm: bool = False) -> None:
-        """Let parameters be tried before the sampler is asked, unless they were proposed before."""
-        known = {_text(self._tried(t.params)) for t in self._trials()} | {
+        """Queue parameters before the sampler's own, unless they were proposed before."""
+        known = {_text(self._rounded(t.params)) for t in self._trials()} | {
             _text(t.system_attrs.get("fixed_params", {})) for t in self._trials() if t.state is TrialState.WAITING
         }
         for some in params:
@@ -184,10 +184,10 @@ class Tuner:
                 self._study.enqueue_trial(dict(some), user_attrs={_WARM: True} if warm else None)
 
     def grid(self) -> list[TrialParams]:
-        """Every point of a space that can be counted.
+        """Return every point of a countable space.
 
         Raises:
-            ValueError: a part of it cannot.
+            ValueError: a part of it cannot be counted.
         """
         parts = []
         for name, part in self._space.items():
@@ -199,31 +199,31 @@ class Tuner:
     # Asking and telling
 
     def ask(self) -> Proposal:
-        """What to try next."""
+        """Return the next parameters to try."""
         trial = self._study.ask(self._distributions)
         self._asked[trial.number] = trial
         warm = bool(trial.user_attrs.get(_WARM))
         self.warm_left -= warm
-        return Proposal(trial.number, self._tried(trial.params), warm)
+        return Proposal(trial.number, self._rounded(trial.params), warm)
 
     def report(self, number: int, value: float, step: int) -> bool:
-        """An intermediate value; True if the pruner sees no hope."""
+        """Report an intermediate value; return whether the pruner stops the trial."""
         trial = self._asked[number]
         trial.report(value, step)
         return bool(trial.should_prune())
 
     def tell(self, number: int, outcome: TrialOutcome) -> None:
-        """How a trial ended."""
+        """Record how a trial ended."""
         trial = self._asked.pop(number, None) or optuna.Trial(self._study, self._trials()[number]._trial_id)
         for name, excess in (outcome.constraints or {}).items():
             trial.set_constraint(name, excess)
         values = None if outcome.state != "complete" else list(outcome.values or ())
         self._study.tell(number, values, state=_STATES[outcome.state])
 
-    # Looking back
+    # Analysis
 
     def importance(self, objective: int) -> dict[str, float]:
-        """Share of the objective's variance that each parameter explains (fANOVA), {} where nothing can be said."""
+        """Return each parameter's share of the objective's variance (fANOVA), {} if there are too few trials."""
         complete = [t for t in self._trials() if t.state is TrialState.COMPLETE]
         values = {t.values[objective] for t in complete}
         if len(complete) < 4 or len(values) < 2:
@@ -236,13 +236,9 @@ class Tuner:
         return {name: float(share) for name, share in found.items()}
 
     def _trials(self) -> list[FrozenTrial]:
-        trials: list[FrozenTrial] = self._study.get_trials(deepcopy=False)
-        return trials
+        return list(self._study.get_trials(deepcopy=False))
 
-    def _n_trials(self) -> int:
-        return len(self._trials())
-
-    def _tried(self, params: Mapping[str, Any]) -> TrialParams:
+    def _rounded(self, params: Mapping[str, Any]) -> TrialParams:
         out: TrialParams = {}
         for name, value in params.items():
             part = self._space.get(name)
@@ -259,6 +255,7 @@ def _distribution(part: Range | Choices) -> BaseDistribution:
 
 
 def _sampler(method: Method, n_before: int) -> BaseSampler:
+    # A prime step: seeds of resumed studies with neighbouring seeds do not coincide.
     seed = (method.seed + 7919 * n_before) % 2**32
     if method.sampler == "tpe":
         return TPESampler(seed=seed, multivariate=True, n_startup_trials=method.startup, constant_liar=True)
@@ -285,12 +282,12 @@ def _text(params: Mapping[str, Any]) -> str:
 def open_storage(
     folder: Path, study: str, url: str | None, waiting: Callable[[str], None] | None = None
 ) -> Iterator[BaseStorage]:
-    """A study's storage while it is held by this process.
+    """Open a study's storage and hold its lock.
 
     Args:
-        folder: home of journal files and locks.
+        folder: folder of journal files and locks.
         url: ``sqlite:///...`` or ``postgresql://...``; None for Optuna's journal file in ``folder``.
-        waiting: wait for another process that tunes it, after having said so through this; None: do not.
+        waiting: called with a message before waiting for another process; None: do not wait.
 
     Raises:
         StoreBusy: another process tunes this study.
@@ -304,16 +301,16 @@ def open_storage(
 def _storage(path: Path, study: str, url: str | None) -> BaseStorage:
     try:
         if url is not None:
-            # SQLAlchemy's own choice for the bare name is a driver that is no longer developed.
+            # SQLAlchemy's default driver for the bare name is no longer developed.
             return get_storage(re.sub(r"^postgresql://", "postgresql+psycopg://", url))
-        _mend(path)
+        _repair_file(path)
         return JournalStorage(JournalFileBackend(str(path)))
     except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
         raise StoreError(_unreadable(study, error)) from None
 
 
-def _mend(path: Path) -> None:
-    """What a killed driver may leave: a lock that nobody holds, and half a line at the end. We alone hold the study."""
+def _repair_file(path: Path) -> None:
+    """Remove a killed driver's stale lock and incomplete last line; this process holds the study's lock."""
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     if not path.exists():
         return
@@ -323,5 +320,5 @@ def _mend(path: Path) -> None:
 
 
 def _unreadable(study: str, error: BaseException) -> str:
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     return f"expected a storage that can hold study {study!r}, got: {line}; check `storage`, or leave it out for a file"

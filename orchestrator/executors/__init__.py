@@ -1,1 +1,1 @@
-"""Where tasks run: in this process, or on Ray workers."""
+"""Executors: run tasks in this process, on Ray workers, or in virtual time."""

@@ -1,9 +1,8 @@
-"""The small face of an executor: idle workers, submit, wait. It runs tasks and decides nothing."""
+"""Interface of executors: idle workers, submit, wait. An executor runs tasks and makes no decisions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 from wmarena.orchestrator.plan.task import Failure, Task, TaskId
@@ -14,9 +13,9 @@ class Completion:
     """One attempt has ended.
 
     Attributes:
-        outcome: the task's result, or why there is none.
+        outcome: the task's result or failure.
         seconds: wall seconds on the worker.
-        alone: False if the attempt died together with others of the same call (then nobody is to blame yet).
+        alone: False if the attempt failed together with others of the same call, so that any of them may be the cause.
     """
 
     task_id: TaskId
@@ -28,11 +27,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class Vitals:
-    """Signs of life of a worker under way.
+    """Signs of life of a busy worker.
 
     Attributes:
-        silent_s: seconds for which its process has left a question unanswered; 0 if it answers.
-        still_s: seconds since its task began, offered a checkpoint or asked whether to stop.
+        silent_s: seconds for which its process has left a heartbeat request unanswered; 0 if it answers.
+        still_s: seconds since its task's last progress: its start, a checkpoint offer or a poll for cancellation.
     """
 
     silent_s: float = 0.0
@@ -40,7 +39,7 @@ class Vitals:
 
 
 class NoWorkers(RuntimeError):
-    """The resources that the run needs are not there (or no longer): the message says what was found."""
+    """The run's resources are missing or lost; the message says what was found."""
 
 
 class Executor(ABC):
@@ -52,53 +51,51 @@ class Executor(ABC):
         try:
             self.start()
         except BaseException:
-            self.stop()  # half a start must not leave workers behind
+            self.stop()  # a failed start must not leave workers running
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     @property
     @abstractmethod
     def workers(self) -> Sequence[str]:
-        """Names of all workers, those that are still starting included."""
+        """Names of all workers, including those that are starting."""
 
     @abstractmethod
     def start(self) -> None:
-        """Check resources, make workers, wait for the first. Raises NoWorkers before anything runs if there is none."""
+        """Check resources, start workers, wait for the first. Raises NoWorkers if there is none."""
 
     @abstractmethod
     def idle(self) -> Sequence[str]:
-        """Workers that can take a call now, one with a GPU for itself first: started, not busy, not leaving."""
+        """Return workers that can take a call now, one with a whole GPU first: started, not busy, not leaving."""
 
     @abstractmethod
     def submit(self, worker: str, tasks: Sequence[Task]) -> None:
-        """Start one call: several tasks only where each is tiny."""
+        """Start one call, of several tasks only if each is tiny."""
 
     @abstractmethod
     def wait(self, timeout: float) -> list[Completion]:
-        """Attempts that ended, blocking up to ``timeout`` seconds for the first."""
+        """Return ended attempts, blocking up to ``timeout`` seconds for the first."""
 
     def vitals(self) -> Mapping[str, Vitals]:
-        """Signs of life of workers under way, without waiting; none of those that cannot hang unnoticed."""
+        """Return signs of life of busy workers without waiting; empty if workers cannot hang unnoticed."""
         return {}
 
     @abstractmethod
     def replace(self, worker: str) -> None:
-        """Kill a worker that hangs and start another in its place; nothing is heard of its tasks any more."""
+        """Kill a hanging worker and start another in its place; its tasks never complete."""
 
     def announce_stop(self) -> None:
-        """The run is about to stop. Called inside a signal handler: set a flag at most."""
+        """Announce that the run will stop. Called inside a signal handler: set a flag at most."""
         return
 
     @abstractmethod
     def cancel(self, patience_s: float) -> list[Completion]:
-        """Ask everything under way to stop at its next checkpoint; returns what still ended."""
+        """Ask running tasks to stop at their next checkpoint; return attempts that ended meanwhile."""
 
-    # Where workers share GPUs, a task may need one for itself; elsewhere nobody is asked.
+    # Where workers share GPUs, a task may need a whole one.
 
     @property
     def shares_gpus(self) -> bool:
@@ -106,17 +103,17 @@ class Executor(ABC):
         return False
 
     def has_whole_gpu(self, worker: str) -> bool:
-        """True if ``worker`` has a GPU for itself where others share one: for tasks that need it, and no others."""
+        """Return whether ``worker`` has a whole GPU where others share one: it gets only tasks that need it."""
         return False
 
     def reserve_gpu(self, wanted: bool) -> bool:
-        """Have one worker with a GPU for itself, or no longer; those that share the GPU step aside.
+        """Reserve a whole GPU for one worker, or release it; workers that share the GPU leave.
 
         Returns:
-            True while there is one, perhaps not started yet; False if there is none, or none can be had.
+            True while there is such a worker, perhaps still starting; False if there is none or no GPU can be cleared.
         """
         return False
 
     @abstractmethod
     def stop(self) -> None:
-        """Let go of all workers."""
+        """Stop all workers."""

@@ -1,4 +1,4 @@
-"""The Ray cluster that workers run on: one that is there, or one begun here on loopback and ended with the run."""
+"""Connection to a Ray cluster: an existing one, or a local one on loopback that ends with the run."""
 
 import contextlib
 import logging
@@ -8,11 +8,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from wmarena.orchestrator.executors.authentication import choose_mode, how_to_authenticate
+from wmarena.orchestrator.executors.authentication import auth_hint, set_auth_mode
 from wmarena.orchestrator.executors.base import NoWorkers
-from wmarena.orchestrator.executors.guard import guarded, read_again
+from wmarena.orchestrator.executors.guard import reload_environment, token_guarded
 from wmarena.orchestrator.executors.placement import Resources
-from wmarena.orchestrator.executors.ray_errors import first_line
+from wmarena.orchestrator.files.errors import first_line
 
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
@@ -38,37 +38,37 @@ class Cluster:
         """Connect, unless this process is connected already, or start a local cluster with room for ``workers``.
 
         Raises:
-            NoWorkers: there is no cluster at the address, or it does not admit us.
+            NoWorkers: there is no cluster at the address, or it refuses the connection.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if ray.is_initialized():
             return
         if self._address is None:
-            self._begin(max(os.cpu_count() or 1, workers or 1))
+            self._start_local(max(os.cpu_count() or 1, workers or 1))
         else:
-            self._join()
+            self._connect_existing()
         self._connected = True
 
-    def _join(self) -> None:
-        choose_mode()
-        read_again()
+    def _connect_existing(self) -> None:
+        set_auth_mode()
+        reload_environment()
         try:
             ray.init(address=self._address, **_QUIET)
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-            why = f"{first_line(error)}{how_to_authenticate(str(error))}"
+            why = f"{first_line(error)}{auth_hint(str(error))}"
             raise NoWorkers(f"expected a Ray cluster at {self._address}, got: {why}") from None
 
-    def _begin(self, cpus: int) -> None:
-        self._guard.enter_context(guarded())
+    def _start_local(self, cpus: int) -> None:
+        self._guard.enter_context(token_guarded())
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **_QUIET)
 
     def nodes(self) -> dict[str, Resources]:
-        """Id -> resources of every node that is alive."""
+        """Return id -> resources of every live node."""
         return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
     def disconnect(self) -> None:
-        """Undo ``connect``: a cluster begun by it ends."""
+        """Disconnect; a cluster that ``connect`` started ends."""
         if self._connected:
             ray.shutdown()
             self._connected = False

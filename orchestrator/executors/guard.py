@@ -1,4 +1,4 @@
-"""How Ray guards a cluster: what it reads of its environment, and a local cluster that admits nobody else."""
+"""A local Ray cluster that only this process's token opens, and Ray's cached environment."""
 
 import contextlib
 import os
@@ -10,12 +10,12 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[None]:
-    """A cluster begun and ended inside listens on loopback alone, and admits only who has its token.
+def token_guarded() -> Iterator[None]:
+    """Restrict a cluster started and ended inside to loopback and to clients with its token.
 
-    Ray takes 127.0.0.1 for the machine's own address, and then listens on all of them, unless it holds that there are
-    no clusters here (its default on macOS). A mode or a token in the environment counts; otherwise there is a fresh
-    token, in environments and nowhere else. What Ray has read of its environment it is made to read again.
+    Given 127.0.0.1, Ray still listens on all addresses of the machine unless clusters are disabled (its default on
+    macOS). A mode or a token in the environment is used; otherwise a fresh token is set, in environment variables only.
+    Ray caches its environment, so it has to reload it.
     """
     wanted = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
     if "RAY_AUTH_MODE" not in os.environ:
@@ -24,18 +24,18 @@ def guarded() -> Iterator[None]:
         wanted["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     before, possible = {name: os.environ.get(name) for name in wanted}, ray_constants.ENABLE_RAY_CLUSTER
     os.environ.update(wanted)
-    read_again(possible=False)
+    reload_environment(possible=False)
     try:
         yield
     finally:
         for name, value in before.items():
             del os.environ[name]
             os.environ.update({} if value is None else {name: value})
-        read_again(possible=possible)
+        reload_environment(possible=possible)
 
 
-def read_again(*, possible: bool | None = None) -> None:
-    """Make Ray read its environment anew; ``possible`` says whether it may hold that there are clusters here."""
+def reload_environment(*, possible: bool | None = None) -> None:
+    """Make Ray read its environment again; ``possible`` enables or disables clusters."""
     if possible is not None:
         ray_constants.ENABLE_RAY_CLUSTER = possible
     Config.initialize("")

@@ -1,4 +1,4 @@
-"""Runs a task at once, here: for tests, for debuggers, for machines without Ray."""
+"""Runs tasks in this process: for tests, debuggers and machines without Ray."""
 
 import time
 from collections import deque
@@ -14,11 +14,11 @@ Perform = Callable[[WorkerContext, Task], Mapping[str, Any] | Failure]
 
 
 class InlineExecutor(Executor):
-    """One worker, this process. The first Ctrl-C stops its task at the next checkpoint, the second one at once.
+    """This process as the only worker. The first Ctrl-C stops its task at the next checkpoint, the second at once.
 
     Args:
-        setup: what the workbench needs.
-        perform: computes one task (replaceable for measurements of the scheduler itself).
+        setup: configuration of the worker context.
+        perform: computes one task (replaceable to measure the scheduler alone).
     """
 
     name = "inline"
@@ -26,7 +26,7 @@ class InlineExecutor(Executor):
     def __init__(self, setup: Setup, perform: Perform = attempt_task) -> None:
         self._setup = setup
         self._perform = perform
-        self._bench: WorkerContext | None = None
+        self._context: WorkerContext | None = None
         self._ended: deque[Completion] = deque()
         self._stopping = False
 
@@ -35,18 +35,18 @@ class InlineExecutor(Executor):
         return ("inline",)
 
     def start(self) -> None:
-        self._bench = WorkerContext(self._setup, cancelled=lambda: self._stopping)
+        self._context = WorkerContext(self._setup, cancelled=lambda: self._stopping)
 
     def idle(self) -> Sequence[str]:
         return () if self._ended else self.workers
 
     def submit(self, worker: str, tasks: Sequence[Task]) -> None:
-        if self._bench is None:
+        if self._context is None:
             raise RuntimeError("expected a started executor; use it as a context manager")
         for task in tasks:
             started = time.perf_counter()
             stopped = Failure(FailureKind.CANCELLED, "stopped before it began")
-            outcome = stopped if self._stopping else self._perform(self._bench, task)
+            outcome = stopped if self._stopping else self._perform(self._context, task)
             self._ended.append(Completion(task.id, worker, outcome, time.perf_counter() - started))
 
     def wait(self, timeout: float) -> list[Completion]:
@@ -64,4 +64,4 @@ class InlineExecutor(Executor):
         return self.wait(0)
 
     def stop(self) -> None:
-        self._bench = None
+        self._context = None

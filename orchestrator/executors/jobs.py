@@ -1,6 +1,6 @@
-"""Ray Jobs: commands that run on a cluster and go on when whoever submitted them is gone.
+"""Ray Jobs: commands on a cluster that keep running after the submitting client disconnects.
 
-The dashboard shows a job's command line and environment to everybody who may look: neither may hold a secret.
+The dashboard shows a job's command line and environment to all its users: neither may hold a secret.
 """
 
 import asyncio
@@ -15,37 +15,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wmarena.orchestrator.executors.authentication import choose_mode, how_to_authenticate
+from wmarena.orchestrator.executors.authentication import auth_hint, set_auth_mode
 
-_TALKATIVE = (
+_NOISY_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-"""Loggers of Ray that tell how it packs and sends."""
+"""Ray's loggers of packaging and uploads."""
 
 _AGENT_S = 60.0
 _END_S = 60.0
 _POLL_S = 0.5
-_HICCUP_S = 10.0
-"""How long a dashboard may answer with nothing, half an answer or no JSON, as a busy one does."""
+_RETRY_S = 10.0
+"""Seconds that a busy dashboard may answer with nothing, half an answer or no JSON."""
 
 _STOP_S = "30"
-"""How long a stopped job may take to reach its next checkpoint."""
-
+"""Seconds that a stopped job may take to reach its next checkpoint."""
 
 _T = TypeVar("_T")
 
 _STATUS = re.compile(r"status code (\d{3})")
-"""How Ray words an answer that is an error."""
+"""The HTTP status in Ray's error messages."""
 
 
 class NoCluster(ConnectionError):
-    """There is no cluster at an address, or it refuses; the message says what to do. Nothing was asked of it."""
+    """No cluster answers at an address, or it refuses; the message says what to do. Nothing was submitted."""
 
 
 class LostCluster(ConnectionError):
-    """A cluster that answered before does so no more; what it was asked for may go on."""
+    """A cluster that answered before no longer does; submitted jobs may keep running."""
 
 
 class UnknownJob(LookupError):
@@ -54,30 +53,23 @@ class UnknownJob(LookupError):
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """A job as the cluster knows it.
-
-    Attributes:
-        status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
-        exit_code: of its command, once it has ended by itself.
-        message: why it is in this state, for people.
-        started, finished: Unix seconds, None if not yet.
-    """
+    """State of a job on the cluster."""
 
     job_id: str
-    status: str
-    exit_code: int | None
-    message: str
-    started: float | None
+    status: str  # PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED
+    exit_code: int | None  # of its command, if it ended by itself
+    message: str  # why it is in this state
+    started: float | None  # Unix seconds, None if not yet
     finished: float | None
 
     @property
     def ended(self) -> bool:
-        """True once nothing changes any more."""
+        """True if the status is final."""
         return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 Sink = Callable[[str], object]
-"""Takes pieces of a job's output."""
+"""Receives parts of a job's output."""
 
 
 class ClusterJobs:
@@ -87,44 +79,44 @@ class ClusterJobs:
         address: of the dashboard, ``http://HOST:8265``.
 
     Raises:
-        NoCluster: nobody answers there, or the token is missing or wrong.
+        NoCluster: no answer, or the token is missing or wrong.
     """
 
     def __init__(self, address: str) -> None:
         self._address = address
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        choose_mode()
-        # Imported here: reading RAY_AUTH_MODE is the first thing that Ray does.
+        set_auth_mode()
+        # Imported here: Ray reads RAY_AUTH_MODE when it is imported.
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
-        for module in _TALKATIVE:
+        for module in _NOISY_LOGGERS:
             logging.getLogger(module).setLevel(logging.WARNING)
         self._failures = (
             *(AuthenticationError, RuntimeError, OSError),
             *(ValueError, TypeError, KeyError, AttributeError),  # an answer that cannot be read
         )
         try:
-            self._client = self._ask(lambda: JobSubmissionClient(address), again=_stumbled)
+            self._client = self._retrying(lambda: JobSubmissionClient(address), again=_bad_answer)
         except self._failures as error:
-            raise NoCluster(_explained(address, error)) from None
+            raise NoCluster(_message(address, error)) from None
 
     def submit(self, command: str, *, folder: Path | None = None, metadata: Mapping[str, str] | None = None) -> str:
-        """Start a command on the head node; returns the job's id.
+        """Start a command on the head node; return the job's id.
 
         Args:
-            folder: uploaded; the command and all that it starts run in a copy of it.
+            folder: uploaded; the command and its child processes run in a copy of it.
             metadata: shown beside the job.
         """
         environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_S}}
         if folder is not None:
             environment["working_dir"] = str(folder)
-        # The name is ours, so that a submission whose answer was lost is not made twice.
+        # The client chooses the id, so that a submission whose answer was lost is not made twice.
         job_id = f"raysubmit_{secrets.token_hex(8)}"
         deadline = time.monotonic() + _AGENT_S
         while True:
             try:
-                self._ask(
+                self._retrying(
                     lambda: self._client.submit_job(
                         entrypoint=command,
                         runtime_env=environment,
@@ -135,21 +127,21 @@ class ClusterJobs:
             except self._failures as error:
                 if f"{job_id} already exists" in str(error):
                     return job_id
-                # A head node that has just started takes no jobs for a few seconds.
+                # A head node that has just started accepts no jobs for a few seconds.
                 if "No available agent" not in str(error) or time.monotonic() > deadline:
-                    raise LostCluster(_explained(self._address, error)) from None
+                    raise LostCluster(_message(self._address, error)) from None
             else:
                 return job_id
             time.sleep(_POLL_S)
 
     def job(self, job_id: str) -> ClusterJob:
-        """How it stands.
+        """Return the state of a job.
 
         Raises:
-            UnknownJob: there is none of that id.
-            LostCluster: the dashboard gives no answer, or none that can be read.
+            UnknownJob: the cluster has no job of that id.
+            LostCluster: the dashboard gives no readable answer.
         """
-        info = self._of(job_id, lambda: self._client.get_job_info(job_id))
+        info = self._request(job_id, lambda: self._client.get_job_info(job_id))
         return ClusterJob(
             job_id=job_id,
             status=str(info.status.value),
@@ -160,7 +152,7 @@ class ClusterJobs:
         )
 
     def follow(self, job_id: str, sink: Sink) -> ClusterJob:
-        """Pass its output on until it has ended; a connection that breaks is no end of the job."""
+        """Send a job's output to ``sink`` until it has ended; a broken connection does not end the job."""
         from aiohttp import ClientError
 
         try:
@@ -174,38 +166,38 @@ class ClusterJobs:
             sink(lines)
 
     def wait(self, job_id: str, patience_s: float = float("inf")) -> ClusterJob:
-        """How it stands once it has ended, or after ``patience_s``."""
+        """Return the state of a job once it has ended, or after ``patience_s``."""
         deadline = time.monotonic() + patience_s
         while not (found := self.job(job_id)).ended and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return found
 
     def output(self, job_id: str) -> str:
-        """All that it has written so far."""
-        return str(self._of(job_id, lambda: self._client.get_job_logs(job_id)))
+        """Return all output of a job so far."""
+        return str(self._request(job_id, lambda: self._client.get_job_logs(job_id)))
 
     def cancel(self, job_id: str) -> ClusterJob:
-        """Ask it to stop at its next checkpoint; returns how it stands then."""
+        """Ask a job to stop at its next checkpoint; return its state then."""
         if not self.job(job_id).ended:
-            self._of(job_id, lambda: self._client.stop_job(job_id))
+            self._request(job_id, lambda: self._client.stop_job(job_id))
         return self.wait(job_id, _END_S)
 
-    def _of(self, job_id: str, question: Callable[[], _T]) -> _T:
-        """The answer to a question about one job; errors are named by what they mean."""
+    def _request(self, job_id: str, call: Callable[[], _T]) -> _T:
+        """Call the dashboard about one job; raise UnknownJob or LostCluster."""
         try:
-            return self._ask(question)
+            return self._retrying(call)
         except self._failures as error:
             if _status(error) == 404:
                 raise UnknownJob(f"expected a job of the cluster at {self._address}, got {job_id!r}") from None
-            raise LostCluster(_explained(self._address, error)) from None
+            raise LostCluster(_message(self._address, error)) from None
 
-    def _ask(self, question: Callable[[], _T], again: Callable[[Exception], bool] | None = None) -> _T:
-        """The answer; one that did not come whole is asked for again for a while, the last error is raised."""
-        again = again or _passing
-        deadline = time.monotonic() + _HICCUP_S
+    def _retrying(self, call: Callable[[], _T], again: Callable[[Exception], bool] | None = None) -> _T:
+        """Repeat ``call`` for a while if its error may pass; raise the last error."""
+        again = again or _may_pass
+        deadline = time.monotonic() + _RETRY_S
         while True:
             try:
-                return question()
+                return call()
             except self._failures as error:
                 if not again(error) or time.monotonic() > deadline:
                     raise
@@ -213,13 +205,13 @@ class ClusterJobs:
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status in Ray's words."""
+    """Return the HTTP status in Ray's message."""
     found = _STATUS.search(str(error)) if isinstance(error, RuntimeError) else None
     return int(found[1]) if found else None
 
 
 def _unreadable(error: Exception) -> bool:
-    """True if an answer came that is empty, not whole, no JSON, or JSON that says something else."""
+    """Return whether an answer is empty, truncated, no JSON or unexpected JSON."""
     from pydantic import ValidationError
     from requests import exceptions
 
@@ -227,16 +219,16 @@ def _unreadable(error: Exception) -> bool:
     return isinstance(error, (*kinds, TypeError, KeyError, AttributeError))
 
 
-def _passing(error: Exception) -> bool:
-    """True if a cluster that answered before may have a better answer: of all but a refusal in words."""
+def _may_pass(error: Exception) -> bool:
+    """Return whether the error may pass: all but a refusal by the cluster."""
     if isinstance(error, RuntimeError):
-        worded = any(words in str(error) for words in ("No available agent", "already exists"))
-        return (_status(error) or 0) >= 500 and not worded
+        refused = any(text in str(error) for text in ("No available agent", "already exists"))
+        return (_status(error) or 0) >= 500 and not refused
     return isinstance(error, OSError) or _unreadable(error)
 
 
-def _stumbled(error: Exception) -> bool:
-    """True if somebody is at an address whose answer did not come whole; False where nobody listens."""
+def _bad_answer(error: Exception) -> bool:
+    """Return whether a server gave a broken answer; False if nobody listens at the address."""
     from requests import exceptions
 
     if isinstance(error, exceptions.HTTPError):
@@ -248,9 +240,9 @@ def _seconds(milliseconds: int | None) -> float | None:
     return None if not milliseconds else milliseconds / 1000.0
 
 
-def _explained(address: str, error: Exception) -> str:
+def _message(address: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     if _unreadable(error):
         text = f"an answer that is empty or cannot be read ({type(error).__name__}: {text})"
-    way = how_to_authenticate(text)
+    way = auth_hint(text)
     return f"expected the dashboard of a Ray cluster at {address}, got: {text[: 100 if way else 300]}{way}"

@@ -2,7 +2,7 @@
 
 Weights never pass through Ray: an actor reads and writes the store and returns a small dict. Ray restarts and retries
 nothing (``max_restarts=0, max_task_retries=0``): a dead actor is replaced here, its task is requeued by the loop.
-Nothing waits for an actor to start: it is idle once it has said hello. Nodes may join and leave.
+The run does not wait for actors to start: one is idle after its ``hello``. Nodes may join and leave.
 """
 
 import contextlib
@@ -30,42 +30,42 @@ logger = logging.getLogger(__name__)
 
 PERFORM = "wmarena.orchestrator.worker.attempt:attempt_task"
 _FEW = 4
-_PULSE = "pulse"
-_PULSE_S = 5.0
-PATIENCE_S = 300.0  # a machine from a cloud takes minutes
+_HEARTBEAT = "heartbeat"
+_HEARTBEAT_S = 5.0
+PATIENCE_S = 300.0  # a cloud machine takes minutes to start
 
 
 class GpuWorker(Worker):
-    """A ``Worker`` as an actor: Ray tells it of a stop, and where it is."""
+    """A ``Worker`` as an actor: Ray provides cancellation, node and GPUs."""
 
     def __init__(self, setup: Setup, perform: str, environment: dict[str, str]) -> None:
         super().__init__(setup, perform, environment, lambda: bool(ray.get_runtime_context().is_canceled()))
 
-    def pulse(self) -> float:
-        """``still_s``, answered by a thread of its own: no answer means that the whole process stands still."""
+    def heartbeat(self) -> float:
+        """Return ``still_s`` from a thread of its own: no answer means that the whole process hangs."""
         return self.still_s()
 
     def hello(self) -> dict[str, Any]:
-        """Node and GPUs, once the worker is able to work."""
+        """Return node and GPUs once the worker has started."""
         return {"node": ray.get_runtime_context().get_node_id(), "gpus": tuple(ray.get_gpu_ids())}
 
 
 class RayExecutor(Executor):
     """A pool of ``GpuWorker`` actors on a local or an existing cluster.
 
-    On an existing cluster the pool follows the nodes: it grows when some join, up to ``workers``, and an actor whose
-    place is gone is dropped when ``patience_s`` have passed without another.
+    On an existing cluster the pool follows the nodes: it grows up to ``workers`` when nodes join, and drops an actor
+    that found no node for ``patience_s``.
 
     Args:
-        setup: what each worker needs; paths must mean the same on every node.
+        setup: configuration of each worker; paths must be valid on every node.
         workers: most actors, or None: one per GPU share, or per CPU where there is no GPU.
         gpus_per_worker: GPUs (or a fraction) per actor, or None: ``share`` if the cluster has GPUs, else 0.
-        share: the part of a GPU that tasks are known to need.
+        share: measured share of a GPU that tasks need.
         address: Ray address, or None to start a local cluster bound to loopback.
         perform: "module:function" that computes one task.
         patience_s: how long an actor may take to start.
-        look_s: seconds between two looks at the nodes.
-        pulse_s: seconds between two questions for signs of life.
+        look_s: seconds between two checks of the nodes.
+        heartbeat_s: seconds between two heartbeat requests.
     """
 
     name = "ray"
@@ -81,7 +81,7 @@ class RayExecutor(Executor):
         perform: str = PERFORM,
         patience_s: float = PATIENCE_S,
         look_s: float = 5.0,
-        pulse_s: float = _PULSE_S,
+        heartbeat_s: float = _HEARTBEAT_S,
     ) -> None:
         # A worker on this machine may have another working directory.
         files = {n: getattr(setup, n) for n in ("store", "keys", "data_root", "root_file", "passphrase_file")}
@@ -96,7 +96,7 @@ class RayExecutor(Executor):
         self._look_s = look_s
         self._roster = Roster(patience_s)
         self._next_look = 0.0
-        self._pulses = Heartbeats(pulse_s, self._ask, _answers, time.monotonic)
+        self._heartbeats = Heartbeats(heartbeat_s, self._ask, _answers, time.monotonic)
         self._made = 0
 
     @property
@@ -117,13 +117,13 @@ class RayExecutor(Executor):
             grows=self._cluster.grows,
         )
         self._next_look = time.monotonic() + self._look_s
-        self._roster.see(nodes)
+        self._roster.update_nodes(nodes)
         for _ in range(n_workers):
             self._add()
         self._await_first()
 
     def _add(self, *, whole: bool = False) -> None:
-        """One more actor. Its environment is set inside: Ray's runtime_env would show it in the dashboard."""
+        """Start one actor. It sets its environment itself: Ray's runtime_env would show it in the dashboard."""
         name = f"worker-{self._made}"
         self._made += 1
         threads = self._setup.threads
@@ -131,12 +131,12 @@ class RayExecutor(Executor):
         environment |= {} if self._gpus else {"CUDA_VISIBLE_DEVICES": ""}
         gpus = 1.0 if whole else self._gpus
         options = {"num_cpus": threads, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
-        worker = ray.remote(**options, concurrency_groups={_PULSE: 1})(GpuWorker)
+        worker = ray.remote(**options, concurrency_groups={_HEARTBEAT: 1})(GpuWorker)
         actor = worker.remote(self._setup, self._perform, environment)
         self._roster.add(name, WorkerSlot(actor, time.monotonic(), whole=whole), actor.hello.remote())
 
     def _await_first(self) -> None:
-        """Block until one worker can work; others may follow later."""
+        """Block until one worker has started."""
         deadline = time.monotonic() + self._patience_s
         while not any(slot.ready for slot in self._roster.slots.values()):
             if not self._roster.slots:
@@ -152,16 +152,16 @@ class RayExecutor(Executor):
             self._greet(heard[0])
 
     def _greet(self, hello: Any) -> None:
-        """A worker has started, or could not."""
+        """Handle the answer to ``hello``: a worker has started or failed to."""
         worker = self._roster.hellos.pop(hello)
         try:
             facts: Mapping[str, Any] = ray.get(hello)
         except RayError as error:
             logger.warning("%s could not start: %s", worker, last_line(error))
-            self._roster.refuse(last_line(error), time.monotonic())
+            self._roster.pause_starts(last_line(error), time.monotonic())
             self._drop(worker)
         else:
-            self._roster.greet(worker, facts)
+            self._roster.mark_started(worker, facts)
 
     # Working
 
@@ -185,7 +185,7 @@ class RayExecutor(Executor):
         first, _ = ray.wait(pending, num_returns=1, timeout=timeout)
         if not first:
             return []
-        # A second look costs a tenth of a tiny task: it pays where one answer may stand for many.
+        # The second wait costs a tenth of a tiny task: worthwhile only if several answers may be ready.
         ready = first if len(pending) <= _FEW else ray.wait(pending, num_returns=len(pending), timeout=0)[0]
         ended: list[Completion] = []
         for reference in ready:
@@ -212,10 +212,10 @@ class RayExecutor(Executor):
         return ended
 
     def vitals(self) -> Mapping[str, Vitals]:
-        return self._pulses.vitals(self._roster.calls.values())
+        return self._heartbeats.vitals(self._roster.calls.values())
 
     def _ask(self, worker: str) -> Any:
-        return self._roster.slots[worker].actor.pulse.options(concurrency_group=_PULSE).remote()
+        return self._roster.slots[worker].actor.heartbeat.options(concurrency_group=_HEARTBEAT).remote()
 
     def replace(self, worker: str) -> None:
         slot = self._roster.slots[worker]
@@ -230,21 +230,21 @@ class RayExecutor(Executor):
     # Growing and shrinking
 
     def _look(self) -> None:
-        """Let go of workers whose node is gone or that found no place, and use room that is there now."""
+        """Drop workers whose node is gone or that found no place; start workers where there is room."""
         now = time.monotonic()
         self._next_look = now + self._look_s
         nodes = self._cluster.nodes()
-        self._roster.see(nodes)
+        self._roster.update_nodes(nodes)
         for worker in [*self._roster.lost(nodes), *self._roster.unplaced(now)]:
-            logger.warning("%s is dropped: its node is gone, or nothing had room for it", worker)
+            logger.warning("%s is dropped: its node is gone, or no node had room for it", worker)
             self._drop(worker)
         fits = sum(room(node, self._setup.threads, self._gpus or 0.0) for node in nodes.values())
         if self._roster.dedicated is not None:
             fits -= per_gpu(self._gpus or 1.0)
-        for _ in range(self._roster.growth(min(fits, self._wanted or fits), now)):
+        for _ in range(self._roster.n_missing(min(fits, self._wanted or fits), now)):
             self._add()
 
-    # A GPU for one task alone
+    # A whole GPU for one task
 
     @property
     def shares_gpus(self) -> bool:
@@ -258,9 +258,9 @@ class RayExecutor(Executor):
         dedicated = self._roster.dedicated
         if not wanted and dedicated is not None and self._roster.slots[dedicated].call is None:
             self._drop(dedicated)
-            self._next_look = 0.0  # whoever stepped aside comes back
+            self._next_look = 0.0  # restart the workers that left
         elif wanted and dedicated is None and not self._roster.whole_refused:
-            for worker in self._roster.step_aside():
+            for worker in self._roster.clear_gpu():
                 self._drop(worker)
             self._add(whole=True)
         return self._roster.dedicated is not None
@@ -283,7 +283,7 @@ class RayExecutor(Executor):
 
 
 def _answers(questions: Collection[Any]) -> dict[Any, float | None]:
-    """Those of the open questions that were answered; a dead worker's with None."""
+    """Return the answered heartbeat requests; None for a dead worker."""
     ready, _ = ray.wait(list(questions), num_returns=len(questions), timeout=0)
     out: dict[Any, float | None] = {}
     for question in ready:

@@ -1,6 +1,6 @@
-"""Workers that exist only as numbers, on a clock that jumps from end to end: the scheduler is real, time is not.
+"""Virtual workers on a clock that jumps to the next end of a call.
 
-For simulations of a plan on more workers than there are, and for measuring what the scheduler itself costs.
+For simulations of a plan on any number of workers, and for measuring the scheduler's own cost.
 """
 
 import heapq
@@ -14,16 +14,16 @@ NOTHING: Mapping[str, Any] = {}
 
 
 class VirtualExecutor(Executor):
-    """Every task succeeds after as many virtual seconds as it is said to take.
+    """Lets every task succeed after its given number of virtual seconds.
 
     Args:
-        n_workers: how many calls may be under way.
-        seconds: what a task takes, 0 or more.
-        outcome: what every task leaves as its result.
+        n_workers: number of concurrent calls.
+        seconds: duration of a task, 0 or more.
+        outcome: result of every task.
 
     Attributes:
         now: virtual seconds since the start.
-        busy_s: worker-seconds of all calls that have ended or are under way.
+        busy_s: worker-seconds of all started calls.
     """
 
     name = "virtual"
@@ -46,7 +46,7 @@ class VirtualExecutor(Executor):
         return self._names
 
     def start(self) -> None:
-        """Nothing to make."""
+        """Start nothing."""
 
     def idle(self) -> Sequence[str]:
         return tuple(self._idle)
@@ -62,7 +62,7 @@ class VirtualExecutor(Executor):
         heapq.heappush(self._ends, (self.now + length, self._made, worker))
 
     def wait(self, timeout: float) -> list[Completion]:
-        """Everything that ends next, however long it takes: virtual seconds cost nothing."""
+        """Advance the clock to the next end; return all calls that end then."""
         ended: list[Completion] = []
         if self._ends:
             self.now = self._ends[0][0]

@@ -1,4 +1,4 @@
-"""What a worker process does with the tasks that it is given; whoever runs the process says how it hears of a stop."""
+"""A worker process: performs tasks on one device and tracks their progress."""
 
 import importlib
 import os
@@ -15,16 +15,16 @@ from wmarena.orchestrator.worker.context import Setup, WorkerContext
 
 
 class Worker:
-    """Owns one device and its resident data and models; performs what it is given, decides nothing.
+    """Owns one device with its resident data and models; performs tasks and decides nothing.
 
     Args:
-        setup: what the workbench needs.
+        setup: configuration of the worker context.
         perform: "module:function" that computes one task.
-        environment: variables of this process, set before the device is touched.
-        cancelled: True once the task under way should stop.
+        environment: variables of this process, set before the device is initialised.
+        cancelled: True once the running task should stop.
 
     Raises:
-        StoreError: the store is not on this machine.
+        StoreError: this machine does not see the store.
     """
 
     def __init__(self, setup: Setup, perform: str, environment: dict[str, str], cancelled: Callable[[], bool]) -> None:
@@ -33,19 +33,19 @@ class Worker:
         module, _, function = perform.partition(":")
         self._perform: Perform = getattr(importlib.import_module(module), function)
         self._cancelled = cancelled
-        self._bench = WorkerContext(setup, cancelled=self._asked)
+        self._context = WorkerContext(setup, cancelled=self._poll_cancelled)
         self._progress = time.monotonic()
 
     def still_s(self) -> float:
-        """Seconds since the task under way began, offered a checkpoint or asked whether to stop."""
+        """Return the seconds since the running task began, offered a checkpoint or polled for cancellation."""
         return time.monotonic() - self._progress
 
-    def _asked(self) -> bool:
+    def _poll_cancelled(self) -> bool:
         self._progress = time.monotonic()
         return self._cancelled()
 
     def perform(self, tasks: Sequence[Task]) -> list[tuple[Any, float]]:
-        """(outcome, seconds) of each task, in order; after the device is lost, the rest has not been tried."""
+        """Return (outcome, seconds) of each task, in order; once the device is lost, the rest is not tried."""
         out: list[tuple[Any, float]] = []
         for task in tasks:
             if out and is_lost(out[-1][0]):
@@ -54,17 +54,17 @@ class Worker:
                 break
             self._progress = time.monotonic()
             started = time.perf_counter()
-            out.append((self._perform(self._bench, task), time.perf_counter() - started))
+            out.append((self._perform(self._context, task), time.perf_counter() - started))
         return out
 
 
 def is_lost(outcome: Any) -> bool:
-    """True if the worker's accelerator cannot be used any more."""
+    """Return whether the worker's accelerator has become unusable."""
     return isinstance(outcome, Failure) and outcome.kind is FailureKind.DEVICE
 
 
 def _check_shared(store: Store) -> None:
-    """A folder that is not shared would be made anew here, and its results found by nobody."""
+    """Refuse a store folder that this machine does not see: results in a new local folder would be lost."""
     if not store.shared and not (store.root / "artifacts").is_dir():
         raise StoreError(
             f"expected the store {store.address} on every node, got a node without it; "

@@ -1,1 +1,1 @@
-"""Writing files whole, and locks on files: what everything else on disk is built from."""
+"""Atomic file writes, file locks, and addresses of trackers."""

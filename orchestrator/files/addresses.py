@@ -1,4 +1,4 @@
-"""Where a tracker is: addresses made absolute, and shown without passwords."""
+"""Tracker addresses: made absolute, and shown without passwords."""
 
 import re
 from pathlib import Path
@@ -6,39 +6,36 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 _SQLITE = "sqlite:///"
 _SECRET = re.compile(r"key|secret|token|password|credential|signature", re.IGNORECASE)
-"""Names of a query's parameters whose values are nobody's business."""
+"""Names of query parameters whose values are secret."""
 
 
 def resolve(uri: str | None, store_root: Path) -> str:
-    """The address in full: the store's own SQLite file by default, relative SQLite files made absolute."""
+    """Return the full address: by default the store's SQLite file; relative SQLite files are made absolute."""
     if not uri:
         return f"{_SQLITE}{store_root.absolute() / 'mlflow.db'}"
     path = sqlite_file(uri)
-    return uri if path is None else _SQLITE + str(path.expanduser().absolute()) + _query(uri)
+    query = "".join(uri.partition("?")[1:])
+    return uri if path is None else f"{_SQLITE}{path.expanduser().absolute()}{query}"
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The database file of a SQLite address, else None."""
+    """Return the database file of a SQLite address, else None."""
     return Path(uri.removeprefix(_SQLITE).partition("?")[0]) if uri.startswith(_SQLITE) else None
 
 
-def _query(uri: str) -> str:
-    return "".join(uri.partition("?")[1:])
-
-
 def is_remote(uri: str) -> bool:
-    """True if a tracking server answers there, which then decides where artifacts go."""
+    """Return whether the address is a tracking server's, which then decides where artifacts go."""
     return urlsplit(uri).scheme in ("http", "https", "databricks", "databricks-uc")
 
 
 def has_credentials(uri: str) -> bool:
-    """True if the address names a user, or a parameter of its query is a secret."""
+    """Return whether the address contains a user or a secret query parameter."""
     parts = urlsplit(uri)
     return "@" in parts.netloc or any(secret or "@" in value for _, value, secret in _parameters(parts))
 
 
 def shown(uri: str) -> str:
-    """The address without user, password and secret parameters: for messages, and as the name of the destination."""
+    """Return the address without user, password and secret parameters, for messages and destination names."""
     if not has_credentials(uri):
         return uri
     parts = urlsplit(uri)
@@ -47,7 +44,7 @@ def shown(uri: str) -> str:
 
 
 def redacted(text: str, uri: str) -> str:
-    """``text`` (an error of the tracker) without the user, password and secret parameters of ``uri``."""
+    """Return ``text`` (a tracker's error) without the user, password and secret parameters of ``uri``."""
     parts = urlsplit(uri)
     secrets = [parts.netloc.rpartition("@")[0], parts.password]
     secrets += [value for _, value, secret in _parameters(parts) if secret]
@@ -57,7 +54,7 @@ def redacted(text: str, uri: str) -> str:
 
 
 def host(uri: str) -> tuple[str, int] | None:
-    """Where a PostgreSQL server listens; None for others, and where only the client's own configuration says."""
+    """Return (host, port) of a PostgreSQL address; None for others, or if the address has no host."""
     parts = urlsplit(uri)
     if not parts.scheme.startswith("postgresql") or not parts.hostname:
         return None
@@ -65,6 +62,6 @@ def host(uri: str) -> tuple[str, int] | None:
 
 
 def _parameters(parts: SplitResult) -> list[tuple[str, str, bool]]:
-    """(name, value, whether it is secret) of a query."""
+    """Return (name, value, whether it is secret) of the query parameters."""
     found = parse_qsl(parts.query, keep_blank_values=True)
     return [(name, value, _SECRET.search(name) is not None) for name, value in found]

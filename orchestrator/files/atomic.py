@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whoever else writes or reads them.
+"""Atomic file writes, safe with concurrent writers and readers.
 
 A file is written under a name that no other writer uses, then renamed over the target. POSIX renames atomically in one
 file system, so a reader opens the old content or the new one, and of several writers the last one wins. A fixed
@@ -11,29 +11,29 @@ import uuid
 from pathlib import Path
 
 PART = ".part"
-"""Ending of a file that is not finished."""
+"""Suffix of an unfinished file."""
 
 _NAME_LETTERS = 50
-"""Of the target's name in a temporary name: together they stay below 255 bytes, also if a letter has four."""
+"""Letters of the target's name in a temporary name, which stays below 255 bytes even with four-byte letters."""
 
 
 def write_whole(path: Path, raw: bytes) -> None:
-    """Write a file, with its folder if that is missing; after a loss of power it may be the old one or empty.
+    """Write a file atomically, creating its folder; after a power failure it may be the old file or empty.
 
     Raises:
-        OSError: it cannot be written; the target is as it was.
+        OSError: it cannot be written; the target is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _replace(path, raw, mode=0o666, durable=False)
 
 
 def write_private(path: Path, raw: bytes) -> None:
-    """Write a file that only its owner may read (0600; a missing folder is made with 0700), durably.
+    """Write a file durably that only its owner may read (0600; a missing folder is created with 0700).
 
-    The folder's entry for it is durable after ``sync_folder``.
+    Its directory entry is durable after ``sync_folder``.
 
     Raises:
-        OSError: it cannot be written; the target is as it was.
+        OSError: it cannot be written; the target is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _replace(path, raw, mode=0o600, durable=True)
@@ -43,18 +43,19 @@ def write_new(path: Path, raw: bytes, *, mode: int = 0o666, durable: bool = True
     """Write a file in place; for names that no reader knows yet.
 
     Raises:
-        FileExistsError: it is there already.
-        OSError: it cannot be written; a part of it may be there.
+        FileExistsError: it exists.
+        OSError: it cannot be written; a part of it may exist.
     """
+    # O_EXCL: never write into another writer's file; the mode applies from the first byte.
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as f:
         f.write(raw)
         if durable:
             f.flush()
-            os.fsync(f.fileno())
+            os.fsync(f.fileno())  # before the rename, else a power failure may leave an empty target
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the folder's own entries (new files, renames, removals) durable."""
+    """Make a folder's entries (new files, renames, removals) durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -63,12 +64,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def temporary(path: Path) -> Path:
-    """A name beside ``path`` that no other writer uses."""
+    """Return a unique temporary name beside ``path``."""
     return path.with_name(f".{path.name[:_NAME_LETTERS]}.{uuid.uuid4().hex}{PART}")
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Unfinished files of ``path``: a killed writer's, or one's that is still at work."""
+    """Return unfinished files of ``path``, of killed or active writers."""
     return sorted(path.parent.glob(f".{glob.escape(path.name[:_NAME_LETTERS])}.*{PART}"))
 
 

@@ -1,7 +1,7 @@
-"""Locks on files: the operating system releases them when the process ends, however it ends.
+"""File locks, which the operating system releases when the process ends in any way.
 
-``hold`` and ``join`` are for runs, which may take days: they say who holds the lock, and refuse or wait. ``exclusive``
-and ``shared`` are for moments: they wait in silence.
+``hold`` and ``join`` are for runs, which may take days: they name the holder, and refuse or wait. ``exclusive`` and
+``shared`` are for short operations: they just wait.
 """
 
 import contextlib
@@ -20,61 +20,50 @@ from wmarena.orchestrator.files.errors import StoreBusy, StoreError
 _ASK_AGAIN_S = 0.5
 
 WAIT = "`wmarena run --wait` or `wmarena tune --wait` starts"
-"""What to do about somebody else's run."""
+"""Advice in messages about another run."""
 
 
 @contextmanager
 def hold(path: Path, who: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the lock at ``path``, and write there who does.
+    """Hold the lock at ``path``, and write the holder into the file.
 
     Args:
-        who: what this process does, for others.
-        waiting: wait for the lock, after having said through this who holds it; None: do not wait.
+        who: what this process does, for other processes' messages.
+        waiting: called with a message about the holder before waiting for the lock; None: do not wait.
 
     Raises:
         StoreBusy: another process holds it.
         StoreError: the file system has no locks, or cannot be written.
     """
     with _opened(path) as file:
-        if not _locked(file):
-            if waiting is None:
-                raise StoreBusy(
-                    f"expected to be the only run on {path.parent}, got a store that is held by {_holder(path)}; "
-                    f"{WAIT} when it is free; or use another --store"
-                )
-            _queue(file, fcntl.LOCK_EX, waiting)
-        _sign(file, who)
+        _acquire(file, fcntl.LOCK_EX, waiting, f"to be the only run on {path.parent}", "use another --store")
+        _write_holder(file, who)
         yield
 
 
 @contextmanager
 def join(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the lock at ``path`` together with all who join it.
+    """Hold the lock at ``path`` together with other ``join`` callers.
 
     Args:
         waiting: as of ``hold``.
 
     Raises:
-        StoreBusy: another process holds it alone.
+        StoreBusy: another process holds it exclusively.
         StoreError: the file system has no locks, or cannot be written.
     """
     with _opened(path) as file:
-        if not _locked(file, fcntl.LOCK_SH):
-            if waiting is None:
-                raise StoreBusy(
-                    f"expected {path.parent} free, or held by runs on the same PostgreSQL journal, got a store that is "
-                    f"held by {_holder(path)}; {WAIT} when it is free; or give all runs the same --journal"
-                )
-            _queue(file, fcntl.LOCK_SH, waiting)
+        expected = f"{path.parent} free, or held by runs on the same PostgreSQL journal"
+        _acquire(file, fcntl.LOCK_SH, waiting, expected, "give all runs the same --journal")
         yield
 
 
 @contextmanager
 def exclusive(path: Path, mode: int = 0o666) -> Iterator[None]:
-    """Hold the lock at ``path`` alone; wait for those who have it.
+    """Hold the lock at ``path`` exclusively; wait for it.
 
     Args:
-        mode: permissions of the file where it is made, less the umask.
+        mode: permissions of a new lock file, less the umask.
 
     Raises:
         OSError: the file system has no locks, or cannot be written.
@@ -86,10 +75,10 @@ def exclusive(path: Path, mode: int = 0o666) -> Iterator[None]:
 
 @contextmanager
 def shared(path: Path) -> Iterator[None]:
-    """Hold the lock at ``path`` together with others who share it; wait for one who holds it exclusively.
+    """Hold the lock at ``path`` shared; wait for an exclusive holder.
 
     Raises:
-        OSError: there is no such file (nobody has held the lock yet), or the file system has no locks.
+        OSError: there is no such file (the lock was never held), or the file system has no locks.
     """
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -97,14 +86,21 @@ def shared(path: Path) -> Iterator[None]:
 
 
 def ask_until(granted: Callable[[], bool]) -> None:
-    """Ask again and again for something that others hold."""
+    """Poll until ``granted`` returns True."""
     while not granted():
         time.sleep(_ASK_AGAIN_S)
 
 
-def _queue(file: TextIO, how: int, waiting: Callable[[str], None]) -> None:
+def _acquire(file: TextIO, how: int, waiting: Callable[[str], None] | None, expected: str, way_out: str) -> None:
+    if _locked(file, how):
+        return
     path = Path(file.name)
-    waiting(f"waiting for {path.parent}, which is held by {_holder(path)}")
+    holder = _read_holder(path)
+    if waiting is None:
+        raise StoreBusy(
+            f"expected {expected}, got a store that is held by {holder}; {WAIT} when it is free; or {way_out}"
+        )
+    waiting(f"waiting for {path.parent}, which is held by {holder}")
     ask_until(lambda: _locked(file, how))
 
 
@@ -120,8 +116,9 @@ def _opened(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def _locked(file: TextIO, how: int = fcntl.LOCK_EX) -> bool:
-    """Try to lock; False if another process has."""
+def _locked(file: TextIO, how: int) -> bool:
+    """Try to lock; return False if another process holds the lock."""
+    # flock, not a file's existence: the kernel releases it when a holder is killed.
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -134,18 +131,18 @@ def _locked(file: TextIO, how: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
-def _sign(file: TextIO, who: str) -> None:
-    """Leave word for others; on a full disk there is none."""
-    word = {"who": who, "pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-    with contextlib.suppress(OSError):
+def _write_holder(file: TextIO, who: str) -> None:
+    """Write the holder into the lock file, for messages; ignore a full disk."""
+    holder = {"who": who, "pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+    with contextlib.suppress(OSError):  # the lock counts, its text only explains
         os.ftruncate(file.fileno(), 0)
-        os.write(file.fileno(), json.dumps(word).encode())
+        os.write(file.fileno(), json.dumps(holder).encode())
 
 
-def _holder(path: Path) -> str:
+def _read_holder(path: Path) -> str:
     try:
-        word = json.loads(path.read_text())
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(word["since"]))
-        return f"{word['who']} (process {word['pid']} on {word['host']}, since {since})"
+        holder = json.loads(path.read_text())
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+        return f"{holder['who']} (process {holder['pid']} on {holder['host']}, since {since})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another run"

@@ -1,1 +1,1 @@
-"""The system of record, on SQLite or PostgreSQL."""
+"""The journal of runs and tasks, on SQLite or PostgreSQL."""

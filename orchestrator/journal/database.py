@@ -1,4 +1,4 @@
-"""The journal's file: its connection, whole transactions, columns checked. Its tables are in ``migrations.py``."""
+"""The journal's database: connection, transactions, checks of column types. Its tables are in ``migrations.py``."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from wmarena.orchestrator.journal.migrations import migrate
 
 T = TypeVar("T")
 
-# Of a rotten file, even sqlite3's own message may be no text.
+# For a damaged file, even sqlite3's message may be undecodable.
 _FAULTS = (sqlite3.Error, UnicodeDecodeError)
 
 _YEAR_10000 = 253_402_300_800
@@ -24,10 +24,10 @@ _CHECKPOINT_PAGES = 4_000
 
 
 class Database:
-    """One SQLite connection in WAL mode; a commit is durable against a killed process, not against a lost machine.
+    """One SQLite connection in WAL mode; a commit survives a killed process, not a power failure.
 
     Raises:
-        StoreError: the file cannot be read or written, or is of a newer format.
+        StoreError: the file cannot be read or written, or has a newer format.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -36,12 +36,13 @@ class Database:
             self._db = self._connect(path)
             self._prepare()
         except _FAULTS as error:
-            way_out = "free space" if _is_full(error) else self._way_out
+            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            way_out = "free space" if full else self._way_out
             raise StoreError(
                 f"expected a journal that can be read and written, got {self._path} ({error}); {way_out}"
             ) from None
 
-    _way_out = "move it away: what is finished is found again by its artifacts"
+    _way_out = "move it away: finished tasks are found again by their artifacts"
 
     def _connect(self, address: Path | str) -> sqlite3.Connection:
         return sqlite3.connect(address, isolation_level=None, check_same_thread=False, timeout=20.0)
@@ -49,34 +50,25 @@ class Database:
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
-        # Ids are random, so rows of a large plan land on pages all over the file: these stay at hand, and a page that
-        # is changed often goes back into the file once.
+        # Ids are random, so a large plan touches pages all over the file: keep them cached, and write a page that is
+        # changed often back only once.
         self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         self._db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         migrate(self._db, self._path, self._format, self._set_format)
 
     def _format(self) -> int:
-        """How many migrations were applied; SQLite keeps a number for it in the file's head."""
+        """Return the number of applied migrations; SQLite stores it in the file's header."""
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def _set_format(self, number: int) -> None:
         self._db.execute(f"PRAGMA user_version={number}")
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a query.
-
-        Raises:
-            StoreError: the file cannot be read.
-        """
-        with self._asking():
+        with self._store_errors():
             return self._db.execute(query, values).fetchall()
 
     def _decoded(self, text: object, kind: type[T], what: str) -> T:
-        """JSON of a column, of the type that was written there.
-
-        Raises:
-            StoreError: it is something else.
-        """
+        """Decode a JSON column and check its type."""
         try:
             value = json.loads(text)  # type: ignore[arg-type]
         except (TypeError, ValueError, RecursionError):
@@ -84,23 +76,23 @@ class Database:
         return self._checked(value, kind, what)
 
     def _checked(self, value: object, kind: type[T], what: str) -> T:
-        """A column of the type that was written there: SQLite itself would hold anything."""
+        """Check the type of a column: SQLite stores any type."""
         number = kind is float and isinstance(value, int) and abs(value) < 2**53
         if not (isinstance(value, kind) or number) or (isinstance(value, float) and not math.isfinite(value)):
             raise self._unreadable(f"{what} that is no {kind.__name__}")
         return value  # type: ignore[return-value]
 
     def _moment(self, value: object, what: str) -> None:
-        """Seconds since 1970 that a calendar has a date for."""
+        """Check that a column is a time between 1970 and the year 10000."""
         if not 0 <= self._checked(value, float, what) < _YEAR_10000:
             raise self._unreadable(f"{what} that is no date")
 
     def _unreadable(self, what: str) -> StoreError:
-        return StoreError(f"expected a journal as runs write it, got {self._path} with {what}; {self._way_out}")
+        return StoreError(f"expected a valid journal, got {self._path} with {what}; {self._way_out}")
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """What goes wrong inside is a StoreError."""
+    def _store_errors(self) -> Iterator[None]:
+        """Turn database errors inside into StoreError."""
         try:
             yield
         except _FAULTS as error:
@@ -114,16 +106,12 @@ class Database:
             self._db.execute("COMMIT")
         except _FAULTS as error:
             raise StoreError(
-                f"expected to write the journal {self._path}, got: {error}; see that there is room and that it is ours"
+                f"expected to write the journal {self._path}, got: {error}; free space and check its permissions"
             ) from error
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the connection."""
         self._db.close()
-
-
-def _is_full(error: BaseException) -> bool:
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL

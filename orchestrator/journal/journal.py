@@ -1,7 +1,7 @@
-"""The system of record: one SQLite file per store (WAL, commits coalesced).
+"""The journal: one SQLite file per store (WAL, commits coalesced).
 
-Ray's state, the MLflow database and every report can be thrown away and rebuilt from here and the artifacts. The
-driver writes tasks and runs, a recorder what it has mirrored; each through its own connection.
+Ray's state, the MLflow database and every report can be rebuilt from the journal and the artifacts. The driver writes
+tasks and runs, a recorder what it has mirrored; each through its own connection.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from wmarena.orchestrator.files.errors import StoreError
@@ -21,14 +20,14 @@ from wmarena.orchestrator.plan.task import Task, TaskId
 
 FLUSH_S = 0.05
 FLUSH_ROWS = 512
-"""So many rows are written at once even within ``FLUSH_S``: each transaction rewrites the pages that it touches."""
+"""Rows that are written at once even within ``FLUSH_S``: each transaction rewrites the pages that it touches."""
 
 
 class Journal(JournalReader):
-    """Notes tasks, attempts, runs, trials, and answers for them. A context manager: leaving it writes what is pending.
+    """Records tasks, attempts, runs and trials. A context manager: leaving it writes pending rows.
 
     Attributes:
-        shared: True if several drivers may use it at the same time.
+        shared: True if several drivers may use it concurrently.
     """
 
     shared = False
@@ -44,15 +43,13 @@ class Journal(JournalReader):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # An error that is on its way out says more than the one that it causes here.
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        # The first error is the cause: do not hide it behind one of closing.
         with contextlib.suppress(StoreError) if error is not None else contextlib.nullcontext():
             self.close()
 
     def close(self) -> None:
-        """Write what is pending and let go of the file."""
+        """Write pending rows and close the file."""
         try:
             self.flush()
         finally:
@@ -61,50 +58,33 @@ class Journal(JournalReader):
     # Tasks
 
     def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
-        """Note that a task was settled; written within 50 ms, or at ``flush``; never fails."""
+        """Record a settled task; written within 50 ms, or at ``flush``; never fails."""
         now = time.time()
         result = None if record.result is None else json.dumps(record.result)
-        self._tasks.append(
-            (
-                task.id,
-                task.kind.value,
-                task.label,
-                task.workload,
-                task.scheme,
-                task.attack,
-                task.seed,
-                task.text,
-                record.state.value,
-                record.attempt,
-                record.worker,
-                now,
-                record.seconds,
-                result,
-                record.error,
-                trace or None,
-                json.dumps(record.caveats) if record.caveats else "[]",
-            )
-        )
+        caveats = json.dumps(record.caveats) if record.caveats else "[]"
+        what = (task.id, task.kind.value, task.label, task.workload, task.scheme, task.attack, task.seed, task.text)
+        ended = (record.state.value, record.attempt, record.worker, now, record.seconds)
+        self._tasks.append((*what, *ended, result, record.error, trace or None, caveats))
         self._run_states.append((record.state.value, run, self._position(run, task.id)))
         if record.attempt and not record.cached:
             self.attempt(run, task.id, record, now)
-        self._note(now)
+        self._try_tick(now)
 
     def attempt(self, run: str, task_id: TaskId, record: Record, now: float | None = None) -> None:
-        """Note one attempt, also one that will be repeated; never fails."""
+        """Record one attempt, also one that will be repeated; never fails."""
         now = time.time() if now is None else now
         self._attempts.append(
             (task_id, run, record.attempt, record.worker, record.state.value, now, record.seconds, record.error)
         )
-        self._note(now)
+        self._try_tick(now)
 
-    def _note(self, now: float) -> None:
-        # What cannot be written stays pending: the next `tick` says so.
+    def _try_tick(self, now: float) -> None:
+        # Rows that cannot be written stay pending: the next `tick` raises the error.
         with contextlib.suppress(StoreError):
             self._tick(now)
 
     def _position(self, run: str, task_id: TaskId) -> int | None:
-        """Where a task stands in a run: held here, because an index over random ids costs a large plan more."""
+        """Return a task's position in a run; cached here, because a database index over random ids is slower."""
         if run not in self._positions:
             self._positions[run] = {t: position for position, t, _, _ in self.run_tasks(run)}
         return self._positions[run].get(task_id)
@@ -112,17 +92,17 @@ class Journal(JournalReader):
     def _tick(self, now: float) -> None:
         if not self._oldest:
             self._oldest = now
-        # A clock that was set back must not keep rows waiting.
+        # The bound of 0: a clock that was set back must not delay rows.
         if len(self._tasks) >= FLUSH_ROWS or not 0 <= now - self._oldest < FLUSH_S:
             self.flush()
 
     @property
     def pending(self) -> bool:
-        """True if something waits to be written: call ``tick`` within ``FLUSH_S``."""
+        """True if rows are pending: call ``tick`` within ``FLUSH_S``."""
         return bool(self._oldest)
 
     def tick(self) -> None:
-        """Write what has been pending for 50 ms.
+        """Write rows that have been pending for 50 ms.
 
         Raises:
             StoreError: it cannot be written; it stays pending.
@@ -131,7 +111,7 @@ class Journal(JournalReader):
             self._tick(time.time())
 
     def flush(self) -> None:
-        """Write everything pending in one transaction.
+        """Write all pending rows in one transaction.
 
         Raises:
             StoreError: it cannot be written; it stays pending.
@@ -148,25 +128,22 @@ class Journal(JournalReader):
         self._oldest = 0.0
 
     def forget(self, ids: Sequence[TaskId]) -> None:
-        """Drop tasks whose artifacts are gone or damaged, so that they are computed again."""
+        """Delete tasks whose artifacts are missing or damaged, so that they are computed again."""
         self.flush()
         with self._transaction():
             self._db.executemany("DELETE FROM task WHERE id=?", [(i,) for i in ids])
 
     # Runs
 
-    def note_semantics(self, number: int) -> None:
-        """Remember with which ``identity.SEMANTICS`` tasks are computed from now on."""
+    def set_semantics(self, number: int) -> None:
+        """Store the ``identity.SEMANTICS`` that tasks are computed with from now on."""
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('semantics', ?)", (str(number),))
 
     def start_run(
         self, run: str, experiment: str, spec: str, info: Mapping[str, Any], plan: Plan, cached: set[TaskId]
     ) -> None:
-        """Open a run: its spec (text), facts, tasks in planning order, which were finished before, table cells.
-
-        The caller holds the store, so a run that still counts as running was killed.
-        """
+        """Open a run: its spec (text), facts, tasks in planning order, the cached ones, table cells."""
         with self._transaction():
             self._interrupt_others(run)
             self._db.execute(
@@ -177,38 +154,38 @@ class Journal(JournalReader):
             self._add_cells(run, plan.cells, 0)
 
     def _interrupt_others(self, run: str) -> None:
-        """``run`` begins: what still counts as running was killed."""
+        """Mark runs in state running as interrupted: the caller holds the store's lock, so their drivers are dead."""
         self._db.execute("UPDATE run SET status='interrupted' WHERE status='running'")
 
     def claim(self, ids: Sequence[TaskId]) -> Lease:
-        """Ask for tasks before working on them; each is let go once it is settled and written."""
+        """Lease tasks before running them; a lease ends once its task is settled and written."""
         return Lease(set(ids), {})
 
     @contextmanager
-    def alone(self, what: str) -> Iterator[None]:
-        """Do something that no other process does on this journal meanwhile, as far as the journal is shared."""
+    def exclusive(self, what: str) -> Iterator[None]:
+        """Exclude other processes on a shared journal from ``what``."""
         yield
 
     @contextmanager
     def holding(self, what: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-        """Be the only driver of ``what`` on this journal; whoever holds the store is, where it is not shared.
+        """Be the only driver of ``what`` on a shared journal; otherwise the store's lock ensures that.
 
         Args:
-            waiting: wait for it, after having said so through this; None: do not.
+            waiting: called with a message before waiting for another driver; None: do not wait.
 
         Raises:
-            StoreBusy: another driver is.
+            StoreBusy: another driver works on it.
         """
         yield
 
     def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Cell] = ()) -> None:
-        """Tasks that joined while the run was under way, and the table cells that they answer."""
+        """Add tasks to an open run, and the table cells that they compute."""
         with self._transaction():
             self._add_tasks(run, new, cached, self._end("run_task", run))
             self._add_cells(run, cells, self._end("run_cell", run))
 
     def _end(self, table: str, run: str) -> int:
-        """The first free position."""
+        """Return the first free position."""
         ((position,),) = self._rows(f"SELECT COALESCE(MAX(position) + 1, 0) FROM {table} WHERE run=?", (run,))
         return int(position)
 
@@ -218,12 +195,12 @@ class Journal(JournalReader):
         self._db.executemany("INSERT INTO run_task VALUES (?,?,?,?,?)", rows)
 
     def _add_cells(self, run: str, cells: Iterable[Cell], start: int) -> None:
-        """One row each: a plan of many never stands in one text, and one that grows adds to what is there."""
+        """Insert one row per cell, so that a large or growing plan is never one text."""
         rows = ((run, i, json.dumps(cell.document())) for i, cell in enumerate(cells, start))
         self._db.executemany("INSERT INTO run_cell VALUES (?,?,?)", rows)
 
     def finish_run(self, run: str, status: str) -> None:
-        """Close a run: done, failed, interrupted."""
+        """Close a run with status done, failed or interrupted."""
         self.flush()
         with self._transaction():
             self._db.execute("UPDATE run SET finished=?, status=? WHERE id=?", (time.time(), status, run))
@@ -232,16 +209,16 @@ class Journal(JournalReader):
     # Trials of studies
 
     def record_trial(self, study: str, number: int, document: Mapping[str, Any]) -> None:
-        """Write what is known of a trial, at once: it is told to the sampler only afterwards."""
+        """Write a trial at once: the sampler gets it only afterwards."""
         self.flush()
         with self._transaction():
             row = (study, number, json.dumps(dict(document)))
             self._db.execute("INSERT OR REPLACE INTO trial VALUES (?,?,?)", row)
 
-    # What has been mirrored where
+    # Mirrored entries
 
     def mark_sent(self, destination: str, experiment: str, sent: Mapping[TaskId, str]) -> None:
-        """Remember what was mirrored, so that it is mirrored exactly once."""
+        """Record mirrored entries, so that each is sent exactly once."""
         rows = [(destination, experiment, t, r) for t, r in sent.items()]
         with self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO sent VALUES (?,?,?,?)", rows)

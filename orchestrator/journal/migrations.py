@@ -1,8 +1,8 @@
 """The journal's tables, as a list of numbered changes.
 
-A journal holds the number of changes that were applied to it. Opening it applies the rest, in order and in one
-transaction: a process that is killed on the way leaves the journal as it was. Statements are written for SQLite, and
-``postgres.py`` translates them. Append a change; never edit one that was released.
+A journal stores the number of changes applied to it. Opening it applies the rest, in order and in one transaction: a
+process killed meanwhile leaves the journal unchanged. Statements are written for SQLite; ``postgres.py`` translates
+them. Append a change; never edit a released one.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from wmarena.orchestrator.files.errors import StoreError
 
-# Rows of `task`, `run_cell`, `trial` are long: with a row id they are appended, and only the index is in order.
+# Long rows (`task`, `run_cell`, `trial`) have row ids: they are appended, and only the index is sorted.
 _FIRST_TABLES = """
 CREATE TABLE IF NOT EXISTS task (
     id TEXT PRIMARY KEY, kind TEXT NOT NULL, label TEXT NOT NULL, workload TEXT NOT NULL, scheme TEXT NOT NULL,
@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS sent (
 ) WITHOUT ROWID;
 """
 
-# What a store's earlier tasks were computed with: task ids cover it, so another number means other ids.
+# SEMANTICS of a store's earlier tasks: task ids cover it, so another number means other ids.
 _SEMANTICS = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 INSERT INTO meta SELECT 'semantics', '1' WHERE EXISTS (SELECT 1 FROM task WHERE state='done');
@@ -51,36 +51,34 @@ INSERT INTO meta SELECT 'semantics', '1' WHERE EXISTS (SELECT 1 FROM task WHERE 
 
 MIGRATIONS: list[str] = [
     _FIRST_TABLES,
-    # Format 1 was not counted up when `run_cell` and the index joined it: the first journals lack them.
+    # Format 1 did not change when `run_cell` and the index were added: the first journals lack them.
     _FIRST_TABLES + _SEMANTICS,
 ]
-"""What leads from each format to the next; no statement holds a semicolon."""
+"""Migration from each format to the next; no statement contains a semicolon."""
 
 
 class Connection(Protocol):
-    """As much of a ``sqlite3.Connection`` as a migration needs."""
+    """The part of ``sqlite3.Connection`` that a migration needs."""
 
     @property
     def in_transaction(self) -> bool:
         """True between BEGIN and its end."""
-        ...
 
     def execute(self, statement: str, values: Sequence[Any] = ..., /) -> Any:
         """Run one statement."""
-        ...
 
 
 def migrate(db: Connection, name: object, number: Callable[[], int], stamp: Callable[[int], None]) -> None:
-    """Bring a journal to this version's format.
+    """Migrate a journal to this version's format.
 
     Args:
-        name: the journal, as messages show it.
+        name: the journal in messages.
         number: reads its format; 0 for an empty journal.
-        stamp: writes its format, as part of a transaction.
+        stamp: writes its format inside a transaction.
 
     Raises:
         StoreError: a newer version wrote it.
-        sqlite3.Error: it cannot be read or written; it is as it was.
+        sqlite3.Error: it cannot be read or written; it is unchanged.
     """
     newest, found = len(MIGRATIONS), number()
     if found > newest:
@@ -92,7 +90,7 @@ def migrate(db: Connection, name: object, number: Callable[[], int], stamp: Call
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        # Read again: another process may have migrated it while this one waited for the transaction.
+        # Read again: another process may have migrated it while this one waited for the lock.
         for migration in MIGRATIONS[max(number(), 0) :]:
             for statement in filter(None, map(str.strip, migration.split(";"))):
                 db.execute(statement)

@@ -1,4 +1,4 @@
-"""Which journal a store has: the file beside it, or the database at an address."""
+"""Opens a store's journal: its SQLite file, or the database at an address."""
 
 import os
 
@@ -8,14 +8,14 @@ from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.store.local import Store
 
 ADDRESS = "WMARENA_JOURNAL"
-"""Environment variable: address of the journal. A command line, where others see it, need not hold a password then."""
+"""Environment variable with the journal's address, so that no password is on the command line."""
 
 
 def journal_address(given: str | None = None) -> str | None:
-    """The address that was given, else the environment's; None for the store's own file.
+    """Return the given address, else that of the environment; None for the store's own file.
 
     Raises:
-        StoreError: it is no address of a PostgreSQL database.
+        StoreError: it is not a PostgreSQL address.
     """
     address = given or os.environ.get(ADDRESS) or None
     if address is not None and not address.startswith(("postgresql://", "postgres://")):
@@ -27,15 +27,15 @@ def journal_address(given: str | None = None) -> str | None:
 
 
 def has_journal(store: Store, address: str | None = None) -> bool:
-    """True if there is something to read."""
+    """Return whether the store has a journal."""
     return address is not None or store.journal_path.is_file()
 
 
 def open_journal(store: Store, address: str | None = None) -> Journal:
-    """A connection to the journal at ``address``, None for the store's own.
+    """Connect to the journal at ``address``, None for the store's own.
 
     Raises:
-        StoreError: it cannot be read and written, or what is needed to reach it is not installed.
+        StoreError: it cannot be read and written, or psycopg is not installed.
     """
     if address is None:
         return Journal(store.journal_path)

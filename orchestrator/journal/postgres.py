@@ -1,7 +1,7 @@
-"""PostgreSQL in the journal's place of SQLite: as much of a ``sqlite3.Connection`` as the journal uses, and locks.
+"""PostgreSQL behind the part of ``sqlite3.Connection`` that the journal uses, and advisory locks.
 
-Statements are written once, for SQLite. What differs is translated here; errors come as sqlite3's, so that the journal
-has one word for each.
+Statements are written once, for SQLite, and translated here; errors are raised as sqlite3's, so that the journal
+handles one kind.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class PostgresConnection:
     """One session of a PostgreSQL server.
 
     Args:
-        url: ``postgresql://…``; what it leaves open is libpq's to say (PGPASSWORD, ~/.pgpass, services).
+        url: ``postgresql://…``; libpq adds missing parts (PGPASSWORD, ~/.pgpass, services).
 
     Raises:
         sqlite3.Error: it cannot be reached, read or written.
@@ -33,29 +33,25 @@ class PostgresConnection:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._held: dict[str, int] = {}
+        self._locks: dict[str, int] = {}
         self._conflicts: dict[str, str] = {}
         self._db = self._connected()
 
     def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
-        return self._asking(
+        return self._sqlite_errors(
             lambda: psycopg.connect(
-                self._url,
-                autocommit=True,
-                connect_timeout=_CONNECT_S,
-                application_name="wmarena",
-                **_OPTIONS,
+                self._url, autocommit=True, connect_timeout=_CONNECT_S, application_name="wmarena", **_OPTIONS
             )
         )
 
-    def _asking(self, do: Callable[[], T]) -> T:
+    def _sqlite_errors(self, do: Callable[[], T]) -> T:
         try:
             return do()
         except (psycopg.Error, UnicodeError, OSError) as error:
             raise sqlite3.OperationalError(" ".join(str(error).split())) from None
 
     def _conflict(self, table: str) -> str:
-        """What ``INSERT OR REPLACE`` means for a table."""
+        """Return the ON CONFLICT clause that implements ``INSERT OR REPLACE`` for a table."""
         columns = self.execute(
             "SELECT column_name FROM information_schema.columns WHERE table_name=? AND table_schema=current_schema() "
             "AND column_name <> 'rowid'",
@@ -70,7 +66,7 @@ class PostgresConnection:
         values = ",".join(f"{name}=EXCLUDED.{name}" for (name,) in columns.fetchall())
         return f" ON CONFLICT ({by}) DO UPDATE SET {values}"
 
-    # As a sqlite3.Connection
+    # The interface of sqlite3.Connection
 
     @property
     def in_transaction(self) -> bool:
@@ -78,22 +74,22 @@ class PostgresConnection:
         return self._db.info.transaction_status not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> psycopg.Cursor[tuple[Any, ...]]:
-        """Run one statement; a session that was lost is begun anew first, outside of transactions."""
-        self._revive()
-        words = self._words(statement)
-        return self._asking(lambda: self._db.execute(words.encode(), _plain(values) or None))
+        """Run one statement; reconnect first if the session was lost."""
+        self._reconnect()
+        translated = self._translated(statement)
+        return self._sqlite_errors(lambda: self._db.execute(translated.encode(), _plain(values) or None))
 
     def executemany(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
         """Run one statement for many rows."""
         found = [_plain(row) for row in rows]
         if found:
-            self._asking(lambda: self._db.cursor().executemany(self._words(statement).encode(), found))
+            self._sqlite_errors(lambda: self._db.cursor().executemany(self._translated(statement).encode(), found))
 
     def close(self) -> None:
-        """End the session, and with it all that it holds."""
+        """End the session, which releases its locks."""
         self._db.close()
 
-    def _words(self, statement: str) -> str:
+    def _translated(self, statement: str) -> str:
         if statement.startswith("BEGIN"):
             return "BEGIN"
         if statement.startswith("CREATE TABLE"):
@@ -105,55 +101,56 @@ class PostgresConnection:
             statement = statement.replace("INSERT OR REPLACE", "INSERT", 1) + self._conflicts[name]
         return statement.replace("%", "%%").replace("?", "%s") if "?" in statement else statement
 
-    def _revive(self) -> None:
+    def _reconnect(self) -> None:
         if not (self._db.closed or self._db.broken):
             return
         self._db = self._connected()
-        held, self._held = self._held, {}
-        self.try_lock(list(held))
+        # The server released the old session's locks: take them again before another driver does.
+        locks, self._locks = self._locks, {}
+        self.try_lock(list(locks))
 
-    # Locks, let go when the session ends however it ends
+    # Locks, released when the session ends in any way
 
     def try_lock(self, names: Sequence[str]) -> set[str]:
-        """Those of ``names`` that this session holds now: no other session holds them."""
-        wanted = [name for name in names if name not in self._held]
+        """Try to lock ``names`` without waiting; return those that this session holds."""
+        wanted = [name for name in names if name not in self._locks]
         if wanted:
             numbers = [_number(name) for name in wanted]
             rows = self.execute("SELECT pg_try_advisory_lock(n) FROM unnest(CAST(? AS bigint[])) AS n", (numbers,))
-            self._held |= dict.fromkeys((n for n, (got,) in zip(wanted, rows.fetchall(), strict=True) if got), 1)
-        return {name for name in names if name in self._held}
+            self._locks |= dict.fromkeys((n for n, (got,) in zip(wanted, rows.fetchall(), strict=True) if got), 1)
+        return {name for name in names if name in self._locks}
 
     def holds(self, name: str) -> bool:
-        """True if this session holds ``name``."""
-        return name in self._held
+        """Return whether this session holds ``name``."""
+        return name in self._locks
 
     def lock(self, name: str) -> None:
         """Wait until no other session holds ``name``."""
         self.execute("SELECT pg_advisory_lock(?)", (_number(name),))
-        self._held[name] = 1
+        self._locks[name] = 1
 
     def unlock(self, names: Iterable[str]) -> None:
-        """Let go of those of ``names`` that are held."""
-        mine = [name for name in names if self._held.pop(name, 0)]
+        """Release those of ``names`` that this session holds."""
+        mine = [name for name in names if self._locks.pop(name, 0)]
         if mine:
             numbers = [_number(name) for name in mine]
             self.execute("SELECT pg_advisory_unlock(n) FROM unnest(CAST(? AS bigint[])) AS n", (numbers,))
 
 
 def _number(name: str) -> int:
-    """What PostgreSQL knows a lock by: 64 bits."""
+    """Return the 64-bit number of a lock in PostgreSQL."""
     return int.from_bytes(hashlib.sha256(f"wmarena {name}".encode()).digest()[:8], signed=True)
 
 
 def _plain(values: Sequence[object]) -> list[object]:
-    """Text that PostgreSQL takes: no NUL, no half surrogate pair."""
+    """Replace what PostgreSQL text cannot hold: NUL and lone surrogates."""
     return [
         v.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values
     ]
 
 
 def _table(found: re.Match[str]) -> str:
-    """A table with PostgreSQL's types; one that has row ids in SQLite gets them."""
+    """Translate a table's types, and add the row ids that SQLite has implicitly."""
     columns = found[2].replace("INTEGER", "BIGINT").replace("REAL", "DOUBLE PRECISION")
     rowid = "" if found[3] else ", rowid BIGSERIAL"
     return f"CREATE TABLE IF NOT EXISTS {found[1]} ({columns}{rowid})"

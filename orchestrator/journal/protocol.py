@@ -1,4 +1,4 @@
-"""What the loop asks of the system of record, so that a simulation can do without one."""
+"""Interface of the journal for the loop, so that a simulation can run without one."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -9,36 +9,42 @@ from wmarena.orchestrator.plan.task import Task, TaskId
 
 
 class FinishedIndex(Protocol):
-    """Who knows what is finished: the journal."""
+    """Looks up finished tasks: the journal."""
 
     def finished(self, ids: Iterable[TaskId]) -> dict[TaskId, Record]:
-        """Records of those among ``ids`` that are done."""
+        """Return the records of those among ``ids`` that are done."""
 
 
 class RunJournal(FinishedIndex, Protocol):
-    """What the loop writes down, and asks: a ``Journal``, or nothing at all in a simulation."""
+    """What the loop writes and reads: a ``Journal``, or a ``NullJournal`` in a simulation."""
 
     def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
-        """A task was settled."""
+        """Record a settled task."""
+        return
 
     def attempt(self, run: str, task_id: TaskId, record: Record) -> None:
-        """An attempt ended that will be repeated."""
+        """Record a failed attempt that will be repeated."""
+        return
 
     def claim(self, ids: Sequence[TaskId]) -> Lease:
-        """Ask for tasks before they are begun: others may be at work on them."""
+        """Lease tasks before running them: other drivers may be running them."""
 
     def forget(self, ids: Sequence[TaskId]) -> None:
-        """Artifacts were set aside."""
+        """Delete tasks whose artifacts were set aside."""
+        return
 
     def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Cell] = ()) -> None:
-        """Tasks and table cells joined."""
+        """Add tasks and table cells to the run."""
+        return
 
     @property
     def pending(self) -> bool:
         """True if ``tick`` is to be called within ``FLUSH_S``."""
 
     def tick(self) -> None:
-        """Write what has been pending for long enough."""
+        """Write rows that have been pending for long enough."""
+        return
 
     def flush(self) -> None:
-        """Write what is pending."""
+        """Write all pending rows."""
+        return

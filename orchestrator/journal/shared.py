@@ -1,7 +1,7 @@
-"""A journal on PostgreSQL, that several drivers share: each task is done by one of them.
+"""A journal on PostgreSQL that several drivers share: each task is run by one of them.
 
-A driver holds a lock for every task that it works on and for its run. The server lets go of them when the driver's
-session ends, however it ends, so what a killed driver had begun is free at once.
+A driver holds an advisory lock for its run and for every task that it runs. The server releases them when the
+driver's session ends in any way, so tasks of a killed driver are free at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ class PostgresJournal(Journal):
     """The journal at a ``postgresql://`` address."""
 
     shared = True
-    _way_out = "see that its server can be reached and that its user may make tables there"
+    _way_out = "check that its server can be reached and that its user may create tables"
     _db: PostgresConnection  # type: ignore[assignment]
 
     def __init__(self, url: str) -> None:
@@ -31,7 +31,7 @@ class PostgresJournal(Journal):
         return PostgresConnection(str(address))
 
     def _prepare(self) -> None:
-        """Make or migrate the tables; drivers that come at the same time do so one after the other."""
+        """Create or migrate the tables under a lock, because several drivers may start together."""
         self._db.lock("schema")
         try:
             self._db.execute("CREATE TABLE IF NOT EXISTS journal_format (format INTEGER PRIMARY KEY) WITHOUT ROWID")
@@ -47,14 +47,14 @@ class PostgresJournal(Journal):
         self._db.execute("DELETE FROM journal_format")
         self._db.execute("INSERT INTO journal_format VALUES (?)", (number,))
 
-    # Who does what
+    # Leases
 
     def claim(self, ids: Sequence[TaskId]) -> Lease:
-        with self._asking():
+        with self._store_errors():
             mine = {TaskId(name) for name in self._db.try_lock(ids)}
-        # Another driver may have finished it, and let go, since anybody looked.
+        # Another driver may have finished a task and released its lock since this one last looked.
         done = self.finished(mine)
-        self._let_go(done)
+        self._unlock(done)
         return Lease(mine - done.keys(), done)
 
     def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
@@ -63,17 +63,17 @@ class PostgresJournal(Journal):
 
     def flush(self) -> None:
         super().flush()
-        self._let_go(self._settled)
+        self._unlock(self._settled)
         self._settled.clear()
 
-    def _let_go(self, ids: Iterable[TaskId]) -> None:
-        with self._asking():
-            self._db.unlock(ids)
+    def _unlock(self, names: Iterable[str]) -> None:
+        with self._store_errors():
+            self._db.unlock(names)
 
     # Runs
 
     def _interrupt_others(self, run: str) -> None:
-        """Runs whose driver is gone."""
+        """Mark runs whose driver has ended: their lock is free."""
         for (other,) in self._db.execute("SELECT id FROM run WHERE status='running'").fetchall():
             if not self._db.holds(_run(other)) and self._db.try_lock([_run(other)]):
                 self._db.execute("UPDATE run SET status='interrupted' WHERE id=?", (other,))
@@ -82,16 +82,15 @@ class PostgresJournal(Journal):
 
     def finish_run(self, run: str, status: str) -> None:
         super().finish_run(run, status)
-        with self._asking():
-            self._db.unlock([_run(run)])
+        self._unlock([_run(run)])
 
     def run_going(self, run: str) -> bool:
-        """True while its driver holds it."""
+        """Return whether its driver holds its lock."""
         if self._db.holds(_run(run)):
             return True
         if self._rows("SELECT status FROM run WHERE id=?", (run,)) != [("running",)]:
             return False
-        with self._asking():
+        with self._store_errors():
             gone = self._db.try_lock([_run(run)])
             self._db.unlock(gone)
         return not gone
@@ -99,29 +98,27 @@ class PostgresJournal(Journal):
     @contextmanager
     def holding(self, what: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
         def granted() -> bool:
-            with self._asking():
+            with self._store_errors():
                 return bool(self._db.try_lock([what]))
 
         if not granted():
             if waiting is None:
-                raise StoreBusy(f"expected {what} free, got another driver of this journal at it; {WAIT} when it is")
-            waiting(f"waiting for {what}, at which another driver of this journal is")
+                raise StoreBusy(f"expected {what} free, got one that another driver is running; {WAIT} when it is")
+            waiting(f"waiting for {what}, which another driver of this journal is running")
             ask_until(granted)
         try:
             yield
         finally:
-            with self._asking():
-                self._db.unlock([what])
+            self._unlock([what])
 
     @contextmanager
-    def alone(self, what: str) -> Iterator[None]:
-        with self._asking():
+    def exclusive(self, what: str) -> Iterator[None]:
+        with self._store_errors():
             self._db.lock(what)
         try:
             yield
         finally:
-            with self._asking():
-                self._db.unlock([what])
+            self._unlock([what])
 
 
 def _run(run: str) -> str:

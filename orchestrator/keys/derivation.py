@@ -1,8 +1,8 @@
-"""Where keys come from: one root secret, HMAC-separated roles.
+"""Derivation of keys from one root secret, with roles separated by HMAC.
 
 ``key seed = HMAC-SHA256(root, domain || role || parts)``; roles (owner, stranger, adversary) are separate domains, so
-no role's seed tells anything of another's. Benchmarks use a published constant as root: anyone can repeat them and
-nobody should take their keys for proof of ownership. Real ownership uses a secret file.
+no role's seed reveals another's. Benchmarks use a published constant as root: anyone can repeat them, and their keys
+prove no ownership. Real ownership uses a secret file.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ PUBLISHED_ROOT = hashlib.sha256(b"wmarena published root for benchmarks, version
 
 @dataclass(frozen=True)
 class KeyRoot:
-    """The secret that all keys of an experiment are derived from; only its commitment is ever shown."""
+    """Secret from which all keys of an experiment are derived; only its commitment is shown."""
 
     secret: bytes = field(repr=False)
 
     @classmethod
     def published(cls) -> Self:
-        """The constant for benchmarks: repeatable by anyone, worthless as proof."""
+        """Return the constant root for benchmarks: repeatable by anyone, no proof of ownership."""
         return cls(PUBLISHED_ROOT)
 
     @classmethod
     def from_file(cls, path: Path | None) -> Self:
-        """Root from a secret file (any content of at least 32 bytes); None gives the published root.
+        """Read a secret file (any content of at least 32 bytes); None gives the published root.
 
         Raises:
             ValueError: unreadable or too short.
@@ -55,9 +55,9 @@ class KeyRoot:
 
     @property
     def commitment(self) -> str:
-        """Hex SHA-256 that stands for the root in identities and records."""
+        """Hex SHA-256 that represents the root in identities and records."""
         return hashlib.sha256(b"wmarena root commitment\x00" + self.secret).hexdigest()
 
     def prf(self, role: Role, *parts: str) -> Prf:
-        """The key stream of one role for one purpose."""
+        """Return the key stream of one role for one purpose."""
         return Prf(derive(self.secret, f"wmarena/{role}", *parts))

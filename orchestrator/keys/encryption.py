@@ -1,11 +1,11 @@
 """Encryption of keys at rest: AES-256-GCM under a key that scrypt derives from a passphrase.
 
 A sealed file is ``magic || log2 N || r || p || salt (16) || nonce (12) || ciphertext || tag (16)``; everything before
-the ciphertext, and the identity of what is sealed, are authenticated with it. Salt and nonce are fresh for every file,
-so equal secrets give unrelated files and no two files share a key.
+the ciphertext, and the identity of the content, are authenticated. Salt and nonce are fresh for every file, so equal
+secrets give unrelated files and no two files share a key.
 
-The passphrase is read from an environment variable or a file by each process that needs it. It has no ``repr`` and
-refuses to be pickled, so it can be in no message, task or actor argument by accident.
+Each process that needs the passphrase reads it from an environment variable or a file. It has no ``repr`` and refuses
+to be pickled, so it cannot get into a message, task or actor argument by accident.
 """
 
 import os
@@ -37,7 +37,7 @@ class SealError(StoreError):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one guess at the passphrase costs: scrypt's N (as its logarithm), r and p."""
+    """Cost of one guess at the passphrase: scrypt's N (as its logarithm), r and p."""
 
     log2_n: int = 15
     r: int = 8
@@ -45,26 +45,26 @@ class Cost:
 
     @property
     def bearable(self) -> bool:
-        """True if deriving a key takes neither more memory nor more lanes than a forged file may ask for."""
+        """True if deriving a key needs no more memory and lanes than allowed; a forged file may demand more."""
         sane = 1 <= self.log2_n < 32 and self.r >= 1 and 1 <= self.p <= _MOST_LANES
         return sane and 128 * self.r << self.log2_n <= _MOST_MEMORY
 
 
 @dataclass(frozen=True)
 class Passphrase:
-    """What keys are sealed with; never shown, never pickled."""
+    """Passphrase that seals keys; never shown, never pickled."""
 
     secret: bytes = field(repr=False)
     cost: Cost = Cost()
 
     @classmethod
     def find(cls, path: Path | None = None) -> Self | None:
-        """From ``path`` if one is given, else from ``WMARENA_PASSPHRASE``, else None: keys stay plain.
+        """Read from ``path`` if given, else from ``WMARENA_PASSPHRASE``; None if neither: keys stay plain.
 
-        One line break at the end of a file does not count, so that editors and ``$(cat FILE)`` agree.
+        One line break at the end of a file is ignored, so that editors and ``$(cat FILE)`` agree.
 
         Raises:
-            SealError: unreadable, or shorter than 8 bytes; what was read is not repeated.
+            SealError: unreadable, or shorter than 8 bytes; the message does not contain it.
         """
         if path is not None:
             try:
@@ -83,16 +83,16 @@ class Passphrase:
         raise TypeError("expected a passphrase to stay in its process, got an attempt to pickle it")
 
     def seal(self, raw: bytes, identity: bytes) -> bytes:
-        """``raw`` encrypted, bound to ``identity``: under another identity it cannot be opened."""
+        """Encrypt ``raw`` and bind it to ``identity``, without which it cannot be opened."""
         salt, nonce = os.urandom(16), os.urandom(12)
         head = _HEAD.pack(_MAGIC, self.cost.log2_n, self.cost.r, self.cost.p, salt, nonce)
         return head + AESGCM(self._key(salt, self.cost)).encrypt(nonce, raw, head + identity)
 
     def open(self, sealed: bytes, identity: bytes) -> bytes:
-        """What ``seal`` encrypted.
+        """Decrypt what ``seal`` encrypted.
 
         Raises:
-            SealError: another passphrase, another identity, one altered bit, or no sealed file at all.
+            SealError: wrong passphrase, wrong identity, altered bytes, or no sealed file.
         """
         head, body = sealed[: _HEAD.size], sealed[_HEAD.size :]
         if len(head) < _HEAD.size or not head.startswith(_MAGIC):
@@ -100,7 +100,9 @@ class Passphrase:
         _, log2_n, r, p, salt, nonce = _HEAD.unpack(head)
         cost = Cost(log2_n, r, p)
         if not cost.bearable:
-            raise SealError(f"expected scrypt within {_MOST_MEMORY >> 20} MiB, got {cost}; the file is not ours")
+            raise SealError(
+                f"expected scrypt within {_MOST_MEMORY >> 20} MiB, got {cost}; WMArena has not written this file"
+            )
         try:
             return AESGCM(self._key(salt, cost)).decrypt(nonce, body, head + identity)
         except InvalidTag:
@@ -110,11 +112,11 @@ class Passphrase:
             ) from None
 
     def challenge(self) -> bytes:
-        """Something that only this passphrase opens: what a worker is sent instead of the passphrase."""
+        """Return a sealed text that checks a passphrase; sent to workers instead of the passphrase."""
         return self.seal(b"", _WORD)
 
-    def meets(self, challenge: bytes) -> bool:
-        """True if ``challenge`` was made with this passphrase."""
+    def matches(self, challenge: bytes) -> bool:
+        """Return whether ``challenge`` was made with this passphrase."""
         try:
             return self.open(challenge, _WORD) == b""
         except SealError:
@@ -125,7 +127,7 @@ class Passphrase:
 
 
 def workers_passphrase(path: Path | None, challenge: bytes | None) -> Passphrase | None:
-    """The passphrase in a worker's process; None where the driver has none, so that all processes write alike.
+    """Return a worker's passphrase; None if the driver has none, so that all processes write keys alike.
 
     Raises:
         SealError: the driver has one, and this process has none or another.
@@ -133,7 +135,7 @@ def workers_passphrase(path: Path | None, challenge: bytes | None) -> Passphrase
     if challenge is None:
         return None
     found = Passphrase.find(path)
-    if found is None or not found.meets(challenge):
+    if found is None or not found.matches(challenge):
         got = "none" if found is None else "another"
         raise SealError(
             f"expected the driver's passphrase in every worker's process, got {got}; on a cluster that is running "
@@ -143,7 +145,7 @@ def workers_passphrase(path: Path | None, challenge: bytes | None) -> Passphrase
 
 
 def missing_passphrase(what: str) -> SealError:
-    """The error where a passphrase is needed for ``what`` and there is none."""
+    """Return the error that ``what`` needs a passphrase and there is none."""
     return SealError(
         f"expected a passphrase for {what}, got none; set {PASSPHRASE}, or name a file that holds it by "
         "`keys: {passphrase: FILE}` in the spec"
@@ -151,7 +153,7 @@ def missing_passphrase(what: str) -> SealError:
 
 
 def without_passphrase(environment: dict[str, str]) -> dict[str, str]:
-    """The environment of a process that reads no keys."""
+    """Return the environment of a process that reads no keys."""
     return {name: value for name, value in environment.items() if name != PASSPHRASE}
 
 

@@ -2,11 +2,11 @@
 
 The folder of a plain key (0700, files 0600) holds what ``Key.to_files`` returns. A sealed one has ``secret.sealed`` in
 place of ``secret.safetensors``: the same bytes, encrypted, bound to the key's scheme and commitment. ``SHA256SUMS``
-names the one that counts, and it is replaced last, so that a key is whole at every moment of being sealed.
+names the valid one and is replaced last, so that a key is complete at every moment of being sealed.
 
 Each file is replaced atomically, but a key is three files, and two seals of one secret differ. So writers exclude
-each other by a lock, and a reader whose files do not belong together reads again while no writer is at work. On a file
-system without locks two writers may mix their files; the sums reveal it, and the key is computed again.
+each other by a lock, and a reader whose files do not match reads again under the lock. On a file system without locks
+two writers may mix their files; the sums reveal it, and the key is computed again.
 """
 
 import base64
@@ -29,7 +29,7 @@ _WAY_OUT = "restore it from a backup, or re-embed with `wmarena run`"
 
 
 def save_key(key: Key, folder: Path, passphrase: Passphrase | None) -> None:
-    """Write a key's folder: sealed if there is a passphrase; then the secret is never on disk in plain form.
+    """Write a key's folder, sealed if there is a passphrase; then the plain secret is never on disk.
 
     Raises:
         OSError: it cannot be written.
@@ -44,14 +44,14 @@ def load_key(folder: Path, passphrase: Passphrase | None) -> Key:
     """Read and check a key's folder, plain or sealed.
 
     Raises:
-        KeyFileError: a file is missing, altered, or no key at all.
-        SealError: it is sealed, and there is no passphrase or a wrong one.
+        KeyFileError: a file is missing, altered or invalid.
+        SealError: it is sealed, and the passphrase is missing or wrong.
     """
     return _undisturbed(folder, lambda: _loaded(folder, passphrase))
 
 
 def is_sealed(folder: Path) -> bool:
-    """True if the key's sums name a sealed secret."""
+    """Return whether the key's sums name a sealed secret."""
     try:
         with (folder / SUMS).open("rb") as f:
             return _name_sealed(f.read(4096))
@@ -60,10 +60,10 @@ def is_sealed(folder: Path) -> bool:
 
 
 def seal_key(folder: Path, passphrase: Passphrase) -> None:
-    """Turn a plain key into a sealed one, in place; a sealed one loses what is left of its plain form.
+    """Seal a plain key in place; remove leftover plain files of a sealed one.
 
     Raises:
-        KeyFileError: it is no whole key; nothing was changed.
+        KeyFileError: the key is incomplete; nothing was changed.
         SealError: it is sealed with another passphrase.
     """
     with _turn(folder):
@@ -76,10 +76,10 @@ def seal_key(folder: Path, passphrase: Passphrase) -> None:
 
 
 def packed(folder: Path) -> tuple[str, bytes]:
-    """A sealed key's commitment, and its files as one object, which is transferred whole or not at all.
+    """Return a sealed key's commitment, and its files as one object for an atomic upload.
 
     Raises:
-        KeyFileError: it is no whole sealed key.
+        KeyFileError: it is no complete sealed key.
     """
     files = _undisturbed(folder, lambda: _read(folder))
     commitment = _commitment(files)
@@ -89,7 +89,7 @@ def packed(folder: Path) -> tuple[str, bytes]:
 
 
 def unpack(raw: bytes, folder: Path) -> None:
-    """Write what ``packed`` made; of anything else nothing is written, and the key is missing then.
+    """Write the files that ``packed`` encoded; write nothing for other content, so that the key is missing.
 
     Raises:
         OSError: it cannot be written.
@@ -103,7 +103,7 @@ def unpack(raw: bytes, folder: Path) -> None:
 
 
 def is_whole(folder: Path, commitment: str) -> bool:
-    """True if a sealed key is there with all its files as they were saved, and it is the one of ``commitment``."""
+    """Return whether the folder holds the complete, unaltered sealed key of ``commitment``."""
     try:
         return _commitment(_undisturbed(folder, lambda: _read(folder))) == commitment
     except KeyFileError:
@@ -121,7 +121,8 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replace the files in their order (the sums are last); the plain form of a sealed secret is removed at the end."""
+    """Replace the files in order (the sums last), then remove the plain form of a sealed secret."""
+    # Sums last: until then they name the old secret, which is still there.
     for name, raw in files.items():
         write_private(folder / name, raw)
     sync_folder(folder)
@@ -137,7 +138,7 @@ def _remove_plain(folder: Path) -> None:
 
 @contextmanager
 def _turn(folder: Path, *, reading: bool = False) -> Iterator[None]:
-    """Hold the lock of the key's folder, where there can be one: a stranger's folder may be read-only."""
+    """Hold the lock of the key's folder if possible: another owner's folder may be read-only."""
     path = folder.parent / _LOCK
     with ExitStack() as stack:
         with suppress(OSError):
@@ -146,7 +147,7 @@ def _turn(folder: Path, *, reading: bool = False) -> Iterator[None]:
 
 
 def _undisturbed(folder: Path, read: Callable[[], T]) -> T:
-    """What ``read`` returns; if files do not belong together, once more while nobody writes."""
+    """Call ``read``; if the files do not match, once more under the lock."""
     try:
         return read()
     except KeyFileError:
@@ -158,11 +159,7 @@ def _undisturbed(folder: Path, read: Callable[[], T]) -> T:
 
 
 def _read(folder: Path) -> dict[str, bytes]:
-    """The three files of a key, plain or sealed, the sums last.
-
-    Raises:
-        KeyFileError: one cannot be read, or they are not as they were saved.
-    """
+    """Return the three files of a key, plain or sealed, the sums last; raise KeyFileError if they do not match."""
     name = SUMS
     try:
         sums = (folder / name).read_bytes()
@@ -193,13 +190,13 @@ def _loaded(folder: Path, passphrase: Passphrase | None) -> Key:
 
 
 def _sealed(files: Mapping[str, bytes], passphrase: Passphrase, folder: Path) -> dict[str, bytes]:
-    """The files of the sealed key that stands for a plain one's."""
+    """Return the sealed files of a plain key."""
     secret = passphrase.seal(files[SECRET], _identity(files[PUBLIC], folder))
     return _with_sums({PUBLIC: files[PUBLIC], SEALED: secret})
 
 
 def _opened(files: Mapping[str, bytes], passphrase: Passphrase | None, folder: Path) -> dict[str, bytes]:
-    """The files of the plain key that a sealed one's stand for."""
+    """Return the plain files of a sealed key."""
     if passphrase is None:
         raise missing_passphrase(f"the sealed key {folder}")
     identity = _identity(files[PUBLIC], folder)
@@ -215,12 +212,12 @@ def _with_sums(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def _name_sealed(sums: bytes) -> bool:
-    """True if sums are those of a sealed key."""
+    """Return whether the sums are those of a sealed key."""
     return any(line.endswith(f"  {SEALED}".encode()) for line in sums.splitlines())
 
 
 def _commitment(files: Mapping[str, bytes]) -> str | None:
-    """What a sealed key's public part says, None for a plain key or none that can be read."""
+    """Return the commitment in a sealed key's public part, None for a plain or unreadable key."""
     try:
         found = json.loads(files[PUBLIC])["commitment"] if SEALED in files else None
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -229,7 +226,7 @@ def _commitment(files: Mapping[str, bytes]) -> str | None:
 
 
 def _identity(public: bytes, folder: Path) -> bytes:
-    """What a sealed secret is bound to: its key's scheme and commitment."""
+    """Return the identity that a sealed secret is bound to: scheme and commitment."""
     try:
         found: Any = json.loads(public)
         return json.dumps([found["scheme"], found["commitment"]]).encode()

@@ -1,18 +1,19 @@
-"""What a loop says while it runs: for displays."""
+"""Events of a running loop, for displays."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.task import Task
 
 EventKind = Literal["started", "stalled", "retried", "done", "failed", "skipped"]
-"""``stalled``: the task under way has made no progress for half the time after which its worker is replaced."""
+"""``stalled``: the running task has made no progress for half of ``stall_timeout_s``."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened to a task."""
+    """A change in the state of a task."""
 
     kind: EventKind
     task: Task
@@ -20,7 +21,5 @@ class Event:
     record: Record | None = None
 
 
-class Listener(Protocol):
-    """Hears every event, in order, on the loop's thread: be quick."""
-
-    def __call__(self, event: Event) -> None: ...
+Listener = Callable[[Event], None]
+"""Called with every event, in order, on the loop's thread; has to return quickly."""

@@ -1,4 +1,4 @@
-"""What can be reached in a graph: of tasks, of modules."""
+"""Reachability in graphs of tasks and modules."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -7,7 +7,7 @@ Node = TypeVar("Node")
 
 
 def reach(start: Iterable[Node], following: Callable[[Node], Iterable[Node]]) -> set[Node]:
-    """``start``, what follows directly on each of it, what follows on that, and so on."""
+    """Return ``start`` and all nodes that can be reached from it by ``following``."""
     found = set(start)
     todo = list(found)
     while todo:

@@ -1,7 +1,7 @@
-"""What a thing is: canonical JSON, task digests, and the digest of the code that computes a result.
+"""Identities: canonical JSON, task digests, and the digest of the code that computes a result.
 
-Everything that changes a result is in its identity and nothing else: not the GPU, the machine, the time, the executor
-or the order of fields. Code counts by its meaning: comments, docstrings and formatting do not.
+An identity holds everything that changes a result and nothing else: not the GPU, the machine, the time, the executor
+or the order of fields. Of the code, the syntax tree counts: comments, docstrings and formatting do not.
 """
 
 import ast
@@ -25,7 +25,7 @@ OUR_ROOTS = ("wmarena.schemes", "wmarena.attacks", "wmarena.experiments.workload
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces; floats by repr, so 0.1 is 0.1 on every machine.
+    """Return JSON with sorted keys and no spaces; floats by repr, so 0.1 is 0.1 on every machine.
 
     Raises:
         TypeError: a value that JSON cannot hold exactly (sets, objects, NaN, infinity).
@@ -39,7 +39,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 
 def _plain(value: Any) -> bool:
-    """True if JSON holds ``value`` exactly; quick, because every task of every plan passes here."""
+    """Return whether JSON holds ``value`` exactly; fast, because every task is checked here."""
     kind = type(value)
     if kind is dict:
         return set(map(type, value)) <= {str} and all(map(_plain, value.values()))
@@ -52,62 +52,58 @@ _ATOMS = frozenset({str, int, bool, type(None)})
 
 
 def _check(value: Any, path: str) -> None:
-    """Says what is wrong and where; lets pass what is rarer than plain values (subclasses of text and numbers)."""
-    if value is None or isinstance(value, bool | int | str):
-        return
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise TypeError(f"expected a finite number at {path}, got {value!r}")
-        return
+    """Raise TypeError with the path of a value that JSON cannot hold; accept subclasses of text and numbers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TypeError(f"expected a finite number at {path}, got {value!r}")
     if isinstance(value, list | tuple):
         for i, item in enumerate(value):
             _check(item, f"{path}[{i}]")
-        return
-    if isinstance(value, dict):
+    elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"expected text keys at {path}, got {key!r}")
             _check(item, f"{path}.{key}")
-        return
-    raise TypeError(f"expected JSON values at {path}, got {type(value).__name__}")
+    elif value is not None and not isinstance(value, bool | int | str | float):
+        raise TypeError(f"expected JSON values at {path}, got {type(value).__name__}")
 
 
 def digest(tag: str, value: Any) -> str:
-    """Hex SHA-256 of a tagged canonical value; tags keep kinds of records apart."""
+    """Return the hex SHA-256 of a tagged canonical value; tags separate kinds of records."""
     return digest_text(tag, canonical(value))
 
 
 def digest_text(tag: str, text: str) -> str:
-    """Hex SHA-256 of a tagged canonical text."""
+    """Return the hex SHA-256 of a tagged canonical text."""
     return hashlib.sha256(f"{tag}\n{text}".encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the hex SHA-256 of a file's bytes."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def code_digest(modules: Iterable[str]) -> str:
-    """Hex SHA-256 over the normal form of every first-party module that ``modules`` reach by imports.
+    """Return the hex SHA-256 over the normal forms of all first-party modules that ``modules`` reach by imports.
 
-    First-party are ``OUR_ROOTS``; a module of another package (a third-party plugin) brings that package along.
-    Sources are read once per process: see ``forget_code``.
+    First-party are ``OUR_ROOTS``, and the package of a third-party plugin. Sources are read once per process: see
+    ``forget_code``.
 
     Raises:
-        LookupError: one of ``modules`` has no Python source, so its changes would go unnoticed.
+        LookupError: one of ``modules`` has no Python source, so changes could not be detected.
     """
     start = sorted(set(modules))
     for module in start:
         _source(module)
     roots = OUR_ROOTS + tuple(sorted({m.split(".")[0] for m in start if not _ours(m)}))
     reached = sorted(_reach(start, roots))
+    # Names count as well: two modules may exchange their contents.
     forms = [[name, _form_digest(_source(name))] for name in reached]
     return digest("code", {"semantics": SEMANTICS, "modules": forms})
 
 
 def forget_code() -> None:
-    """Read sources anew from now on: for processes that live on while code is edited."""
+    """Drop cached sources: for processes that keep running while code is edited."""
     for known in (_origin, _source, _imports):
         known.cache_clear()
 
@@ -121,10 +117,10 @@ def _under(module: str, roots: Iterable[str]) -> bool:
 
 
 def _reach(start: list[str], roots: tuple[str, ...]) -> set[str]:
-    """Modules under ``roots`` reachable from ``start``. Our package files hold tables, not behaviour: left out."""
+    """Return modules under ``roots`` reachable from ``start``, without our package files, which hold tables only."""
 
     def imported(name: str) -> Iterator[str]:
-        # Importing a.b.c runs a and a.b first; what stands in a stranger's package files is not known to be inert.
+        # Importing a.b.c runs a and a.b first; package files of third-party plugins may hold behaviour.
         packages = () if _ours(name) else (name.rpartition(".")[0],)
         return (n for n in (*_imports(name), *packages) if _under(n, roots) and _origin(n) is not None)
 
@@ -160,7 +156,7 @@ def _source(module: str) -> str:
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Names of modules imported anywhere in ``module``, relative imports resolved; 'from a import b' tries a.b too."""
+    """Return modules imported anywhere in ``module``, relative imports resolved; 'from a import b' adds a.b too."""
     found: list[str] = []
     package = module if _is_package(module) else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(_source(module))):
@@ -177,27 +173,27 @@ def _imports(module: str) -> tuple[str, ...]:
 
 @cache
 def _form_digest(source: str) -> str:
-    """Kept by content: the digests of a plan's tasks go over much the same modules."""
+    """Return the digest of a normal form, cached by content: tasks of a plan share most modules."""
     return hashlib.sha256(normal_form(source).encode()).hexdigest()
 
 
 def normal_form(source: str) -> str:
-    """A module's meaning as text: its syntax tree without comments, docstrings and positions.
+    """Return a module's syntax tree as text, without comments, docstrings and positions.
 
-    Written out by hand, because ``ast.dump`` changes between Python versions.
+    Not by ``ast.dump``, whose output changes between Python versions.
     """
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = _without_docstring(node.body)
         elif isinstance(node, ast.JoinedStr):
-            # Python 3.12 adds empty pieces to f-strings.
+            # Python 3.12 adds empty parts to f-strings.
             node.values = [v for v in node.values if not (isinstance(v, ast.Constant) and v.value == "")]
     return _written(tree)
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
-    """Drops strings that stand alone as statements: docstrings, and notes under attributes."""
+    """Drop string statements: docstrings of modules, classes, functions and attributes."""
     kept = [
         s
         for s in body

@@ -1,4 +1,4 @@
-"""The graph of tasks and the table cells that it answers. It may grow while it runs."""
+"""The graph of tasks and the table cells that it computes. It may grow during a run."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,11 +12,11 @@ from wmarena.orchestrator.plan.task import Kind, Task, TaskId
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """What one verify task means: a row of the results table, before it has results.
+    """A row of the results table before it has results; one per verify task.
 
     Attributes:
         verify, embed: the verify task and the embed task whose mark (or key) is judged.
-        suspect: task that made the judged model (embed, attack, or a train task in controls).
+        suspect: task that made the suspect (embed, attack, or a train task in controls).
         attack_task: the attack task, None for ``none`` and controls.
         clean: train task of the compute-matched clean twin (``metric_clean``).
         scratch: train task on the adversary's data alone, None where no removal is judged.
@@ -26,7 +26,7 @@ class Cell:
         control: None, "clean", "null_model" or "stranger_key"; "calibration" makes no row of the table.
         realigned: True if the suspect's channels are brought into the owner's order before it is judged.
         searched: True if the strength was chosen by a search, not listed.
-        budget: what the adversary was granted, with ``max_drop``.
+        budget: the adversary's budget, with ``max_drop``.
     """
 
     verify: TaskId
@@ -52,7 +52,7 @@ class Cell:
     budget: dict[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """All fields as JSON values; those that are mappings are not copied."""
+        """Return all fields as JSON values; mappings are not copied."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
@@ -67,7 +67,7 @@ class Plan:
         self.add(tasks, cells)
 
     def add(self, tasks: Iterable[Task], cells: Iterable[Cell] = ()) -> list[Task]:
-        """Add tasks (parents first) and cells; returns the tasks that were new.
+        """Add tasks (parents first) and cells; return the new tasks.
 
         Raises:
             KeyError: a parent is not in the plan.
@@ -88,26 +88,26 @@ class Plan:
         return new
 
     def children(self, task_id: TaskId) -> list[TaskId]:
-        """Tasks that wait for ``task_id``, in planning order."""
+        """Return the tasks that wait for ``task_id``, in planning order."""
         return self._children.get(task_id, [])
 
     def with_ancestors(self, ids: Iterable[TaskId]) -> list[Task]:
-        """Tasks with everything that they wait for, in planning order."""
+        """Return tasks with all tasks that they wait for, directly or indirectly, in planning order."""
         wanted = reach(ids, lambda i: self.tasks[i].waits_for)
         return [task for task in self if task.id in wanted]
 
     def with_consumers(self, task_id: TaskId) -> set[TaskId]:
-        """A task and every task that consumes it, directly or not; not what merely comes after it."""
+        """Return a task and all tasks that consume it, directly or indirectly; ``after`` does not count."""
         return reach([task_id], lambda i: (c for c in self.children(i) if i in self.tasks[c].parent_ids))
 
     def counts(self) -> dict[str, int]:
-        """Number of tasks by kind, in pipeline order."""
+        """Return the number of tasks by kind, in pipeline order."""
         found = Counter(t.kind for t in self.tasks.values())
         return {kind.value: found[kind] for kind in Kind if found[kind]}
 
     @property
     def shared(self) -> int:
-        """How many tasks sharing saved: asked for more than once, planned once."""
+        """Number of requested tasks saved by sharing."""
         return self.requested - len(self.tasks)
 
     @property

@@ -1,4 +1,4 @@
-"""The plan of an execution as a file beside its report: for people and their tools; nothing reads it back."""
+"""The plan of an execution as a file beside its report; WMArena never reads it."""
 
 import json
 from collections.abc import Collection
@@ -13,15 +13,9 @@ PLAN_FILE = "plan.json"
 
 
 def plan_document(plan: Plan, cached: Collection[TaskId] = ()) -> dict[str, Any]:
-    """The plan as JSON values: tasks in planning order, counts by kind, how many were there before, cells."""
+    """Return the plan as JSON values: tasks in planning order, counts by kind, number of cached tasks, cells."""
     tasks = [
-        {
-            "id": t.id,
-            "kind": t.kind.value,
-            "label": t.label,
-            "parents": list(t.parent_ids),
-            "cached": t.id in cached,
-        }
+        {"id": t.id, "kind": t.kind.value, "label": t.label, "parents": list(t.parent_ids), "cached": t.id in cached}
         for t in plan
     ]
     return {
@@ -33,7 +27,7 @@ def plan_document(plan: Plan, cached: Collection[TaskId] = ()) -> dict[str, Any]
 
 
 def save_plan(plan: Plan, folder: Path, cached: Collection[TaskId] = ()) -> Path:
-    """Write ``plan.json`` under ``folder``, whole or not at all; again when the plan has grown."""
+    """Write ``plan.json`` under ``folder`` atomically; called again when the plan has grown."""
     path = folder / PLAN_FILE
     write_whole(path, json.dumps(plan_document(plan, cached), indent=1).encode())
     return path

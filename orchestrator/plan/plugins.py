@@ -1,4 +1,4 @@
-"""From a name to a class: our own tables and the entry points of installed packages."""
+"""Plugin classes by name: built-in tables and entry points of installed packages."""
 
 import importlib
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from wmarena.schemes.params import ConfigError, Configurable
 
 
 class UnknownName(LookupError):
-    """No plugin of that name; the message offers the nearest and the whole list."""
+    """No plugin has that name; the message suggests the nearest name and lists all."""
 
 
 _TABLES: dict[str, Mapping[str, str]] = {"scheme": SCHEMES, "attack": ATTACKS, "workload": {}}
@@ -23,21 +23,21 @@ _GROUPS = {"scheme": "wmarena.schemes", "attack": "wmarena.attacks", "workload":
 
 
 def use_workloads(table: Mapping[str, str]) -> None:
-    """Tell this process where the built-in workloads are (they live above this package)."""
+    """Register the built-in workloads in this process (their package is above this one)."""
     if _TABLES["workload"] != table:
-        _TABLES["workload"] = dict(table)  # a copy: a table may be added to in place
+        _TABLES["workload"] = dict(table)  # a copy: the caller may change its table
         names.cache_clear()
 
 
 @cache
 def names(kind: str) -> dict[str, str]:
-    """Name -> "module:Class" of every scheme, attack or workload, built-in or installed."""
+    """Return name -> "module:Class" of every scheme, attack or workload, built-in or installed."""
     found = {e.name: e.value for e in entry_points(group=_GROUPS[kind])}
     return {**found, **_TABLES[kind]}
 
 
 def plugin_class(kind: str, name: str) -> type[Configurable]:
-    """The class behind a name.
+    """Return the class of a plugin name.
 
     Raises:
         UnknownName: with the nearest known name.
@@ -53,13 +53,13 @@ def plugin_class(kind: str, name: str) -> type[Configurable]:
 
 
 def build(kind: str, config: Mapping[str, Any]) -> Configurable:
-    """The plugin that ``config`` (with "name") describes; nested plugins are built first.
+    """Build the plugin of ``config`` (with "name"); nested plugins are built first.
 
     Nested: ``scheme`` inside an attack, ``attacks`` inside a chain.
 
     Raises:
-        UnknownName: no plugin of that name.
-        ConfigError: it does not take these fields.
+        UnknownName: no plugin has that name.
+        ConfigError: the plugin does not accept these fields.
     """
     fields = _named(kind, config)
     if kind == "attack" and isinstance(fields.get("scheme"), Mapping):
@@ -70,14 +70,14 @@ def build(kind: str, config: Mapping[str, Any]) -> Configurable:
 
 
 def _named(kind: str, config: object) -> dict[str, Any]:
-    """The fields of a configuration, which may come from a key that a stranger made."""
+    """Return the fields of a configuration; checked, because it may come from an untrusted key file."""
     if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
         raise ConfigError([("name", f"expected a configuration with the name of a {kind}, got {config!r:.200}")])
     return dict(config)
 
 
 def build_scheme(config: Mapping[str, Any]) -> Scheme:
-    """A scheme from its configuration."""
+    """Build a scheme from its configuration."""
     scheme = build("scheme", config)
     if not isinstance(scheme, Scheme):
         raise TypeError(f"expected a subclass of wmarena.schemes.base.Scheme, got {type(scheme).__qualname__}")
@@ -85,7 +85,7 @@ def build_scheme(config: Mapping[str, Any]) -> Scheme:
 
 
 def build_attack(config: Mapping[str, Any]) -> Attack:
-    """An attack from its configuration."""
+    """Build an attack from its configuration."""
     attack = build("attack", config)
     if not isinstance(attack, Attack):
         raise TypeError(f"expected a subclass of wmarena.attacks.base.Attack, got {type(attack).__qualname__}")

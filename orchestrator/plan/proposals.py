@@ -1,6 +1,6 @@
-"""The words between a study and what runs it: what may be tried, how proposals are made, how a trial ended.
+"""Types shared by a study and the tuner: search space, sampling method, proposals, trial outcomes.
 
-No Optuna here: a spec is read and a report is drawn where nothing is tuned.
+Without Optuna, because reading a spec and writing a report need none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Range:
 
     @property
     def values(self) -> list[float] | None:
-        """All of them, where they can be counted."""
+        """All values, or None if they cannot be counted."""
         step = self.step or (1 if self.whole and not self.log else None)
         if step is None:
             return None
@@ -36,19 +36,19 @@ class Range:
         return [self.rounded(self.low + i * step) for i in range(count)]
 
     def rounded(self, value: float) -> float:
-        """A number as it is tried and written: six significant digits, so that 0.06 is one value, not two."""
+        """Round to six significant digits, so that 0.06 is one value, not two."""
         return int(value) if self.whole else float(f"{value:.{_DIGITS}g}")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Some values, in no order."""
+    """Unordered values."""
 
     options: tuple[Value, ...]
 
     @property
     def values(self) -> list[Value]:
-        """All of them."""
+        """All values."""
         return list(self.options)
 
 
@@ -57,11 +57,11 @@ Space = Mapping[str, Range | Choices]
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """How proposals are made and hopeless trials recognised.
+    """Sampler and pruner of a study.
 
     Attributes:
-        startup: trials at random before the sampler has an opinion, and before a pruner has one.
-        population: individuals of a generation (NSGA-II).
+        startup: random trials before the sampler and the pruner start.
+        population: individuals per generation (NSGA-II).
         rungs: steps at which a trial reports, for Hyperband.
     """
 
@@ -75,7 +75,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Proposal:
-    """One thing to try."""
+    """Parameters of one trial to run."""
 
     number: int
     params: TrialParams
@@ -88,7 +88,7 @@ class TrialOutcome:
 
     Attributes:
         values: one for each objective, None unless complete.
-        constraints: name -> how far it is exceeded; 0 or less is feasible.
+        constraints: name -> excess over the limit; 0 or less is feasible.
     """
 
     state: Literal["complete", "pruned", "failed"]
@@ -98,10 +98,10 @@ class TrialOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedTrial:
-    """A trial as somebody else remembers it.
+    """A trial as the journal has it.
 
     Attributes:
-        outcome: None for one that nobody works on any more.
+        outcome: None for an abandoned trial.
         told: (step, intermediate value), in order.
     """
 

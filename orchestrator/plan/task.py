@@ -1,4 +1,4 @@
-"""One node of the graph. Its id says what is computed from what; everything else about it is only advice."""
+"""One node of the graph. Its id covers what is computed from what; its other fields are hints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ TaskId = NewType("TaskId", str)
 
 
 class Kind(StrEnum):
-    """What a task does."""
+    """Kind of computation of a task."""
 
     TRAIN = "train"
     EMBED = "embed"
@@ -21,7 +21,7 @@ class Kind(StrEnum):
 
 
 class State(StrEnum):
-    """Where a task stands in one run."""
+    """State of a task in one run."""
 
     WAITING = "waiting"  # a parent is not settled
     READY = "ready"  # could run now
@@ -37,22 +37,22 @@ class Task:
 
     Attributes:
         kind: train, embed, attack, verify.
-        config: resolved configuration of everything that acts here, defaults included (JSON values).
+        config: resolved configuration of all plugins involved, defaults included (JSON values).
         seed: the experiment's seed for this cell.
-        parents: (role, id) of what is consumed: "start", "clean", "victim", "suspect", "owner", "claim".
+        parents: (role, id) of consumed tasks: "start", "clean", "victim", "suspect", "owner", "claim".
         data: fingerprint of the data set.
         code: digest of the code that computes it.
-        label: for people: ``attack/mtlsign/finetune-ftal/epochs=5/seed0``. Not identity.
+        label: readable name: ``attack/mtlsign/finetune-ftal/epochs=5/seed0``. Not identity.
         after: tasks to wait for although nothing is consumed from them (a shorter strength of the same trajectory,
             whose checkpoint saves time). Not identity.
-        cost: guessed seconds, until the journal knows better. Not identity.
+        cost: estimated seconds, used until the journal has durations. Not identity.
         workload, scheme, attack: names for tags and statistics. Not identity.
         id: hex SHA-256 over the canonical identity.
         parent_ids: distinct parents, in order.
         waits_for: distinct tasks that must be settled before this one may run: parents, then ``after``.
 
     Raises:
-        TypeError: the configuration holds what JSON cannot hold exactly.
+        TypeError: the configuration holds a value that JSON cannot hold exactly.
     """
 
     kind: Kind
@@ -79,7 +79,7 @@ class Task:
         object.__setattr__(self, "id", TaskId(digest_text("task", self.text)))
 
     def identity(self) -> dict[str, Any]:
-        """What the id is a digest of."""
+        """Return the fields that the id is a digest of."""
         return {
             "kind": self.kind.value,
             "config": dict(self.config),
@@ -91,11 +91,11 @@ class Task:
 
     @property
     def text(self) -> str:
-        """The canonical identity; made anew, because a plan that kept those of all its tasks would be mostly text."""
+        """The canonical identity; not cached, because the texts of all tasks would dominate a plan's memory."""
         return canonical(self.identity())
 
     def parent(self, role: str) -> TaskId:
-        """Id of the parent in ``role``."""
+        """Return the id of the parent in ``role``."""
         return dict(self.parents)[role]
 
 
@@ -104,24 +104,24 @@ TaskClass = tuple[str, str, str, str]
 
 
 def task_class(task: Task) -> TaskClass:
-    """The class of a task."""
+    """Return the class of a task."""
     return (task.kind.value, task.workload, task.scheme, task.attack)
 
 
 class FailureKind(StrEnum):
-    """Why a task failed; decides whether it is tried again."""
+    """Cause of a failure; decides whether the task is tried again."""
 
     ERROR = "error"  # an exception of the task: deterministic, not retried
     DIVERGED = "diverged"  # non-finite loss or weights: deterministic, not retried
     WORKER_DIED = "worker_died"  # the process is gone: retried on a new worker
     OUT_OF_MEMORY = "out_of_memory"  # retried
     DEVICE = "device"  # the accelerator's context is unusable: retried on a new worker
-    NODE_LOST = "node_lost"  # its whole machine is gone or unreachable: retried elsewhere, nobody's fault
-    SILENT = "silent"  # the process gives no sign of life (stopped, deadlocked, cut off): replaced; retried
+    NODE_LOST = "node_lost"  # its machine is lost or unreachable: retried on another, the attempt does not count
+    SILENT = "silent"  # the process does not answer (stopped, deadlocked, disconnected): replaced; retried
     STALLED = "stalled"  # the process lives, the task makes no progress: the worker is replaced; retried
     TIMEOUT = "timeout"  # the worker is replaced; retried
-    STORE = "store"  # disk full, read-only, network share away: retried once it can be written again
-    CORRUPT = "corrupt"  # a consumed artifact is damaged: it is set aside and computed again first
+    STORE = "store"  # disk full, read-only, network share unreachable: retried once it can be written
+    CORRUPT = "corrupt"  # a consumed artifact is damaged: set aside and computed again first
     CANCELLED = "cancelled"  # the run is stopping; not a failure of the task
 
     @property
@@ -131,7 +131,7 @@ class FailureKind(StrEnum):
 
 
 QUARANTINED = "quarantined: "
-"""How the error of a task begins that later runs leave alone until they are asked to try it again."""
+"""Prefix of the error of a task that later runs do not try again unless asked to."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ class Failure:
     """A failed attempt.
 
     Attributes:
-        kind: decides what happens next.
+        kind: decides about further attempts.
         message: one line.
-        trace: traceback for the curious.
+        trace: traceback.
         damaged: the artifact to compute again, with kind CORRUPT.
     """
 
@@ -151,5 +151,5 @@ class Failure:
     damaged: TaskId | None = None
 
     def line(self) -> str:
-        """``kind: message`` for tables."""
+        """Return ``kind: message`` for tables."""
         return f"{self.kind.value}: {self.message}"

@@ -1,1 +1,1 @@
-"""Where results are mirrored for people: memory, MLflow."""
+"""Recorders mirror results from the journal: into memory or MLflow."""

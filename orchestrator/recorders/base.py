@@ -1,14 +1,14 @@
-"""What a recorder is: it mirrors the journal into a tracker, behind the run, and can always do it again.
+"""Interface of recorders, which mirror the journal into a tracker asynchronously and repeatably.
 
-A recorder reads the journal and the store, never the loop: nothing waits for it, and whatever it missed is sent by the
-next ``sync``.
+A recorder reads the journal and the store, never the loop: no run waits for it, and the next ``sync`` sends what it
+missed.
 """
 
 import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -20,15 +20,15 @@ _LONGEST_PAUSE_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class SyncReport:
-    """What one ``sync`` achieved.
+    """Result of one ``sync``.
 
     Attributes:
         sent: entries (one per finished task or cell) written by this call.
-        present: entries that were there before.
-        failed: entries that could not be written (all settled tasks, if the tracker could not even be opened); the next
+        present: entries written before.
+        failed: entries that could not be written (all settled tasks if the tracker could not be opened); the next
             ``sync`` tries again.
         warning: why, or None.
-        over: True if the journal says that the execution has ended.
+        over: True if the execution has ended according to the journal.
         experiment, parent: the tracker's own ids of experiment and execution, "" where unknown.
     """
 
@@ -46,12 +46,12 @@ class Recorder(ABC):
 
     @abstractmethod
     def sync(self, run_id: str, *, abandoned: bool = False) -> SyncReport:
-        """Send whatever of one execution is missing at the destination; doing it again sends nothing.
+        """Send the entries of one execution that are missing at the destination.
 
-        A tracker that cannot be reached is a warning in the report, never an error.
+        An unreachable tracker is a warning in the report, never an error.
 
         Args:
-            abandoned: True if the driver is known to be gone, whatever the journal says.
+            abandoned: True if the driver is known to have ended, whatever the journal says.
 
         Raises:
             LookupError: the journal knows no such execution.
@@ -59,7 +59,7 @@ class Recorder(ABC):
 
     @abstractmethod
     def attach_report(self, run_id: str, folder: Path) -> str | None:
-        """Put the report, tables and figures under ``folder`` beside the execution; returns a warning, or None.
+        """Attach the report, tables and figures under ``folder`` to the execution; return a warning, or None.
 
         Raises:
             LookupError: the journal knows no such execution.
@@ -67,23 +67,24 @@ class Recorder(ABC):
 
     @final
     def follow(self, run_id: str, stop: threading.Event, pause_s: float = _PAUSE_S) -> SyncReport:
-        """Sync until the execution is over or ``stop`` is set; the last pass sees everything written before.
+        """Sync until the execution is over or ``stop`` is set, with one last pass after that.
 
-        While the tracker cannot be reached, passes become rarer, up to one a minute.
+        While the tracker is unreachable, the pause between passes grows up to a minute.
 
         Returns:
-            The last pass's report, with all that was sent.
+            The last pass's report, with the number of all sent entries.
         """
-        sent, wait, said = 0, pause_s, None
+        sent, wait, warned = 0, pause_s, None
         while True:
             last = stop.is_set()
             started = time.monotonic()
             report = self.sync(run_id)
             sent += report.sent
-            if report.warning is not None and report.warning != said:
+            if report.warning is not None and report.warning != warned:
                 logger.warning(report.warning)
-            said = report.warning
+            warned = report.warning
             if last or report.over:
-                return SyncReport(**{**report.__dict__, "sent": sent})
-            wait = min(2 * wait, _LONGEST_PAUSE_S) if said else pause_s
+                return replace(report, sent=sent)
+            wait = min(2 * wait, _LONGEST_PAUSE_S) if warned else pause_s
+            # A pass that sent nothing is followed by a pause of its own length: polling takes half the time at most.
             stop.wait(max(wait, time.monotonic() - started if report.sent == 0 else 0.0))

@@ -1,4 +1,4 @@
-"""How MLflow is reached: a client whose errors are one line without passwords, and the limits of its API."""
+"""Connection to MLflow: a client with one-line errors without passwords, and the limits of its API."""
 
 import contextlib
 import os
@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from wmarena.orchestrator.files import addresses
+from wmarena.orchestrator.files.errors import first_line
 from wmarena.orchestrator.recorders.process import ENVIRONMENT
 from wmarena.orchestrator.recorders.tracker import TrackerError
 
-# MLflow reads these while it is imported.
+# MLflow reads these when it is imported.
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
@@ -33,20 +34,20 @@ REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST",
 
 
 def key(name: str) -> str:
-    """A name that MLflow takes: letters, digits, ``_-./: ``."""
+    """Return a name that MLflow accepts: letters, digits, ``_-./: ``."""
     return re.sub(r"[^\w\-./: ]", "_", name)[:_MAX_KEY]
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """``items`` in pieces of ``size``."""
+    """Split ``items`` into parts of ``size``."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 class MlflowConnection:
-    """A server or a database.
+    """Connection to a tracking server or database.
 
     Args:
-        uri: its whole address, password included.
+        uri: full address, including the password.
     """
 
     def __init__(self, uri: str) -> None:
@@ -54,26 +55,25 @@ class MlflowConnection:
         self._client: Any = None
 
     @contextlib.contextmanager
-    def speaking(self) -> Iterator[Any]:
-        """The client; what goes wrong with it becomes a TrackerError in one line, without passwords."""
+    def client(self) -> Iterator[Any]:
+        """Yield the client; turn its errors into TrackerError with one line and no passwords."""
         try:
             if self._client is None:
                 self._client = self._connect()
             yield self._client
         except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
-            line = (str(error).splitlines() or [type(error).__name__])[0]
             refused = getattr(error, "error_code", None) in REFUSALS
-            raise TrackerError(addresses.redacted(line, self._uri), unreachable=not refused) from None
+            raise TrackerError(addresses.redacted(first_line(error), self._uri), unreachable=not refused) from None
 
     def _connect(self) -> Any:
         path = addresses.sqlite_file(self._uri)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Kept in the file: a third of the time per run where fsync is slow, and readers never block the writer.
+            # Stored in the file: a third of the time per run where fsync is slow, and readers never block the writer.
             with contextlib.closing(sqlite3.connect(path)) as db:
                 db.execute("PRAGMA journal_mode=WAL")
         server = addresses.host(self._uri)
         if server is not None:
-            # MLflow itself would try for two minutes before it says that nobody is there.
+            # MLflow itself would retry for two minutes before it fails.
             socket.create_connection(server, timeout=_CONNECT_S).close()
         return MlflowClient(tracking_uri=self._uri)

@@ -1,12 +1,13 @@
-"""What an execution says of itself: when it begins, and once it is over."""
+"""A tracker's parent run of an execution: at its begin and at its end."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from wmarena.orchestrator.plan.identity import digest_text
 from wmarena.orchestrator.plan.task import TaskId
-from wmarena.orchestrator.recorders.fields import PREFIX, DataSetInput, RunFields, cut, data_set
+from wmarena.orchestrator.recorders.fields import PREFIX, RunFields, cut, data_set
 from wmarena.orchestrator.recorders.links import ComparisonLink
 from wmarena.orchestrator.recorders.summary import RunTask, count_states, execution_note
 from wmarena.orchestrator.recorders.tracker import Ending, ParentRun, ParentRunResults
@@ -16,10 +17,10 @@ _ENDINGS: dict[str, Ending] = {"done": "done", "failed": "failed"}
 
 
 def opening(run: Mapping[str, Any], tasks: Iterable[RunTask]) -> ParentRun:
-    """An execution that has begun.
+    """Describe an execution that has begun.
 
     Args:
-        run: one of ``Journal.runs``. Of its ``info`` are read: ``spec_digest``, ``code_version``, ``description``.
+        run: one of ``Journal.runs``. Used of its ``info``: ``spec_digest``, ``code_version``, ``description``.
         tasks: ``Journal.run_tasks``.
     """
     info = run["info"]
@@ -38,8 +39,8 @@ def opening(run: Mapping[str, Any], tasks: Iterable[RunTask]) -> ParentRun:
     )
 
 
-def asked(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What an execution compares, as parameters: names of workloads, schemes and attacks, and seeds."""
+def compared_names(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return an execution's workloads, schemes, attacks and seeds as parameters."""
     found = {name + "s": sorted({c[name] for c in cells}) for name in ("workload", "scheme", "attack", "seed")}
     return {name: cut(", ".join(map(str, values)), _MAX_LIST) for name, values in found.items() if values}
 
@@ -53,7 +54,7 @@ def closing(
     cells: Sequence[Mapping[str, Any]] = (),
     figures: Sequence[str] = (),
 ) -> ParentRunResults:
-    """An execution that is over; one whose driver never said so was killed when it last settled a task."""
+    """Describe an execution that is over; a killed one ended when it last settled a task."""
     counts = count_states(tasks)
     own = [rows[t]["finished"] for _, t, cached, _ in tasks if t in rows and not cached]
     finished = float(run["finished"] or max(own, default=run["started"]))
@@ -65,15 +66,10 @@ def closing(
         tags={f"{PREFIX}reuses": str(counts["cached"]), f"{PREFIX}status": "interrupted" if killed else run["status"]},
         metrics={f"n_{name}": float(n) for name, n in counts.items()} | {"seconds": elapsed},
         note=execution_note(run, tasks, rows, links),
-        params=asked(cells),
-        data=_data_sets(run, rows),
+        params=compared_names(cells),
+        data=sorted({data_set(row, run["info"].get("data_sets")) for row in rows.values()}, key=astuple),
         figures=figures,
     )
-
-
-def _data_sets(run: Mapping[str, Any], rows: Mapping[TaskId, RunFields]) -> list[DataSetInput]:
-    found = {data_set(row, run["info"].get("data_sets")) for row in rows.values()}
-    return sorted(found, key=lambda data: (data.name, data.fingerprint))
 
 
 def _installed_version() -> str:

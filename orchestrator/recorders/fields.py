@@ -1,8 +1,8 @@
-"""What one entry of a tracker says: names, tags, parameters and metrics of a task, from journal rows alone.
+"""Fields of a tracker entry: names, tags, parameters and metrics of a task, from journal rows alone.
 
-An entry is a train task, an embed task, or a cell of the table: a verify task with the attack, the marked model and
-the clean twin behind it. A failed task is an entry of its own. Numbers carry the names of the table's columns; what is
-not known is left out. Nothing here is key material: of a key only its commitment is read.
+An entry is a train task, an embed task, or a cell of the table: a verify task with its attack, marked model and clean
+twin. A failed task is an entry of its own. Metrics have the names of the table's columns; unknown values are left out.
+Entries hold no key material except commitments.
 """
 
 import json
@@ -33,7 +33,7 @@ _VERDICT_NUMBERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class DataSetInput:
-    """The data that a task computes on: its name and the fingerprint of its content."""
+    """Data set of a task: its name and the fingerprint of its content."""
 
     name: str
     fingerprint: str
@@ -41,16 +41,16 @@ class DataSetInput:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerEntry:
-    """One line of the tracker, in its own words.
+    """One entry of the tracker.
 
     Attributes:
-        mark: what it is remembered under: the task's id, or ``id@run`` for the failure that one execution saw.
+        mark: name in the journal's table of sent entries: the task's id, or ``id@run`` for a failure in one execution.
         task_id: train or embed task, failed task, or the cell's verify task.
-        started_ms, ended_ms: Unix milliseconds. A cell lasts as long as its attack and its verification computed.
-        curves_of: task whose training curves belong here, or None.
-        made: task whose model first appears here, or None; ``judged``: task whose model is consumed, or None.
-        about_model: True if the metrics say something of the made (else the judged) model as it is: not of a control,
-            an adversary's claim, or a model with the owner's head plugged back.
+        started_ms, ended_ms: Unix milliseconds. A cell lasts as long as its attack and verification.
+        curves_of: task whose training curves the entry holds, or None.
+        made: task whose model the entry introduces, or None; ``judged``: task whose model is consumed, or None.
+        about_model: True if the metrics describe the made (else the judged) model itself: not a control, an adversary's
+            claim, or a model with the owner's head plugged back.
     """
 
     mark: TaskId
@@ -71,7 +71,7 @@ class TrackerEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class RelatedRows:
-    """A row and the rows behind it, as far as the journal has them.
+    """A row with the rows of its ancestors, as far as the journal has them.
 
     Attributes:
         suspect: what made the judged model; ``claim``: the attack whose own key is judged, or None.
@@ -86,12 +86,12 @@ class RelatedRows:
 
 
 def parents(row: RunFields) -> dict[str, TaskId]:
-    """Role -> id of what a task consumed."""
+    """Return role -> id of the tasks that a task consumed."""
     return {role: TaskId(task_id) for role, task_id in row["identity"]["parents"]}
 
 
 def relatives(row: RunFields, rows: Mapping[TaskId, RunFields], link: ComparisonLink | None = None) -> RelatedRows:
-    """Who stands behind ``row``; ``link`` names what only the plan knows."""
+    """Collect the rows that ``row`` depends on; ``link`` names those that only the plan knows."""
     found = {role: rows.get(task_id) for role, task_id in parents(row).items()}
     kind = row["kind"]
     if kind == "train":
@@ -122,85 +122,77 @@ def describe(
     link: ComparisonLink | None = None,
     data_sets: Mapping[str, str] | None = None,
 ) -> TrackerEntry:
-    """The entry of one settled row.
+    """Describe one settled row as an entry.
 
     Args:
         rows: the row's ancestors by id, as far as the journal has them.
-        run_id: the execution; a failure is remembered once per execution.
-        link: what the plan says of a verify task.
+        run_id: the execution; a failure is sent once per execution.
+        link: the comparison of a verify task.
         data_sets: workload -> name of its data set; the workload's own name where it is missing.
     """
     failed, config = row["state"] == "failed", row["identity"]["config"]
-    family = relatives(row, rows, link)
-    worked = [row] if family.attack is None or family.attack is row else [family.attack, row]
+    related = relatives(row, rows, link)
+    computed = [row] if related.attack is None or related.attack is row else [related.attack, row]
     ended = int(row["finished"] * 1000)
     makes = not failed and row["kind"] in ("embed", "verify")
-    maker = family.attack if row["kind"] == "verify" else row
+    maker = related.attack if row["kind"] == "verify" else row
     return TrackerEntry(
         mark=TaskId(f"{row['id']}@{run_id}") if failed else row["id"],
         task_id=row["id"],
         name=entry_name(row),
         failed=failed,
-        started_ms=ended - int(1000 * sum(seconds(r) for r in worked)),
+        started_ms=ended - int(1000 * sum(seconds(r) for r in computed)),
         ended_ms=ended,
         data=data_set(row, data_sets),
-        tags=tags(family),
-        params=flat(merged_config(family)) | {"seed": str(row["seed"])},
-        metrics=metrics(family, link),
+        tags=tags(related),
+        params=flat(merged_config(related)) | {"seed": str(row["seed"])},
+        metrics=metrics(related, link),
         curves_of=None if failed or maker is None else maker["id"],
         # A model is scored once, when it is made; a mere claim has no score.
         made=maker["id"] if makes and maker is not None and "metric_test" in _result(maker) else None,
-        judged=_judged(family),
+        judged=_judged(related),
         about_model=makes and not any(config.get(name) for name in ("control", "claim")) and not _head(config),
     )
 
 
 def data_set(row: RunFields, names: Mapping[str, str] | None) -> DataSetInput:
-    """The data of a row's task; ``names``: workload -> name of its data set, the workload's own where it is missing."""
+    """Return the data set of a row's task; ``names``: workload -> its data set, by default the workload's name."""
     return DataSetInput(name=(names or {}).get(row["workload"], row["workload"]), fingerprint=row["identity"]["data"])
 
 
 def _head(config: Mapping[str, Any]) -> str | None:
-    """Whose output layer is judged if not the suspect's own."""
+    """Return whose output layer is judged if not the suspect's own."""
     head = config.get("head")
     return None if head == "deployed" else head
 
 
-def _judged(family: RelatedRows) -> TaskId | None:
-    """The marked model that an attack or a verification starts from."""
-    if family.own["kind"] not in ("attack", "verify") or family.embed is None:
+def _judged(related: RelatedRows) -> TaskId | None:
+    """Return the embed task of the marked model that an attack or a verification consumes."""
+    if related.own["kind"] not in ("attack", "verify") or related.embed is None:
         return None
-    consumes = family.attack is not None or (family.suspect is not None and family.suspect["kind"] == "embed")
-    return family.embed["id"] if consumes else None
+    consumes = related.attack is not None or (related.suspect is not None and related.suspect["kind"] == "embed")
+    return related.embed["id"] if consumes else None
 
 
 def entry_name(row: RunFields) -> str:
-    """The task's label, ``kind/scheme/attack/...``."""
+    """Return the task's label, ``kind/scheme/attack/...``."""
     return row["label"] or "/".join(filter(None, (row["kind"], row["scheme"], row["attack"], f"seed{row['seed']}")))
 
 
-def tags(family: RelatedRows) -> dict[str, str]:
-    """Tags of an entry, ``wmarena.`` included."""
-    row, result = family.own, family.own["result"] or {}
+def tags(related: RelatedRows) -> dict[str, str]:
+    """Return an entry's tags, ``wmarena.`` included."""
+    row, result = related.own, related.own["result"] or {}
     verdict = result.get("verdict", {})
     config = row["identity"]["config"]
-    makers = [r for r in (family.attack, row) if r is not None]
-    found: dict[str, Any] = {
-        "task_id": row["id"],
-        "kind": row["kind"],
-        "scheme": row["scheme"],
-        "attack": row["attack"],
-        "workload": row["workload"],
-        "seed": row["seed"],
-        "status": row["state"],
-        "parents": canonical(parents(row)),
-    }
+    makers = [r for r in (related.attack, row) if r is not None]
+    found: dict[str, Any] = {name: row[name] for name in ("kind", "scheme", "attack", "workload", "seed")}
+    found |= {"task_id": row["id"], "status": row["state"], "parents": canonical(parents(row))}
     optional = {
         "control": config.get("control"),
         "head": _head(config),
         "claim": "adversary" if config.get("claim") else None,
-        "attack_task": None if row["kind"] != "verify" or family.attack is None else family.attack["id"],
-        "metric": next((m for m in (_result(r).get("metric") for r in (row, family.suspect)) if m), None),
+        "attack_task": None if row["kind"] != "verify" or related.attack is None else related.attack["id"],
+        "metric": next((m for m in (_result(r).get("metric") for r in (row, related.suspect)) if m), None),
         "commitment": result.get("commitment"),
         "p_method": verdict.get("p_method"),
         "reason": verdict.get("reason"),
@@ -214,10 +206,10 @@ def tags(family: RelatedRows) -> dict[str, str]:
     return {PREFIX + name: cut(str(value), _MAX_TAG) for name, value in found.items()}
 
 
-def merged_config(family: RelatedRows) -> dict[str, Any]:
-    """Everything that acts in an entry: the mark's embedding, the attack, the verification."""
+def merged_config(related: RelatedRows) -> dict[str, Any]:
+    """Merge the configurations of an entry's embedding, attack and verification."""
     out: dict[str, Any] = {}
-    for row in (family.embed, family.attack, family.own):
+    for row in (related.embed, related.attack, related.own):
         for name, value in ({} if row is None else row["identity"]["config"]).items():
             before = out.get(name)
             if not isinstance(value, dict) or not isinstance(before, dict):
@@ -230,7 +222,7 @@ def merged_config(family: RelatedRows) -> dict[str, Any]:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested configuration as ``part.field`` -> text; plugins in lists are numbered, other lists are JSON."""
+    """Flatten a configuration to ``part.field`` -> text; plugins in lists are numbered, other lists are JSON."""
     out: dict[str, str] = {}
     for name, value in config.items():
         if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
@@ -243,38 +235,36 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def cut(text: str, limit: int) -> str:
-    """``text`` in at most ``limit`` characters; what is missing shows as an ellipsis."""
+    """Cut ``text`` to at most ``limit`` characters, the last an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def metrics(family: RelatedRows, link: ComparisonLink | None = None) -> dict[str, float]:
-    """The numbers of an entry, under the names of the table's columns; truth values are 0 and 1."""
-    made = {"clean": family.clean, "marked": family.embed, "suspect": family.suspect}
+def metrics(related: RelatedRows, link: ComparisonLink | None = None) -> dict[str, float]:
+    """Return an entry's metrics, named like the table's columns; truth values are 0 and 1."""
+    made = {"clean": related.clean, "marked": related.embed, "suspect": related.suspect}
     found: dict[str, Any] = {f"metric_{part}": _result(row).get("metric_test") for part, row in made.items()}
     found |= {f"metric_{part}_val": _result(row).get("metric_val") for part, row in made.items()}
-    found |= {
-        "metric_suspect": suspect_metric(_result(family.suspect), "test"),
-        "metric_suspect_val": suspect_metric(_result(family.suspect), "val"),
-    }
-    found["metric_scratch"] = _result(family.scratch).get("metric_test")
+    for name, split in (("metric_suspect", "test"), ("metric_suspect_val", "val")):
+        found[name] = suspect_metric(_result(related.suspect), split)
+    found["metric_scratch"] = _result(related.scratch).get("metric_test")
     marked, suspect = found["metric_marked"], found["metric_suspect"]
     if marked and suspect is not None:
         found["relative_drop"] = (marked - suspect) / marked
-    found |= {name: _result(family.embed).get(name) for name in COVERTNESS}
-    found |= _calibrated(_result(family.own).get("calibration"))
-    facts = _result(family.attack).get("facts") or {}
+    found |= {name: _result(related.embed).get(name) for name in COVERTNESS}
+    found |= _calibrated(_result(related.own).get("calibration"))
+    facts = _result(related.attack).get("facts") or {}
     found |= {f"attack_{name}": value for name, value in facts.items() if isinstance(value, int | float)}
-    found["n_tried"] = (_result(family.attack).get("claim") or {}).get("n_tried")
-    verdict = _result(family.own).get("verdict", {})
+    found["n_tried"] = (_result(related.attack).get("claim") or {}).get("n_tried")
+    verdict = _result(related.own).get("verdict", {})
     found |= {name: verdict.get(name) for name in _VERDICT_NUMBERS}
     found["strength"] = None if link is None else link.strength
-    stages = {r["kind"]: seconds(r) for r in (family.embed, family.attack, family.own) if r is not None}
+    stages = {r["kind"]: seconds(r) for r in (related.embed, related.attack, related.own) if r is not None}
     found |= {f"seconds_{kind}": value for kind, value in stages.items()}
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def _calibrated(found: Mapping[str, Any] | None) -> dict[str, float]:
-    """The numbers of a calibration task: how many keys that nobody embedded, how they scatter, how many pass."""
+    """Return the metrics of a calibration task: number of unembedded keys, their statistics, how many pass."""
     if not found:
         return {}
     values = [pair["statistic"] for pair in found["pairs"]]
@@ -283,7 +273,7 @@ def _calibrated(found: Mapping[str, Any] | None) -> dict[str, float]:
 
 
 def seconds(row: RunFields) -> float:
-    """Seconds of the computation itself; the attempt's wall seconds where it left no result."""
+    """Return the seconds of the computation; the attempt's wall seconds if there is no result."""
     return float(_result(row).get("seconds", row["seconds"]))
 
 
@@ -292,7 +282,7 @@ def _result(row: RunFields | None) -> Mapping[str, Any]:
 
 
 def points(history: list[dict[str, float]]) -> Iterator[MetricPoint]:
-    """The points of a ``history.json``, in order, curves gathered under ``training/``."""
+    """Yield the points of a ``history.json`` in order, with curves named ``training/...``."""
     for record in history:
         for name, value in record.items():
             if name != "step":

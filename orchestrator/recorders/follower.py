@@ -1,4 +1,4 @@
-"""What a recorder's process does: follow one execution until its driver has no more to say. Begun by ``process.py``."""
+"""Main function of a recorder process, started by ``process.py``: follows one execution to its end."""
 
 import contextlib
 import json
@@ -14,26 +14,26 @@ from wmarena.orchestrator.store.opening import open_store
 
 
 def main() -> int:
-    """Follow one execution until the driver says "drain" or is gone; the request is the first line of stdin.
+    """Follow one execution until the driver writes "drain" or ends; the first line of stdin is the request.
 
-    The address may hold a password, so nothing is taken from the command line, which others can see.
+    Not on the command line, which others can see: the address may hold a password.
     """
     os.nice(10)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     request = json.loads(sys.stdin.readline())
-    over, words = threading.Event(), list[str]()
+    ended, lines = threading.Event(), list[str]()
 
     def listen() -> None:
-        words.append(sys.stdin.readline().strip())  # "" when the driver's end of the pipe is closed by its death
-        over.set()
+        lines.append(sys.stdin.readline().strip())  # "" when the driver has ended
+        ended.set()
 
     threading.Thread(target=listen, daemon=True).start()
     store = open_store(request["store"])
     with open_journal(store, request["journal"]) as journal:
         recorder = MlflowRecorder(store, journal, request["tracking_uri"], log_models=request["log_models"])
-        followed = recorder.follow(request["run_id"], over)
-        over.wait()  # the report is written after the run has ended
-        last = recorder.sync(request["run_id"], abandoned=words != ["drain"])
+        followed = recorder.follow(request["run_id"], ended)
+        ended.wait()  # the report is written after the run has ended
+        last = recorder.sync(request["run_id"], abandoned=lines != ["drain"])
     total = {**asdict(last), "sent": followed.sent + last.sent}
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.write(json.dumps(total) + "\n")

@@ -1,6 +1,6 @@
-"""What an entry is compared with: a verify task consumes a suspect and a key, and does not know its clean twin.
+"""What an entry is compared with: a verify task consumes a suspect and a key, but not its clean twin.
 
-That is the table cell's to say, and the journal keeps the cells of every execution.
+The journal's table cells of an execution name the twin.
 """
 
 from collections.abc import Mapping
@@ -13,17 +13,11 @@ from wmarena.orchestrator.plan.task import TaskId
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonLink:
-    """What a verify task (a row of the table) or an embed task is compared with.
+    """Tasks that a verify task (a row of the table) or an embed task is compared with."""
 
-    Attributes:
-        clean: train task of the compute-matched clean twin.
-        scratch: train task on the adversary's data alone, or None.
-        strength_name, strength: the attack's monotone strength, or None.
-    """
-
-    clean: TaskId
-    scratch: TaskId | None = None
-    strength_name: str | None = None
+    clean: TaskId  # train task of the compute-matched clean twin
+    scratch: TaskId | None = None  # train task on the adversary's data alone
+    strength_name: str | None = None  # the attack's monotone strength, with its value
     strength: float | None = None
 
     @property
@@ -36,10 +30,10 @@ _NAMES = tuple(f.name for f in fields(ComparisonLink))
 
 
 class ComparisonLinks:
-    """The links of one execution, read as its plan grows.
+    """The links of one execution, read while its plan grows.
 
     Attributes:
-        known: verify or embed task -> what it is compared with.
+        known: verify or embed task -> its link.
     """
 
     def __init__(self, journal: JournalReader, run: str) -> None:
@@ -49,7 +43,7 @@ class ComparisonLinks:
         self._last = -1
 
     def refresh(self) -> Mapping[TaskId, ComparisonLink]:
-        """``known``, after reading the cells that joined since the last time.
+        """Read the cells added since the last call; return ``known``.
 
         Raises:
             StoreError: the journal was altered.
@@ -61,7 +55,7 @@ class ComparisonLinks:
                 self.known[TaskId(cell["verify"])] = ComparisonLink(**{name: cell[name] for name in _NAMES})
             except (LookupError, TypeError) as error:
                 raise StoreError(
-                    f"expected table cells of {self._run} as runs write them, got one with {type(error).__name__}: "
-                    f"{error!s:.80}; move the journal away: what is finished is found again by its artifacts"
+                    f"expected table cells of {self._run} in a valid journal, got one with {type(error).__name__}: "
+                    f"{error!s:.80}; move the journal away: finished tasks are found again by their artifacts"
                 ) from None
         return self.known

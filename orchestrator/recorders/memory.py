@@ -1,4 +1,4 @@
-"""A recorder that keeps what it is told: for tests and notebooks."""
+"""A recorder in memory, for tests and notebooks."""
 
 from collections.abc import Mapping
 from pathlib import Path

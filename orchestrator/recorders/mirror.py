@@ -1,7 +1,7 @@
-"""From the journal to a tracker: everything once, in any state of either, behind the run.
+"""Mirrors the journal into a tracker: every entry exactly once, asynchronously to the run.
 
-What was sent is marked in the journal (``sent``); the mark follows the entry, so before an entry is sent the tracker
-is asked whether a pass that was killed in between has written it. Passes over one store exclude each other. Marks::
+Sent entries are marked in the journal (``sent``). The mark is written after the entry, so before an entry is sent the
+tracker is asked whether a pass killed in between has written it. Passes over one store exclude each other. Marks::
 
     <task id>              a finished train or embed task, or a cell      -> the tracker's run
     <task id>@<run id>     a failure, once per execution                  -> the tracker's run
@@ -38,18 +38,18 @@ _HISTORY = "history.json"
 
 
 class Mirror(Recorder):
-    """Keeps a tracker like the journal.
+    """Mirrors executions into a tracker.
 
     Args:
-        store: for training curves, models (by reference) and reports; never for keys.
-        journal: a connection of its own: the driver keeps writing through another.
+        store: source of training curves, models (by reference) and reports, never of keys.
+        journal: a connection of its own: the driver writes through another.
     """
 
     def __init__(self, store: Store, journal: Journal, tracker: Tracker) -> None:
         self._store = store
         self._journal = journal
         self._tracker = tracker
-        self._silent: set[TaskId] = set()
+        self._without_entry: set[TaskId] = set()
         self._runs: dict[str, Mapping[str, Any]] = {}
         self._links: dict[str, ComparisonLinks] = {}
 
@@ -57,15 +57,17 @@ class Mirror(Recorder):
         over = abandoned or not self._journal.run_going(run_id)
         run = self._run(run_id, fresh=over)
         tasks = self._journal.run_tasks(run_id)
-        with self._alone():
+        with self._exclusive():
             try:
-                current = self._begin(run, over, tasks)
+                current = self._open(run, over, tasks)
             except TrackerError as error:
                 waiting = sum(state in ("done", "failed") for *_, state in tasks)
                 return SyncReport(failed=waiting, warning=self._warning(error), over=over)
             try:
                 self._send_entries(current)
-                self._send_trials(current)
+                if study := current.run["info"].get("study"):
+                    description = str(current.run["info"].get("description") or "")
+                    self._study(current).send(study, description, over)
                 if over:
                     self._close(current)
             except TrackerError as error:
@@ -74,15 +76,15 @@ class Mirror(Recorder):
 
     def attach_report(self, run_id: str, folder: Path) -> str | None:
         run = self._run(run_id, fresh=True)
-        with self._alone():
+        with self._exclusive():
             try:
-                self._attach(self._begin(run, True, self._journal.run_tasks(run_id)), folder)
+                self._attach(self._open(run, True, self._journal.run_tasks(run_id)), folder)
             except TrackerError as error:
                 return self._warning(error)
         return None
 
     def _run(self, run_id: str, *, fresh: bool) -> Mapping[str, Any]:
-        """An execution's row; its spec and info are large, and read once while it goes on."""
+        """Return an execution's row; cached while it runs, because its spec and info are large."""
         if fresh or run_id not in self._runs:
             run = self._journal.run(run_id)
             if run is None:
@@ -92,9 +94,9 @@ class Mirror(Recorder):
         return self._runs[run_id]
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _exclusive(self) -> Iterator[None]:
         """Wait until no other process mirrors this store."""
-        with exclusive(self._store.root / "recorder.lock"), self._journal.alone("recorder"):
+        with exclusive(self._store.root / "recorder.lock"), self._journal.exclusive("recorder"):
             yield
 
     def _warning(self, error: TrackerError) -> str:
@@ -103,8 +105,8 @@ class Mirror(Recorder):
             "`wmarena report --sync` sends it"
         )
 
-    def _begin(self, run: Mapping[str, Any], over: bool, tasks: list[RunTask]) -> Pass:
-        """Open the experiment and the execution's own entry."""
+    def _open(self, run: Mapping[str, Any], over: bool, tasks: list[RunTask]) -> Pass:
+        """Open the experiment and the execution's parent run."""
         experiment = str(run["experiment"])
         number, place = self._tracker.open(experiment)
         current = Pass(
@@ -133,7 +135,7 @@ class Mirror(Recorder):
         entries = self._entries(current)
         with ThreadPoolExecutor(self._tracker.clients) as pool:
             for wave in current.waves(entries):
-                # What is read from the marks is read here: only this thread writes them.
+                # Marks are read in this thread, which alone writes them; entries of a wave use models of earlier waves.
                 deliveries = [self._delivery(current, entry) for entry in wave]
                 for delivery, future in [(d, pool.submit(self._deliver, d)) for d in deliveries]:
                     try:
@@ -152,16 +154,16 @@ class Mirror(Recorder):
                     current.sent += 1
 
     def _entries(self, current: Pass) -> list[TrackerEntry]:
-        """What is to be sent and has an entry of its own; in planning order."""
-        pending = {t: state for t, state in current.pending().items() if t not in self._silent}
+        """Return the entries to send, in planning order."""
+        pending = {t: state for t, state in current.pending().items() if t not in self._without_entry}
         current.rows = lineage(self._journal, current.links, pending)
         out: list[TrackerEntry] = []
         for task_id, state in pending.items():
             row = current.rows.get(task_id)
             if row is None or row["state"] != state:
-                continue  # computed again since, by this execution or a later one, which sends it
+                continue  # computed again since; this execution or a later one sends it
             if row["kind"] == "attack" and row["state"] == "done":
-                self._silent.add(task_id)  # its verifications speak for it
+                self._without_entry.add(task_id)  # its verify tasks have the entries
                 continue
             link, names = current.links.get(task_id), current.run["info"].get("data_sets")
             out.append(describe(row, current.rows, run_id=current.run_id, link=link, data_sets=names))
@@ -178,8 +180,9 @@ class Mirror(Recorder):
         )
 
     def _deliver(self, delivery: Delivery) -> TrackedRun:
-        """Send, unless an earlier pass had; curves are read here, so that few are in memory at once."""
+        """Send an entry unless an earlier pass has; curves are read here, so that few are in memory at once."""
         entry = delivery.entry
+        # Exactly once: an earlier pass may have been killed after sending and before marking.
         found = self._tracker.find(entry, delivery.parent)
         if found is not None:
             return found
@@ -197,20 +200,13 @@ class Mirror(Recorder):
             return None
 
     def _file(self, task_id: TaskId, name: str) -> Path | None:
-        """A file of an artifact if it is still there and undamaged: results outlive their artifacts."""
+        """Return a file of an artifact if it exists and is undamaged: artifacts may be removed before results."""
         try:
             return self._store.path(task_id, name)
         except CorruptArtifact:
             return None
 
     # Studies
-
-    def _send_trials(self, current: Pass) -> None:
-        """An execution of a study also shows the study, whose trials outlive it."""
-        study = current.run["info"].get("study")
-        if study:
-            description = str(current.run["info"].get("description") or "")
-            self._study(current).send(study, description, current.over)
 
     def _study(self, current: Pass) -> StudyMirror:
         remember = partial(self._remember, current)
@@ -236,7 +232,7 @@ class Mirror(Recorder):
         self._attach(current, folder)
 
     def _attach(self, current: Pass, folder: Path) -> None:
-        """Send the report unless the very same files are there."""
+        """Send the report unless the same files were sent."""
         present, seen = report_of(folder)
         mark = TaskId(f"report:{current.run_id}")
         if present and current.marks.get(mark) != seen:

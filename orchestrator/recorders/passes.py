@@ -1,4 +1,4 @@
-"""One look at one execution: what the journal says, what has been sent, and what is to be sent now, in which order."""
+"""One pass over one execution: what was sent, what is to be sent, and in which order."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,41 +14,31 @@ from wmarena.orchestrator.recorders.summary import RunTask
 
 @dataclass
 class Pass:
-    """One look at one execution: what the journal says, and what has been sent.
+    """State of one pass over an execution."""
 
-    Attributes:
-        run: the execution's row.
-        over: it has ended.
-        links: what the plan says of verify tasks.
-        place, experiment: the tracker's experiment: where marks count, and its number there.
-        marks: mark -> the tracker's name of what was sent.
-        parent: the tracker's run of the execution.
-        rows: of what is to be sent, and of its ancestors.
-    """
-
-    run: Mapping[str, Any]
-    over: bool
+    run: Mapping[str, Any]  # the execution's row
+    over: bool  # it has ended
     tasks: list[RunTask]
-    links: Mapping[TaskId, ComparisonLink]
-    place: str
-    experiment: str
-    marks: dict[TaskId, str]
-    parent: str = ""
+    links: Mapping[TaskId, ComparisonLink]  # comparisons of verify and embed tasks
+    place: str  # name of the tracker's experiment: scope of the marks
+    experiment: str  # its id there
+    marks: dict[TaskId, str]  # mark -> the tracker's id of a sent entry
+    parent: str = ""  # the tracker's run of the execution
     sent: int = 0
     failed: int = 0
     warning: str | None = None
-    rows: dict[TaskId, RunFields] = field(default_factory=dict)
+    rows: dict[TaskId, RunFields] = field(default_factory=dict)  # of entries to send, and of their ancestors
 
     @property
     def run_id(self) -> str:
         return str(self.run["id"])
 
     def mark(self, task_id: TaskId, state: str | None) -> TaskId:
-        """What a settled task is remembered under."""
+        """Return the mark of a settled task."""
         return TaskId(f"{task_id}@{self.run_id}") if state == "failed" else task_id
 
     def pending(self) -> dict[TaskId, str]:
-        """Task -> state of what is settled, with all that it is compared with, and is not marked; in planning order."""
+        """Return task -> state of unsent settled tasks whose comparisons are settled too; in planning order."""
         states = {t: state for _, t, _, state in self.tasks}
         return {
             t: state
@@ -59,7 +49,8 @@ class Pass:
         }
 
     def waves(self, entries: Iterable[TrackerEntry]) -> list[list[TrackerEntry]]:
-        """Entries in three groups, each needing models of those before: independent, makers of models, the rest."""
+        """Group entries so that each needs only models of earlier groups: independent, makers of models, the rest."""
+        # Entries of one group are sent concurrently, so a model's maker must be in an earlier group than its users.
         known = {mark.partition(":")[2] for mark in self.marks if mark.startswith("model:")}
         waves: list[list[TrackerEntry]] = [[], [], []]
         for entry in entries:
@@ -73,7 +64,7 @@ class Pass:
         return waves
 
     def report(self) -> SyncReport:
-        """The outcome so far."""
+        """Return the outcome so far."""
         entries = {self.mark(t, state) for _, t, _, state in self.tasks}
         return SyncReport(
             sent=self.sent,
@@ -89,7 +80,7 @@ class Pass:
 def lineage(
     journal: JournalReader, links: Mapping[TaskId, ComparisonLink], ids: Iterable[TaskId]
 ) -> dict[TaskId, RunFields]:
-    """Rows of ``ids``, of what they are compared with, and of everything that they consumed."""
+    """Return the rows of ``ids``, of the tasks they are compared with, and of all their ancestors."""
     found: dict[TaskId, RunFields] = {}
     asked: set[TaskId] = set()
     todo = set(ids)
@@ -103,5 +94,5 @@ def lineage(
 
 
 def _comparable(link: ComparisonLink | None, states: Mapping[TaskId, str | None]) -> bool:
-    """True if nothing that the entry is compared with is still to come in this execution."""
+    """Return whether the tasks that the entry is compared with are settled."""
     return link is None or all(states.get(t, "done") is not None for t in link.tasks)

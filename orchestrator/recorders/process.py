@@ -1,7 +1,7 @@
-"""The recorder as a process of its own: the driver starts it, forgets it, and asks at the end how it went.
+"""The recorder as a process of its own, which the driver starts, and drains at the end.
 
-It holds no lock that a run needs, computes at low priority, outlives a killed driver just long enough to send what the
-journal has, and may itself be killed at any time: the next ``sync`` sends the rest.
+It holds no lock that a run needs, runs at low priority, and outlives a killed driver only to send what the journal
+has. It may be killed at any time: the next ``sync`` sends the rest.
 """
 
 import json
@@ -22,8 +22,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }
-"""What MLflow is told where the user has not said otherwise: no telemetry, nothing on stdout, give up early on a server
-that is away."""
+"""Defaults of MLflow's environment: no telemetry, nothing on stdout, short timeouts."""
 
 _MODULE = "wmarena.orchestrator.recorders.follower"
 _LOG = "recorder.log"
@@ -33,7 +32,6 @@ class RecorderProcess:
     """Mirrors one execution into MLflow while it runs.
 
     Args:
-        store: the store, a shared one by its address.
         run_id: an execution that ``Journal.start_run`` has opened.
         tracking_uri: None for the store's own SQLite file.
         journal: address of the journal, None for the store's own.
@@ -61,7 +59,7 @@ class RecorderProcess:
         self._asked = False
 
     def start(self) -> None:
-        """Begin to follow; returns at once."""
+        """Start the process; return at once."""
         mine = without_passphrase({**os.environ})
         environment = {**ENVIRONMENT, **mine, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with (self._root / _LOG).open("w") as log:
@@ -72,30 +70,26 @@ class RecorderProcess:
                 stderr=log,
                 env=environment,
                 text=True,
-                start_new_session=True,  # Ctrl-C is for the driver, which will say when to stop
+                start_new_session=True,  # Ctrl-C is for the driver, which then drains this process
             )
-        self._say(self._request)
-
-    def _say(self, request: object) -> None:
-        if self._process is None or self._process.stdin is None:
-            raise RuntimeError("expected a started recorder, got one that was not; call start() first")
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        if self._process.stdin is not None:
+            self._process.stdin.write(json.dumps(self._request) + "\n")
+            self._process.stdin.flush()
 
     def drain(self, timeout: float) -> SyncReport | None:
-        """Send what is left, the report included, and end.
+        """Let the process send the rest, including the report, and end.
 
         Args:
             timeout: seconds to wait.
 
         Returns:
-            How it went; None if it is still busy: it then goes on by itself, or call ``drain`` again, or ``kill``.
+            The last report; None if it is still busy: it continues by itself, or call ``drain`` again, or ``kill``.
         """
         if self._process is None:
             raise RuntimeError("expected a started recorder, got one that was not; call start() first")
-        word, self._asked = None if self._asked else "drain\n", True
+        message, self._asked = None if self._asked else "drain\n", True
         try:
-            out, _ = self._process.communicate(word, timeout=timeout)
+            out, _ = self._process.communicate(message, timeout=timeout)
         except subprocess.TimeoutExpired:
             return None
         if self._process.returncode or not out:
@@ -106,7 +100,7 @@ class RecorderProcess:
         return SyncReport(**json.loads(out))
 
     def kill(self) -> None:
-        """End it at once; nothing is lost."""
+        """Kill the process; the next ``sync`` sends the rest."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()

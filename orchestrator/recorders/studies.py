@@ -1,8 +1,8 @@
-"""A study in a tracker: one run for the study, one below it for each trial, with links to the runs of its tasks."""
+"""Mirrors a study: one run for the study, a nested run for each trial, with links to the runs of its tasks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.plan.task import TaskId
@@ -14,27 +14,20 @@ _ENDINGS: dict[str, Ending] = {"complete": "done", "pruned": "done", "failed": "
 _MOST_LINKS = 60
 
 
-class Remember(Protocol):
-    """Notes durably what was sent, under a mark."""
-
-    def __call__(self, mark: TaskId, name: str) -> None: ...
+Remember = Callable[[TaskId, str], None]
+"""Stores a mark with the tracker's id of the sent entry."""
 
 
 class StudyMirror:
-    """Keeps the runs of one study like the journal.
+    """Mirrors one study into a tracker.
 
     Args:
-        marks: what was sent; ``remember`` adds to it.
+        marks: mark -> id of sent entries; ``remember`` adds to it.
         experiment: the tracker's id, for links.
     """
 
     def __init__(
-        self,
-        tracker: Tracker,
-        journal: Journal,
-        marks: Mapping[TaskId, str],
-        remember: Remember,
-        experiment: str,
+        self, tracker: Tracker, journal: Journal, marks: Mapping[TaskId, str], remember: Remember, experiment: str
     ) -> None:
         self._tracker = tracker
         self._journal = journal
@@ -43,20 +36,21 @@ class StudyMirror:
         self._experiment = experiment
 
     def send(self, study: str, description: str, over: bool) -> None:
-        """The study's own run, and every trial that has ended and is not there yet.
+        """Send the study's own run, and every ended trial that was not sent.
 
-        Until an execution is ``over``, a trial waits for the runs of its tasks, which it links to.
+        Until an execution is ``over``, a trial waits for the runs of its tasks, to link to them.
         """
         trials = self._journal.trials(study)
-        parent = self._once(TaskId(f"study:{study}"), _study_page(study, description), None)
+        entry = StudyEntry(name=study, tags=_tags(study, "study"), note=description, ending="done")
+        parent = self._once(TaskId(f"study:{study}"), entry, None)
         for number, document in trials.items():
             mark = TaskId(f"trial:{study}:{number}:{document['state']}")
             linked = over or all(task in self._marks for task in document.get("tasks", ()))
             if document["state"] in _ENDINGS and linked and mark not in self._marks:
-                self._once(mark, self._trial_page(study, document), parent)
+                self._once(mark, self._trial_entry(study, document), parent)
 
     def close(self, study: str, folder: Path, files: str) -> None:
-        """What the study has come to, with its report; ``files`` is a digest of the report's files."""
+        """Send the study's metrics and report; ``files`` is a digest of the report's files."""
         parent, trials = self._marks[TaskId(f"study:{study}")], self._journal.trials(study)
         ended = [document for document in trials.values() if document["state"] in ("complete", "pruned", "failed")]
         metrics = {"n_trials": float(len(ended)), "n_feasible": float(sum(d["feasible"] for d in ended))}
@@ -68,16 +62,16 @@ class StudyMirror:
                     self._tracker.write_file(parent, path)
             self._remember(mark, files)
 
-    def _once(self, mark: TaskId, page: StudyEntry, parent: str | None) -> str:
+    def _once(self, mark: TaskId, entry: StudyEntry, parent: str | None) -> str:
         known = self._marks.get(mark)
         if known is None:
-            known = self._tracker.find_page(page) or self._tracker.write_page(page, parent)
+            known = self._tracker.find_study_entry(entry) or self._tracker.write_study_entry(entry, parent)
             self._remember(mark, known)
         return known
 
-    def _trial_page(self, study: str, document: Mapping[str, Any]) -> StudyEntry:
+    def _trial_entry(self, study: str, document: Mapping[str, Any]) -> StudyEntry:
         number, state = document["number"], document["state"]
-        broken = {f"excess/{name}": value for name, value in document.get("constraints", {}).items()}
+        excess = {f"excess/{name}": value for name, value in document.get("constraints", {}).items()}
         objective = next(iter(document.get("values", {})), "value")
         return StudyEntry(
             name=f"{study}/trial {number}",
@@ -89,15 +83,15 @@ class StudyMirror:
                 f"{PREFIX}warm": str(bool(document.get("warm"))).lower(),
             },
             params={name: str(value) for name, value in document["params"].items()},
-            metrics={**document.get("measures", {}), **document.get("values", {}), **broken},
+            metrics={**document.get("measures", {}), **document.get("values", {}), **excess},
             points=tuple((f"intermediate/{objective}", value, step) for step, value in document.get("told", ())),
-            note="\n\n".join(self._words(document)),
+            note="\n\n".join(self._note_paragraphs(document)),
             ending=_ENDINGS[state],
             started_ms=int(1000 * (document.get("started") or 0)),
             ended_ms=int(1000 * (document.get("finished") or document.get("started") or 0)),
         )
 
-    def _words(self, document: Mapping[str, Any]) -> Iterator[str]:
+    def _note_paragraphs(self, document: Mapping[str, Any]) -> Iterator[str]:
         values = ", ".join(f"{name} **{value:.4g}**" for name, value in document.get("values", {}).items())
         yield values or f"**{document['state']}**"
         if document.get("why"):
@@ -107,10 +101,6 @@ class StudyMirror:
         links = [f"- [{labels[t]}](#/experiments/{self._experiment}/runs/{run})" for t, run in sent if t in labels]
         if links:
             yield "Its tasks:\n" + "\n".join(links)
-
-
-def _study_page(study: str, description: str) -> StudyEntry:
-    return StudyEntry(name=study, tags=_tags(study, "study"), note=description, ending="done")
 
 
 def _tags(study: str, kind: str) -> dict[str, str]:

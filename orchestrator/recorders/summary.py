@@ -1,4 +1,4 @@
-"""An execution and its entries in a few lines of Markdown: what the tracker shows above the numbers."""
+"""Markdown notes of an execution and its entries, shown above the metrics."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,16 +17,16 @@ _MOST_ROWS = 60
 _MOST_FAILURES = 10
 
 
-def entry_note(family: RelatedRows, link: ComparisonLink | None = None) -> str:
-    """One entry in a sentence or two."""
-    row, found = family.own, metrics(family, link)
+def entry_note(related: RelatedRows, link: ComparisonLink | None = None) -> str:
+    """Describe one entry in a sentence or two."""
+    row, found = related.own, metrics(related, link)
     if row["state"] == "failed":
         return f"**Failed:** {cut(row['error'] or 'no cause given', 2000)}"
     if row["kind"] == "verify":
         return _verdict_note(found)
     own = "metric_clean" if row["kind"] == "train" else "metric_marked"
-    told = [f"{name}: {found[key]:.4f}" for name, key in _SHOWN[row["kind"]] if key in found]
-    return ", ".join(told) if own in found else "done"
+    parts = [f"{name}: {found[key]:.4f}" for name, key in _SHOWN[row["kind"]] if key in found]
+    return ", ".join(parts) if own in found else "done"
 
 
 _SHOWN = {
@@ -56,13 +56,13 @@ def execution_note(
     rows: Mapping[TaskId, RunFields],
     links: Mapping[TaskId, ComparisonLink],
 ) -> str:
-    """The whole execution: how it went, its failures, its table in short, its counts; what matters most comes first.
+    """Describe an execution: state, failures, short table, counts; the most important comes first.
 
     Args:
         run: one of ``Journal.runs``.
         tasks: ``Journal.run_tasks``.
-        rows: rows of all its settled tasks and what they consumed.
-        links: what the plan adds.
+        rows: rows of all its settled tasks and their ancestors.
+        links: comparisons of verify tasks.
     """
     description = str(run["info"].get("description") or "").strip()
     head = ", ".join(f"{n} {name}" for name, n in count_states(tasks).items() if n)
@@ -72,13 +72,13 @@ def execution_note(
 
 
 def count_states(tasks: Iterable[RunTask]) -> dict[str, int]:
-    """How an execution's tasks stand: done (by this execution), cached, failed, skipped, open."""
+    """Count an execution's tasks: done (by this execution), cached, failed, skipped, open."""
     found = Counter("cached" if cached else state or "open" for _, _, cached, state in tasks)
     return {name: found[name] for name in ("done", "cached", "failed", "skipped", "open")}
 
 
 def _counts(tasks: Sequence[RunTask], rows: Mapping[TaskId, RunFields]) -> str:
-    """Kinds down, states across; tasks that were never settled have no kind in the journal."""
+    """Return a table of states by kind; tasks that were never settled have no kind in the journal."""
     of_kind: dict[str, list[RunTask]] = defaultdict(list)
     for task in tasks:
         of_kind[rows[task[1]]["kind"] if task[1] in rows else "not reached"].append(task)
@@ -95,8 +95,8 @@ def _verdicts(
         row = rows.get(task_id)
         if state == "done" and row is not None and row["kind"] == "verify" and row["state"] == "done":
             link = links.get(task_id)
-            family = relatives(row, rows, link)
-            groups[_cell_name(row, link)].append(metrics(family, link))
+            related = relatives(row, rows, link)
+            groups[_cell_name(row, link)].append(metrics(related, link))
     lines = [[*name, *_judged(found)] for name, found in groups.items()]
     if len(lines) > _MOST_ROWS:
         lines = [*lines[:_MOST_ROWS], [f"… and {len(lines) - _MOST_ROWS} more", *[""] * 5]]

@@ -1,4 +1,4 @@
-"""The small face of a tracker: what a mirror needs of MLflow, in our own words."""
+"""Interface of trackers: what a mirror needs of MLflow."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ Ending = Literal["done", "failed", "killed"]
 
 
 class TrackerError(Exception):
-    """The tracker refused something, or cannot be reached; the message is for people and holds no password.
+    """The tracker refused a request or cannot be reached; the message holds no password.
 
     Attributes:
-        unreachable: True if whatever is tried next would fail as well.
+        unreachable: True if further requests would fail as well.
     """
 
     def __init__(self, message: str, *, unreachable: bool) -> None:
@@ -24,7 +24,7 @@ class TrackerError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """An entry as the tracker knows it: the id of its run and of the model that it made or judged, if any."""
+    """Tracker ids of an entry: its run, and the model that it made or judged, if any."""
 
     run: str
     model: str | None = None
@@ -32,7 +32,7 @@ class TrackedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
-    """Where a model's file is; ``fetch`` brings it to this machine, None if it is damaged or gone."""
+    """Location of a model's file; ``fetch`` downloads it, and returns None if it is damaged or missing."""
 
     uri: str
     fetch: Callable[[], Path | None]
@@ -40,29 +40,20 @@ class ModelFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """An entry with all that is sent along.
-
-    Attributes:
-        parent: the tracker's id of the execution.
-        note: Markdown.
-        points: training curves.
-        consumes: the tracker's id of the model that the entry starts from, or None.
-        model: the tracker's id of the entry's own model if another entry has introduced it, or None.
-        weights: the entry's own model, or None where it made none or it is gone.
-    """
+    """An entry with the data sent along."""
 
     entry: TrackerEntry
-    parent: str
-    note: str = ""
-    points: Sequence[MetricPoint] = ()
-    consumes: str | None = None
-    model: str | None = None
-    weights: ModelFile | None = None
+    parent: str  # the tracker's id of the execution
+    note: str = ""  # Markdown
+    points: Sequence[MetricPoint] = ()  # training curves
+    consumes: str | None = None  # the tracker's id of the model that the entry starts from, or None
+    model: str | None = None  # the tracker's id of the entry's own model if another entry has introduced it, or None
+    weights: ModelFile | None = None  # the entry's own model, or None if it made none or it is missing
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParentRun:
-    """One run of a plan, as the parent of its entries; ``tags`` include the one that it is found by."""
+    """An execution as the parent run of its entries; ``tags`` include the one used to find it."""
 
     run_id: str
     started_ms: int
@@ -72,27 +63,21 @@ class ParentRun:
 
 @dataclass(frozen=True, kw_only=True)
 class ParentRunResults:
-    """What is known of an execution once it is over.
-
-    Attributes:
-        params: what was asked; known only now, for a plan may grow.
-        data: what its tasks computed on.
-        figures: images that are or will be beside it, as paths among its files; the note is shown with them.
-    """
+    """Results of an execution that is over."""
 
     ending: Ending
     ended_ms: int
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
     note: str
-    params: Mapping[str, str] = field(default_factory=dict)
-    data: Sequence[DataSetInput] = ()
-    figures: Sequence[str] = ()
+    params: Mapping[str, str] = field(default_factory=dict)  # what was compared; a growing plan knows it at the end
+    data: Sequence[DataSetInput] = ()  # data sets of its tasks
+    figures: Sequence[str] = ()  # paths of its images among its artifacts; shown below the note
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyEntry:
-    """A run that stands for no task: a study, or a trial of one. It is found by all its tags together."""
+    """Run of a study or of one of its trials. It is found by all its tags together."""
 
     name: str
     tags: Mapping[str, str]
@@ -106,58 +91,45 @@ class StudyEntry:
 
 
 class Tracker(Protocol):
-    """Every method raises ``TrackerError``, and nothing else, when the tracker refuses or is away."""
+    """Interface of a tracker; every method raises ``TrackerError`` if the tracker refuses or is unreachable."""
 
     @property
     def address(self) -> str:
-        """Where it is, for people: no password."""
-        ...
+        """Address for messages, without password."""
 
     @property
     def clients(self) -> int:
-        """How many entries may be sent at once."""
-        ...
+        """Number of entries that may be sent concurrently."""
 
     def open(self, experiment: str) -> tuple[str, str]:
-        """Find or create an experiment. Returns its id, and a name of the place that no other place ever has."""
-        ...
+        """Find or create an experiment; return its id, and a unique name of the place."""
 
     def find_execution(self, run_id: str) -> str | None:
-        """The id of an execution that was started before, or None."""
-        ...
+        """Return the id of an execution that was started before, or None."""
 
     def start_execution(self, execution: ParentRun) -> str:
-        """Begin an execution; returns its id."""
-        ...
+        """Start an execution; return its id."""
 
     def close_execution(self, parent: str, closing: ParentRunResults) -> None:
         """End an execution; may be repeated."""
-        ...
 
     def find(self, entry: TrackerEntry, parent: str) -> TrackedRun | None:
-        """The entry if it was written whole before; what was left half-written is removed."""
-        ...
+        """Return the entry if it was written completely before; remove half-written ones."""
 
     def send(self, delivery: Delivery) -> TrackedRun:
-        """Write an entry whole."""
-        ...
+        """Write an entry completely."""
 
-    def find_page(self, page: StudyEntry) -> str | None:
-        """The id of a page that was written whole before; what was left half-written is removed."""
-        ...
+    def find_study_entry(self, entry: StudyEntry) -> str | None:
+        """Return the run of a study or trial that was written completely before; remove half-written ones."""
 
-    def write_page(self, page: StudyEntry, parent: str | None) -> str:
-        """Write a page whole, below ``parent`` if there is one; returns its id."""
-        ...
+    def write_study_entry(self, entry: StudyEntry, parent: str | None) -> str:
+        """Write the run of a study or trial, below ``parent`` if there is one; return its id."""
 
     def add_metrics(self, run: str, metrics: Mapping[str, float]) -> None:
-        """More numbers on a run that is there."""
-        ...
+        """Add metrics to an existing run."""
 
     def write_text(self, parent: str, name: str, text: str) -> None:
-        """Put a text file beside an execution."""
-        ...
+        """Attach a text file to an execution."""
 
     def write_file(self, parent: str, path: Path) -> None:
-        """Put a file, or a folder with its files, beside an execution."""
-        ...
+        """Attach a file or folder to an execution."""

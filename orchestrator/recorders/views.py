@@ -1,7 +1,7 @@
-"""How an experiment opens in MLflow's browser: its description, and saved views of its table of runs.
+"""An experiment's page in MLflow: its description, and saved views of its table of runs.
 
-A view is a tag of the experiment, ``mlflow.sharedViewState.NAME``, and an address that names it. MLflow's page keeps
-its own choice of columns in the browser; a view is the way to hand one over.
+A view is a tag of the experiment, ``mlflow.sharedViewState.NAME``, and an address that names it. MLflow stores the
+choice of columns in the browser; a view is the way to preset it.
 """
 
 import json
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from wmarena.orchestrator.recorders.fields import PREFIX
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Tags that a new experiment begins with: which of its faces MLflow shows."""
+"""Tags of a new experiment, which select MLflow's kind of page."""
 
 _VERDICTS = "wmarena-verdicts"
 _TRAINING = "wmarena-training"
 
 
 def experiment_tags(experiment_id: str) -> dict[str, str]:
-    """Tags that describe an experiment, with the views that its description links to."""
+    """Return an experiment's description, and the views that it links to, as tags."""
     page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
     note = (
         f"[Verdicts]({page}&viewStateShareKey={_VERDICTS}) · [Training]({page}&viewStateShareKey={_TRAINING}) · "
@@ -43,7 +43,7 @@ def experiment_tags(experiment_id: str) -> dict[str, str]:
 
 
 def _view(search: str, order: str, *, tags: Sequence[str], metrics: Sequence[str]) -> str:
-    """Runs that a search finds, the smallest ``order`` first (a table ordered by time would nest them)."""
+    """Return a view of the runs of a search, the smallest ``order`` first (ordered by time, MLflow would nest them)."""
     state = {
         "searchFilter": search,
         "orderByKey": f"metrics.`{order}`",
@@ -54,5 +54,5 @@ def _view(search: str, order: str, *, tags: Sequence[str], metrics: Sequence[str
 
 
 def pictures(paths: Sequence[str], run: str) -> str:
-    """Markdown that shows images among a run's artifacts on its page."""
+    """Return Markdown that shows images among a run's artifacts."""
     return "\n\n".join(f"![{path}](get-artifact?path={path}&run_uuid={run})" for path in paths)

@@ -1,1 +1,1 @@
-"""How a plan is driven to its end."""
+"""Run a plan: scheduling loop, ledger, retries, supervision, simulation."""

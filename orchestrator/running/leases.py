@@ -1,4 +1,4 @@
-"""Tasks that other drivers on the same journal are at work on."""
+"""Tasks that other drivers on the same journal are computing."""
 
 import time
 from dataclasses import dataclass, field
@@ -7,23 +7,19 @@ from wmarena.orchestrator.journal.protocol import RunJournal
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.task import Task
 
-_LOOK_S = 0.5
+_POLL_S = 0.5
 
 
 @dataclass
 class LeasedTasks:
-    """What is left to other drivers until they have done it or are gone.
-
-    Attributes:
-        tasks: those of them that are not known to be done.
-    """
+    """Tasks left to other drivers until these finish them or end."""
 
     journal: RunJournal
-    tasks: list[Task] = field(default_factory=list)
-    _looked: float = 0.0
+    tasks: list[Task] = field(default_factory=list)  # leased by others and not known to be finished
+    _polled: float = 0.0
 
     def claim(self, tasks: list[Task]) -> tuple[list[Task], list[tuple[Task, Record]]]:
-        """Ask for tasks: those that no other driver is at work on, and those that others have done meanwhile."""
+        """Lease tasks; return those that this driver may run, and those that others have finished meanwhile."""
         claim = self.journal.claim([task.id for task in tasks])
         if len(claim.mine) == len(tasks):
             return tasks, []
@@ -31,11 +27,12 @@ class LeasedTasks:
         done = [(task, claim.done[task.id]) for task in tasks if task.id in claim.done]
         return [task for task in tasks if task.id in claim.mine], done
 
-    def look(self) -> list[tuple[Task, Record | None]]:
-        """Now and then: what is done by now, and, with None, what is to be asked for again: its driver may be gone."""
-        if not self.tasks or time.monotonic() - self._looked < _LOOK_S:
+    def poll(self) -> list[tuple[Task, Record | None]]:
+        """Return each leased task with its record, or with None to claim it again; nothing between two polls."""
+        if not self.tasks or time.monotonic() - self._polled < _POLL_S:
             return []
-        self._looked = time.monotonic()
+        # A lease ends with its driver's session, so a task that is not finished is claimed again, not waited for.
+        self._polled = time.monotonic()
         tasks, self.tasks = self.tasks, []
         done = self.journal.finished(task.id for task in tasks)
         return [(task, done.get(task.id)) for task in tasks]

@@ -1,4 +1,4 @@
-"""The state of one run, with one owner: what waits, what is ready, what is settled. No I/O, no clock."""
+"""Task states of one run: waiting, ready, running, settled; and the order of ready tasks. No I/O, no clock."""
 
 import heapq
 from collections import defaultdict, deque
@@ -18,15 +18,15 @@ _BROKEN = frozenset({State.FAILED, State.SKIPPED})
 
 
 class Ledger:
-    """Which task may run next.
+    """Decides which task may run next.
 
-    A task is ready when everything it waits for is settled and its parents are done; it is skipped when a parent is
-    broken. What it comes ``after`` may fail without harm.
+    A task is ready when all tasks it waits for are settled and its parents are done; it is skipped when a parent failed
+    or was skipped. Tasks in ``after`` may fail.
 
     Args:
         plan: the graph; tasks added to it later join through ``join``.
-        finished: records of tasks that were done before this run.
-        present: True if a finished task's artifact can still be read.
+        finished: records of tasks finished before this run.
+        present: whether a finished task's artifact can still be read.
         seconds: expected seconds of a task, for priorities.
         policy: order among ready tasks.
     """
@@ -47,7 +47,7 @@ class Ledger:
         self._present = present
         self._seconds = seconds
         self._policy = policy
-        self._missing: dict[TaskId, int] = {}  # armed waiting tasks: how many they still wait for
+        self._missing: dict[TaskId, int] = {}  # waiting tasks: number of unsettled tasks they wait for
         self._remaining: dict[TaskId, float] = {}
         self._depth: dict[TaskId, int] = {}
         self._heap: list[tuple[float, float, int, Task]] = []
@@ -56,10 +56,10 @@ class Ledger:
         self._open = 0
         self.join(list(plan.tasks.values()), finished)
 
-    # Entering
+    # Adding tasks
 
     def join(self, tasks: list[Task], finished: Mapping[TaskId, Record]) -> list[Record]:
-        """Take in tasks (parents first), some of them finished earlier; returns those skipped at once."""
+        """Add tasks (parents first), some of them finished earlier; return records of those skipped at once."""
         redo = self._redo(tasks, finished)
         waiting: list[Task] = []
         for task in tasks:
@@ -73,12 +73,14 @@ class Ledger:
         if self._policy == "feedback":
             for task in tasks:
                 self._depth[task.id] = 1 + max((self._depth[p] for p in task.parent_ids), default=0)
+        # Children are estimated before their parents: a parent's path contains theirs.
         for task in reversed(waiting):
             self._estimate(task)
         return [record for task in waiting for record in self._arm(task)]
 
     def _redo(self, tasks: list[Task], finished: Mapping[TaskId, Record]) -> set[TaskId]:
-        """Finished tasks whose artifact is gone although something unfinished consumes it."""
+        """Return finished tasks whose artifact is missing although an unfinished task consumes it."""
+        # Children first: a parent that has to run again needs its own parents' artifacts.
         redo: set[TaskId] = set()
         for task in reversed(tasks):
             if task.id in finished and task.id not in redo:
@@ -89,12 +91,12 @@ class Ledger:
         return redo
 
     def _estimate(self, task: Task) -> None:
-        """Expected seconds of the longest path from here to the end."""
+        """Store the expected seconds of the longest path from ``task`` to the end of the graph."""
         after = max((self._remaining.get(c, 0.0) for c in self.plan.children(task.id)), default=0.0)
         self._remaining[task.id] = self._seconds(task) + after
 
     def _arm(self, task: Task) -> list[Record]:
-        """Count what a waiting task waits for; make it ready, or skipped, if that is settled already."""
+        """Count the unsettled tasks that ``task`` waits for; make it ready or skipped if there are none."""
         if self.state[task.id] is not State.WAITING:
             return []
         broken = next((p for p in task.parent_ids if self.state[p] in _BROKEN), None)
@@ -112,12 +114,14 @@ class Ledger:
         self._n_ready += 1
         self._sequence += 1
         if self._policy == "feedback":
+            # Deepest first: started rows are completed before new ones are begun.
             first, second = -float(self._depth[task.id]), float(self._sequence)
         else:
+            # Verify tasks are short and complete rows; then critical-path order, which shortens the makespan.
             first, second = float(task.kind is not Kind.VERIFY), -self._remaining[task.id]
         heapq.heappush(self._heap, (first, second, self._sequence, task))
 
-    # Asking
+    # Choosing tasks
 
     @property
     def settled(self) -> bool:
@@ -125,17 +129,17 @@ class Ledger:
         return self._open == 0
 
     def ready(self) -> int:
-        """Number of tasks that could start now."""
+        """Return the number of tasks that could start now."""
         return self._n_ready
 
     def pop(self, resident: Iterable[TaskId] = (), fits: Callable[[Task], bool] | None = None) -> Task | None:
-        """Take the best ready task; among the first few of equal rank, one whose parent the worker holds already.
+        """Take the best ready task; among the first few of equal rank, one whose parent is resident on the worker.
 
         Args:
-            resident: what the worker holds.
-            fits: refuses the best task (then the answer is None, and it stays where it is).
+            resident: tasks whose models the worker has in memory.
+            fits: if it refuses the best task, the result is None and the task stays queued.
         """
-        # Entries are taken out lazily: one whose task is no longer ready is dropped when it surfaces.
+        # Lazy deletion: an entry whose task is no longer ready is dropped when it reaches the top.
         while self._heap and self.state[self._heap[0][3].id] is not State.READY:
             heapq.heappop(self._heap)
         if not self._heap:
@@ -147,31 +151,32 @@ class Ledger:
         self._n_ready -= 1
         return task
 
-    def _nearest(self, held: set[TaskId]) -> Task:
+    def _nearest(self, resident: set[TaskId]) -> Task:
+        # Only the first entries of the heap: loading a model costs less than leaving the critical path.
         rank, _, _, best = self._heap[0]
-        for first, _, _, candidate in self._heap[:_LOOK] if held else ():
-            near = first == rank and not held.isdisjoint(candidate.parent_ids)
+        for first, _, _, candidate in self._heap[:_LOOK] if resident else ():
+            near = first == rank and not resident.isdisjoint(candidate.parent_ids)
             if near and self.state[candidate.id] is State.READY:
                 return candidate
         return best
 
-    # Telling
+    # Recording progress
 
     def start(self, task_id: TaskId, worker: str) -> int:
-        """A worker took it; returns the number of this attempt."""
+        """Mark a task as running on a worker; return the number of this attempt."""
         self.running[task_id] = worker
         self.attempts[task_id] += 1
         return self.attempts[task_id]
 
     def hold(self, task_id: TaskId) -> None:
-        """The attempt ended; the task is kept out of the queue until it is started, or ``requeue`` puts it back."""
+        """End an attempt, but keep the task out of the queue until ``start`` or ``requeue``."""
         del self.running[task_id]
 
     def requeue(self, task_id: TaskId, *, blameless: bool = False) -> list[Record]:
-        """The attempt ended without a verdict on the task: it runs again once its parents are there.
+        """End an attempt, which is not counted if ``blameless``; the task runs again once its parents are done.
 
         Returns:
-            Records of what is skipped because a parent broke meanwhile.
+            Records of tasks skipped because a parent failed meanwhile.
         """
         self.running.pop(task_id, None)
         if blameless:
@@ -180,7 +185,7 @@ class Ledger:
         return self._arm(self.plan.tasks[task_id])
 
     def close(self, record: Record) -> list[Record]:
-        """A task is settled; returns the records of descendants that are skipped because of it, parents first."""
+        """Settle a task; return the records of descendants skipped because of it, parents first."""
         self._mark(record)
         skipped: list[Record] = []
         todo = deque([record])
@@ -213,27 +218,27 @@ class Ledger:
         self._open -= 1
 
     def _skip(self, task_id: TaskId, broken: TaskId) -> Record:
-        """What is said of a task that an ancestor's failure costs; it names the ancestor that failed itself."""
+        """Return the record of a skipped task; its error names the ancestor that failed."""
         cause = self.records[broken].error or ""
         label = cause if cause.startswith("skipped: ") else f"skipped: {self.plan.tasks[broken].label} failed"
         return Record(task_id, State.SKIPPED, error=label)
 
-    # Going back
+    # Running finished tasks again
 
     def reopen(self, damaged: TaskId, waiting: TaskId) -> list[Record]:
-        """``waiting``, which ran, found its parent's artifact damaged: the parent runs again first.
+        """Run ``damaged`` again before its child ``waiting``, which found the artifact damaged.
 
         Returns:
-            Records of what is skipped because the parent cannot run again.
+            Records of tasks skipped because the parent cannot run again.
         """
         del self.running[waiting]
-        self.attempts[waiting] -= 1
+        self.attempts[waiting] -= 1  # the damage is not the task's fault
         self.state[waiting] = State.WAITING
         skipped = self._unsettle(damaged) if self.state[damaged] is State.DONE else []
         return skipped + self._arm(self.plan.tasks[waiting])
 
     def _unsettle(self, damaged: TaskId) -> list[Record]:
-        """A done task has to run again; so have those of its ancestors whose artifacts cannot be read."""
+        """Make a done task run again, with those of its ancestors whose artifacts cannot be read."""
         again: list[Task] = []
         todo = [damaged]
         while todo:
@@ -251,7 +256,8 @@ class Ledger:
         return [record for task in reversed(again) for record in self._arm(task)]
 
     def _hold_back(self, parent: Task) -> None:
-        """Children that are not under way wait for ``parent`` once more."""
+        """Make children that are not running wait for ``parent`` again."""
+        # A child that was ready would start before the missing artifact is back.
         for child_id in self.plan.children(parent.id):
             if self.state[child_id] is State.READY:
                 self.state[child_id] = State.WAITING

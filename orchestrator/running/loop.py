@@ -1,7 +1,7 @@
-"""The scheduling loop: one thread, one owner of the run's state, one blocking line.
+"""The scheduling loop: one thread that owns the run's state, with one blocking call.
 
-A free worker gets the best ready task, preferring one whose parent's model it holds. Tasks that have been taking
-milliseconds travel several in a call. A failure is a result: it costs its descendants and nothing else.
+A free worker gets the best ready task, preferably one whose parent's model it has in memory. Tasks that take
+milliseconds are sent several in a call. A failed task skips its descendants and nothing else.
 """
 
 import contextlib
@@ -40,19 +40,17 @@ STOPPED = "stopped; finished tasks are kept, the same command resumes"
 
 
 class Interrupted(Exception):
-    """The run was stopped; what is finished is kept, and the same command resumes it."""
+    """The run was stopped; finished tasks are kept, and the same command resumes it."""
 
 
 @dataclass
 class Loop:
-    """Drives a plan to its end.
+    """Runs a plan until every task is settled.
 
     Attributes:
         run: id of the execution, for the journal.
-        grow: may add tasks whenever one is done.
-        source: is asked for tasks whenever fewer are ready than workers are idle.
-        recomputed: how often a damaged artifact was computed again.
-        quarantined: tasks that an earlier run gave up as poison, with what it said: they fail without an attempt.
+        grow, source, quarantined: as of ``DynamicTasks``.
+        recomputed: how often each damaged artifact was computed again.
         stop: set by signals.
     """
 
@@ -70,28 +68,28 @@ class Loop:
     quarantined: Mapping[TaskId, str] = field(default_factory=dict)
     stop: Stop = field(default_factory=Stop)
     _started: dict[str, float] = field(default_factory=dict)
-    _held: ModelLocality = field(default_factory=ModelLocality)
-    _pace: DurationEstimator = field(default_factory=DurationEstimator)
-    _alone: set[TaskId] = field(default_factory=set)
+    _locality: ModelLocality = field(default_factory=ModelLocality)
+    _durations: DurationEstimator = field(default_factory=DurationEstimator)
+    _own_call: set[TaskId] = field(default_factory=set)
     _starting: bool = True
-    _watched: float = -math.inf
+    _checked_at: float = -math.inf
     _stalled: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._settling = TaskOutcomes(
+        self._outcomes = TaskOutcomes(
             self.plan, self.ledger, self.journal, self.run, self.listeners, self.source, self.limits.fail_fast
         )
-        self._joining = DynamicTasks(self._settling, self.store, self.grow, self.source, self.quarantined)
-        self._elsewhere = LeasedTasks(self.journal)
-        self._repairs = Recomputation(self.ledger, self.journal, self.store, self.recomputed)
-        self._whole = WholeGpuQueue(self.executor, self.ledger)
+        self._dynamic_tasks = DynamicTasks(self._outcomes, self.store, self.grow, self.source, self.quarantined)
+        self._leases = LeasedTasks(self.journal)
+        self._recomputation = Recomputation(self.ledger, self.journal, self.store, self.recomputed)
+        self._whole_gpu = WholeGpuQueue(self.executor, self.ledger)
         self._retries = Retries(self.limits)
-        self._hiccup = StoreOutage(lambda: self.store.probe(), self.limits.store_patience_s)
+        self._outage = StoreOutage(lambda: self.store.probe(), self.limits.store_patience_s)
 
-    def catch_up(self) -> None:
-        """Settle what is in quarantine; show what was finished before, so that searches and studies go on."""
-        self._joining.catch_up()
-        self._joining.pull(self._n_idle)
+    def resume(self) -> None:
+        """Handle quarantined and finished tasks before any worker starts."""
+        self._dynamic_tasks.resume()
+        self._dynamic_tasks.pull(self._n_idle)
 
     def drive(self) -> dict[TaskId, Record]:
         """Run until everything is settled.
@@ -99,26 +97,26 @@ class Loop:
         Raises:
             Interrupted: Ctrl-C or SIGTERM.
             NoWorkers: no worker is left.
-            StoreError: the store cannot be written for longer than the run's patience.
+            StoreError: the store cannot be written for longer than ``store_patience_s``.
         """
         self._starting = False
         try:
-            self._joining.pull(self._n_idle)
+            self._dynamic_tasks.pull(self._n_idle)
             while not self.ledger.settled:
                 if self.stop.asked:
                     raise KeyboardInterrupt
-                self._hand_out()
+                self._submit_ready()
                 patience = FLUSH_S if self.journal.pending else _TICK_S
-                for completion in self.executor.wait(patience):  # the only line that waits
-                    self._take(completion)
-                self._watch()
-                self._write_down()
-                self._look_elsewhere()
-                self._joining.pull(self._n_idle)
-                if self._elsewhere.tasks and not self.ledger.running:
-                    time.sleep(FLUSH_S)  # nothing is under way here that could be waited for
+                for completion in self.executor.wait(patience):  # the only blocking call
+                    self._complete(completion)
+                self._supervise()
+                self._tick_journal()
+                self._poll_leases()
+                self._dynamic_tasks.pull(self._n_idle)
+                if self._leases.tasks and not self.ledger.running:
+                    time.sleep(FLUSH_S)  # no task runs here that `wait` could wait for
         except KeyboardInterrupt:
-            with contextlib.suppress(KeyboardInterrupt):  # a second one: without patience
+            with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C stops at once
                 self._stop_all()
             raise Interrupted(STOPPED) from None
         finally:
@@ -128,56 +126,57 @@ class Loop:
     def _n_idle(self) -> int:
         return 0 if self._starting else len(self.executor.idle())
 
-    def _write_down(self) -> None:
+    def _tick_journal(self) -> None:
         try:
             self.journal.tick()
         except StoreError:
-            self._hiccup.begin()
+            self._outage.begin()
 
-    # Handing out
+    # Sending tasks to workers
 
-    def _hand_out(self) -> None:
-        if not self._hiccup.over():
-            time.sleep(FLUSH_S)  # where nothing is under way, there is nothing else to wait for
+    def _submit_ready(self) -> None:
+        if not self._outage.over():
+            time.sleep(FLUSH_S)  # without running tasks, nothing else blocks
             return
-        for task in self._whole.arrange():
-            self._settling.skip(self.ledger.requeue(task.id))
+        for task in self._whole_gpu.arrange():
+            self._outcomes.skip(self.ledger.requeue(task.id))
         for worker in self.executor.idle():
             whole = self.executor.has_whole_gpu(worker)
-            first = self._whole.pop() if whole else self.ledger.pop(self._held.of(worker))
+            first = self._whole_gpu.pop() if whole else self.ledger.pop(self._locality.of(worker))
             if first is None and whole:
                 continue
             if first is None:
                 return
-            tasks, done = self._elsewhere.claim([first, *self._companions(first)])
+            tasks, done = self._leases.claim([first, *self._companions(first)])
             for task, record in done:
-                self._take_over(task, record)
+                self._adopt(task, record)
             if not tasks:
                 continue
             for task in tasks:
                 self.ledger.start(task.id, worker)
-                self._settling.tell("started", task, worker)
+                self._outcomes.emit("started", task, worker)
             self._started[worker] = time.monotonic()
             self.executor.submit(worker, tasks)
         if not self.executor.workers:
             raise NoWorkers("no worker is left; see the failures above, then run the same command again")
 
-    def _take_over(self, task: Task, record: Record) -> None:
-        """Another driver has done it."""
-        self._settling.settle(task, record)
-        self._joining.extend([task])
+    def _adopt(self, task: Task, record: Record) -> None:
+        """Take the record of a task that another driver has finished."""
+        self._outcomes.settle(task, record)
+        self._dynamic_tasks.extend([task])
 
-    def _look_elsewhere(self) -> None:
-        for task, record in self._elsewhere.look():
+    def _poll_leases(self) -> None:
+        for task, record in self._leases.poll():
             if record is None:
-                self._settling.skip(self.ledger.requeue(task.id))
+                self._outcomes.skip(self.ledger.requeue(task.id))
             else:
-                self._take_over(task, record)
+                self._adopt(task, record)
 
     def _companions(self, first: Task) -> list[Task]:
-        """More tasks for the same call, if tasks of these sorts have been tiny; fair shares among the workers."""
+        """Return more tasks for the same call if their classes are tiny; at most a fair share per worker."""
         if not self._tiny(first):
             return []
+        # Half of a worker's share of the queue: large calls save overhead, small ones balance the end of the run.
         room = min(_MOST_PER_CALL, self.ledger.ready() // max(1, 2 * len(self.executor.workers)))
         out: list[Task] = []
         while len(out) < room and (task := self.ledger.pop(fits=self._tiny)) is not None:
@@ -185,21 +184,21 @@ class Loop:
         return out
 
     def _tiny(self, task: Task) -> bool:
-        return self._pace.tiny(task) and task.id not in self._alone
+        return self._durations.tiny(task) and task.id not in self._own_call
 
-    # Taking in
+    # Taking results
 
-    def _take(self, done: Completion) -> None:
-        # A worker that was given up may still report: its tasks are no longer its own.
+    def _complete(self, done: Completion) -> None:
+        # A replaced worker may still report: its tasks belong to other workers now.
         if self.ledger.running.get(done.task_id) != done.worker:
             return
         task = self.plan.tasks[done.task_id]
         if isinstance(done.outcome, Failure):
-            self._take_failure(task, done, done.outcome)
+            self._complete_failed(task, done, done.outcome)
             return
-        self._pace.learn(task, done.seconds)
-        self._held.note(done.worker, task)
-        repaired = self._repairs.end(task)
+        self._durations.learn(task, done.seconds)
+        self._locality.add(done.worker, task)
+        recomputed = self._recomputation.end(task)
         record = Record(
             task.id,
             State.DONE,
@@ -207,43 +206,43 @@ class Loop:
             seconds=done.seconds,
             attempt=self.ledger.attempts[task.id],
             worker=done.worker,
-            caveats=("recomputed",) if repaired else (),
+            caveats=("recomputed",) if recomputed else (),
         )
-        self._settling.settle(task, record)
-        self._joining.extend([task])
+        self._outcomes.settle(task, record)
+        self._dynamic_tasks.extend([task])
 
-    def _take_failure(self, task: Task, done: Completion, failure: Failure) -> None:
+    def _complete_failed(self, task: Task, done: Completion, failure: Failure) -> None:
         attempt = self.ledger.attempts[task.id]
         record = Record(
             task.id, State.FAILED, error=failure.line(), seconds=done.seconds, attempt=attempt, worker=done.worker
         )
-        if failure.damaged is not None and self._repairs.possible(failure.damaged, task):
-            self._settling.retry(task, record)
-            self._settling.skip(self._repairs.begin(failure.damaged, task, self._started[done.worker]))
+        if failure.damaged is not None and self._recomputation.possible(failure.damaged, task):
+            self._outcomes.retry(task, record)
+            self._outcomes.skip(self._recomputation.begin(failure.damaged, task, self._started[done.worker]))
             return
         if failure.kind is FailureKind.STORE:
-            self._hiccup.begin()
-        following = self._retries.decide(task.id, failure, attempt=attempt, alone=done.alone)
-        if following is RetryDecision.OVER:
-            error = self._retries.epitaph(task.id, failure, attempt)
-            self._settling.settle(task, replace(record, error=error), failure.trace)
+            self._outage.begin()
+        decision = self._retries.decide(task.id, failure, attempt=attempt, alone=done.alone)
+        if decision is RetryDecision.OVER:
+            error = self._retries.final_error(task.id, failure, attempt)
+            self._outcomes.settle(task, replace(record, error=error), failure.trace)
             return
         if failure.kind is not FailureKind.CANCELLED:
-            self._alone.add(task.id)
-            self._settling.retry(task, record)
-        if self._whole.helps(failure, done.worker):
-            self._whole.hold(task)
+            self._own_call.add(task.id)  # so that a further failure is attributed to this task alone
+            self._outcomes.retry(task, record)
+        if self._whole_gpu.helps(failure, done.worker):
+            self._whole_gpu.hold(task)
         else:
-            self._settling.skip(self.ledger.requeue(task.id, blameless=following is RetryDecision.FREE))
+            self._outcomes.skip(self.ledger.requeue(task.id, blameless=decision is RetryDecision.FREE))
 
-    # Watching
+    # Supervising workers
 
-    def _watch(self) -> None:
-        """Replace workers that are late, silent or without progress; not looked for after every answer of many."""
+    def _supervise(self) -> None:
+        """Replace workers that are late, silent or without progress; checked at most every half second."""
         now = time.monotonic()
-        if now - self._watched < min(_TICK_S, self.limits.shortest_s):
+        if now - self._checked_at < min(_TICK_S, self.limits.shortest_s):
             return
-        self._watched = now
+        self._checked_at = now
         calls: dict[str, list[TaskId]] = {}
         for task_id, worker in self.ledger.running.items():
             calls.setdefault(worker, []).append(task_id)
@@ -254,15 +253,15 @@ class Loop:
             if failure is not None:
                 self.executor.replace(worker)
                 for task_id in ids:
-                    self._take(Completion(task_id, worker, failure, elapsed_s, alone=len(ids) == 1))
+                    self._complete(Completion(task_id, worker, failure, elapsed_s, alone=len(ids) == 1))
             elif not stalled(elapsed_s, signs, self.limits):
                 self._stalled.discard(worker)
             elif worker not in self._stalled:
                 self._stalled.add(worker)
-                self._settling.tell("stalled", self.plan.tasks[ids[0]], worker)
+                self._outcomes.emit("stalled", self.plan.tasks[ids[0]], worker)
 
     def _stop_all(self) -> None:
         for completion in self.executor.cancel(self.limits.stop_patience_s):
             if isinstance(completion.outcome, Failure):
                 continue
-            self._take(completion)
+            self._complete(completion)

@@ -1,4 +1,4 @@
-"""What is tried for a task that failed, beside trying it again: a GPU of its own where several workers share one."""
+"""Tasks that ran out of memory on a shared GPU get a whole GPU."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from wmarena.orchestrator.running.ledger import Ledger
 
 @dataclass
 class WholeGpuQueue:
-    """Tasks that ran out of their share of a GPU's memory, until one worker has a GPU for itself and takes them."""
+    """Tasks that exceeded their share of a GPU's memory, waiting for a worker with a whole GPU."""
 
     executor: Executor
     ledger: Ledger
@@ -19,21 +19,21 @@ class WholeGpuQueue:
     _reserved: bool = False
 
     def helps(self, failure: Failure, worker: str) -> bool:
-        """True if more of a GPU may be all that was missing."""
+        """Return whether a whole GPU may prevent this failure."""
         out_of_memory = failure.kind is FailureKind.OUT_OF_MEMORY
         return out_of_memory and self.executor.shares_gpus and not self.executor.has_whole_gpu(worker)
 
     def hold(self, task: Task) -> None:
-        """Keep ``task``, whose attempt is over, for that worker."""
+        """Queue ``task``, whose attempt has ended, for that worker."""
         self.ledger.hold(task.id)
         self._waiting.append(task)
 
     def pop(self) -> Task | None:
-        """The next task for it."""
+        """Return the next task for that worker, or None."""
         return self._waiting.popleft() if self._waiting else None
 
     def arrange(self) -> Iterator[Task]:
-        """Have the GPU cleared while tasks wait, and shared again afterwards; returns tasks for which it cannot be."""
+        """Reserve a GPU while tasks wait, and share it again afterwards; yield tasks if none can be reserved."""
         if not self._waiting and not self._reserved:
             return
         self._reserved = self.executor.reserve_gpu(bool(self._waiting))

@@ -1,4 +1,4 @@
-"""What became of a task, told to everybody who keeps count: ledger, journal, source, listeners."""
+"""Reports task outcomes to the ledger, the journal, the task source and the listeners."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,57 +14,51 @@ from wmarena.orchestrator.running.ledger import Ledger
 
 @dataclass
 class TaskOutcomes:
-    """Settles the tasks of one run.
-
-    Attributes:
-        run: id of the execution, for the journal.
-        fail_fast: the first failure skips everything that has not begun.
-        gave_up: that has happened; nothing joins any more.
-    """
+    """Settles the tasks of one run."""
 
     plan: Plan
     ledger: Ledger
     journal: RunJournal
-    run: str
+    run: str  # id of the execution, for the journal
     listeners: Sequence[Listener]
     source: TaskSource | None
-    fail_fast: bool
-    gave_up: bool = False
+    fail_fast: bool  # the first failure skips all tasks that have not begun
+    gave_up: bool = False  # this has happened; no tasks are added any more
 
     def settle(self, task: Task, record: Record, trace: str = "") -> None:
-        """A task is done or has failed for good; what its failure costs is skipped."""
+        """Record a task that is done or has finally failed, and the tasks skipped because of it."""
         skipped = self.ledger.close(record)
         self.journal.record(self.run, task, record, trace)
-        self.inform(task, record)
-        self.tell("done" if record.state is State.DONE else "failed", task, record.worker, record)
+        self.notify_source(task, record)
+        self.emit("done" if record.state is State.DONE else "failed", task, record.worker, record)
         self.skip(skipped)
         if record.state is State.FAILED and self.fail_fast:
-            self._give_up(task)
+            self._skip_the_rest(task)
 
     def skip(self, skipped: Iterable[Record]) -> None:
-        """The ledger has skipped tasks."""
+        """Record tasks that the ledger has skipped."""
         for lost in skipped:
             child = self.plan.tasks[lost.task_id]
             self.journal.record(self.run, child, lost)
-            self.inform(child, lost)
-            self.tell("skipped", child, record=lost)
+            self.notify_source(child, lost)
+            self.emit("skipped", child, record=lost)
 
     def retry(self, task: Task, record: Record) -> None:
-        """An attempt ended that will be repeated."""
+        """Record a failed attempt that will be repeated."""
         self.journal.attempt(self.run, task.id, record)
-        self.tell("retried", task, record.worker, record)
+        self.emit("retried", task, record.worker, record)
 
-    def inform(self, task: Task, record: Record) -> None:
-        """Let the source know of a settled task."""
+    def notify_source(self, task: Task, record: Record) -> None:
+        """Tell the task source that a task was settled."""
         if self.source is not None:
             self.source.settled(task, record)
 
-    def tell(self, kind: EventKind, task: Task, worker: str = "", record: Record | None = None) -> None:
-        """Let the listeners know."""
+    def emit(self, kind: EventKind, task: Task, worker: str = "", record: Record | None = None) -> None:
+        """Send an event to the listeners."""
         for listener in self.listeners:
             listener(Event(kind, task, worker, record))
 
-    def _give_up(self, task: Task) -> None:
+    def _skip_the_rest(self, task: Task) -> None:
         self.gave_up = True
         for other in list(self.plan):
             if self.ledger.state[other.id] in (State.WAITING, State.READY):

@@ -1,4 +1,4 @@
-"""Damaged artifacts: set aside, and their tasks run again before whoever found them."""
+"""Damaged artifacts are set aside and computed again before the tasks that read them."""
 
 import time
 from dataclasses import dataclass, field
@@ -14,30 +14,25 @@ _MOST = 3
 
 @dataclass
 class Recomputation:
-    """Computes damaged artifacts again, each a few times at most.
-
-    Attributes:
-        made: how often an artifact was computed again.
-    """
+    """Computes damaged artifacts again, each at most three times."""
 
     ledger: Ledger
     journal: RunJournal
     store: Store
-    made: dict[TaskId, int]
+    made: dict[TaskId, int]  # how often each artifact was computed again
     _ended: dict[TaskId, float] = field(default_factory=dict)
 
     def possible(self, damaged: TaskId, task: Task) -> bool:
-        """True if ``task`` may wait for ``damaged``, which it found damaged, to run again."""
+        """Return whether ``damaged``, which ``task`` found damaged, may be computed again."""
         return damaged in task.parent_ids and self.made.get(damaged, 0) < _MOST
 
     def begin(self, damaged: TaskId, task: Task, began: float) -> list[Record]:
-        """Set a damaged artifact aside and let its task run again before ``task``, whose attempt ``began`` then.
-
-        Several children find the same damage: only the first report, of an attempt since the last repair, counts.
+        """Set a damaged artifact aside and compute it again before ``task``, whose attempt started at ``began``.
 
         Returns:
-            Records of what is skipped because it cannot run again.
+            Records of tasks skipped because it cannot run again.
         """
+        # Several children report the same damage: attempts that began before the last repair read the old file.
         news = self._ended.get(damaged, 0.0) < began and self.ledger.state[damaged] is State.DONE
         if not news:
             return self.ledger.requeue(task.id, blameless=True)
@@ -47,7 +42,7 @@ class Recomputation:
         return self.ledger.reopen(damaged, task.id)
 
     def end(self, task: Task) -> bool:
-        """``task`` is done; True if that is a repair."""
+        """Record that ``task`` is done; return whether it replaced a damaged artifact."""
         if task.id not in self.made:
             return False
         self._ended[task.id] = time.monotonic()

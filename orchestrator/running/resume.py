@@ -1,8 +1,7 @@
-"""What is finished before anything runs, and whether it still fits together."""
+"""Finds tasks that are finished before a run, and results whose parents have changed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from wmarena.orchestrator.journal.protocol import FinishedIndex
 from wmarena.orchestrator.plan.evidence import Record
@@ -13,21 +12,15 @@ from wmarena.orchestrator.store.local import CorruptArtifact, Store
 
 @dataclass(frozen=True)
 class FinishedTasks:
-    """What a store knows of some tasks.
+    """Finished tasks of a plan, as journal and store have them."""
 
-    Attributes:
-        records: of those that are finished.
-        adopted: those of them that only the artifact tells of: the journal lost its row.
-        damaged: artifacts whose manifest cannot be trusted.
-    """
-
-    records: dict[TaskId, Record]
-    adopted: tuple[TaskId, ...] = ()
-    damaged: tuple[TaskId, ...] = ()
+    records: dict[TaskId, Record]  # of finished tasks
+    adopted: tuple[TaskId, ...] = ()  # finished tasks known from the artifact alone: the journal has no row
+    damaged: tuple[TaskId, ...] = ()  # artifacts whose manifest cannot be trusted
 
 
 def find(ids: Iterable[TaskId], store: Store, journal: FinishedIndex) -> FinishedTasks:
-    """Look in the journal, then among the artifacts; changes neither."""
+    """Look tasks up in the journal, then among the artifacts; change neither."""
     wanted = list(ids)
     records = journal.finished(wanted)
     adopted: list[TaskId] = []
@@ -37,23 +30,20 @@ def find(ids: Iterable[TaskId], store: Store, journal: FinishedIndex) -> Finishe
         if isinstance(manifest, CorruptArtifact):
             damaged.append(task_id)
         elif manifest is not None:
-            records[task_id] = _adopted(task_id, manifest["result"])
+            result = manifest["result"]
+            seconds = float(result.get("seconds", 0.0))
+            records[task_id] = Record(task_id, State.DONE, result=result, cached=True, seconds=seconds, attempt=1)
             adopted.append(task_id)
     return FinishedTasks(records, tuple(adopted), tuple(damaged))
 
 
 def already_done(plan: Plan, store: Store, journal: FinishedIndex) -> dict[TaskId, Record]:
-    """Records of a plan's finished tasks."""
+    """Return the records of a plan's finished tasks."""
     return find(plan.tasks, store, journal).records
 
 
-def _adopted(task_id: TaskId, result: Mapping[str, Any]) -> Record:
-    seconds = float(result.get("seconds", 0.0))
-    return Record(task_id, State.DONE, result=result, cached=True, seconds=seconds, attempt=1)
-
-
 def with_changed_parents(plan: Plan, records: Mapping[TaskId, Record]) -> dict[TaskId, Record]:
-    """Adds the caveat ``parent_changed`` where a result consumed other bytes than its parent has now."""
+    """Add the caveat ``parent_changed`` to results that consumed other bytes than their parent has now."""
     made = {i: r.result["made"] for i, r in records.items() if r.result is not None and "made" in r.result}
     out = dict(records)
     for task_id, record in records.items() if made else ():

@@ -1,8 +1,8 @@
-"""One execution of a plan: what is finished already, the run in the journal, the loop, the records."""
+"""One execution of a plan: finds finished tasks, opens the run in the journal, runs the loop."""
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,7 +16,7 @@ from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.growth import Grow, TaskSource
 from wmarena.orchestrator.plan.identity import SEMANTICS
 from wmarena.orchestrator.plan.plan import Plan
-from wmarena.orchestrator.plan.task import State, Task, TaskId
+from wmarena.orchestrator.plan.task import State, TaskId
 from wmarena.orchestrator.running.durations import expected_seconds
 from wmarena.orchestrator.running.ledger import Ledger, Policy
 from wmarena.orchestrator.running.loop import STOPPED, Interrupted, Loop
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunRequest:
-    """Who asks for what.
+    """An execution: its id, spec, limits and policy.
 
     Attributes:
         run: id of the execution.
-        experiment: its name.
-        spec: as text.
-        info: facts worth keeping.
-        retry_quarantined: try tasks again that killed all their workers in an earlier run.
+        experiment: name of the experiment.
+        spec: text of the spec.
+        info: facts for the journal.
+        retry_quarantined: try quarantined tasks again.
     """
 
     run: str
@@ -62,28 +62,29 @@ def run_plan(
     held: bool = False,
     source: TaskSource | None = None,
 ) -> dict[TaskId, Record]:
-    """Run what is missing of ``plan``; the executor is started only if anything is.
+    """Run the unfinished tasks of ``plan``; the executor is started only if there are any.
 
     Args:
-        held: the caller holds the store already.
+        held: the caller holds the store's lock.
 
     Returns:
         Task -> record, for every task of the plan (cached ones included).
 
     Raises:
         Interrupted: stopped by the user; resumable.
-        NoWorkers: resources are not there; resumable.
-        StoreLost: the store failed on the way; resumable.
+        NoWorkers: resources are missing; resumable.
+        StoreLost: the store failed during the run; resumable.
         wmarena.orchestrator.files.errors.StoreBusy: another run holds the store.
     """
-    # Where the journal keeps drivers apart, they may share the store.
+    # A shared journal leases tasks, so several drivers may use the store.
     alone = nullcontext() if held else store.joined() if journal.shared else store.exclusive(request.run)
-    with alone, _store_needed():
+    with alone, _store_errors_end_run():
         found = find(plan.tasks, store, journal)
         _compare_semantics(journal, store, anew=not found.records)
         for task_id in found.damaged:
             store.set_aside(task_id)
-        ledger = Ledger(plan, found.records, store.has, _lazy_seconds(journal), request.policy)
+        durations = cache(journal.durations)  # read at the first question only: a finished plan asks none
+        ledger = Ledger(plan, found.records, store.has, lambda t: expected_seconds(durations())(t), request.policy)
         journal.start_run(request.run, request.experiment, request.spec, request.info, plan, cached=set(ledger.records))
         status = "interrupted"
         try:
@@ -107,14 +108,14 @@ def run_plan(
             failed = any(r.state is not State.DONE for r in ledger.records.values())
             status = "failed" if failed else "done"
         finally:
-            # Why it was interrupted must not be hidden; the next run notes that it was.
+            # Do not hide the cause of the interruption; the next run marks this one as interrupted.
             with suppress(StoreError) if status == "interrupted" else nullcontext():
                 journal.finish_run(request.run, status)
     return with_changed_parents(plan, ledger.records)
 
 
 def _compare_semantics(journal: Journal, store: Store, *, anew: bool) -> None:
-    """Tell, once per store, why an earlier version's results are not found; nobody should look for a fault."""
+    """Warn once per store if results of an earlier version are computed anew."""
     known = journal.semantics()
     if known == SEMANTICS:
         return
@@ -124,12 +125,12 @@ def _compare_semantics(journal: Journal, store: Store, *, anew: bool) -> None:
             "to wmarena.*; results of earlier versions stay readable in their reports",
             store.address,
         )
-    journal.note_semantics(SEMANTICS)
+    journal.set_semantics(SEMANTICS)
 
 
 @contextmanager
-def _store_needed() -> Iterator[None]:
-    """Trouble with the store from here on is no bad input: it ends the run, which can be resumed."""
+def _store_errors_end_run() -> Iterator[None]:
+    """Turn store errors inside into StoreLost: the run ends and can be resumed."""
     try:
         yield
     except StoreLost:
@@ -139,27 +140,21 @@ def _store_needed() -> Iterator[None]:
 
 
 def _run(loop: Loop) -> None:
-    """Start the executor only if there is anything to do; a stop while it starts is a stop like any other."""
+    """Run the loop; start the executor only if tasks are left. A stop while it starts interrupts the run."""
     try:
-        loop.catch_up()
+        loop.resume()
         if not loop.ledger.settled:
-            # Inside as well as outside: Ray installs a handler of its own when it starts.
+            # Handlers before and after the start: Ray installs its own when it starts.
             stopping = loop.stop.listening(loop.executor.announce_stop, loop.limits.stop_patience_s)
-            with _uncollected(), terminate_as_interrupt(), loop.executor, stopping:
+            with _frozen_heap(), terminate_as_interrupt(), loop.executor, stopping:
                 loop.drive()
     except KeyboardInterrupt:
         raise Interrupted(STOPPED) from None
 
 
-def _lazy_seconds(journal: Journal) -> Callable[[Task], float]:
-    """Expected seconds of a task; the journal is asked at the first question, which a finished plan never puts."""
-    durations = cache(journal.durations)
-    return lambda task: expected_seconds(durations())(task)
-
-
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """What is there now outlives the run: the garbage collector need not walk a large plan again and again."""
+def _frozen_heap() -> Iterator[None]:
+    """Exempt existing objects from garbage collection, which would traverse a large plan repeatedly."""
     gc.freeze()
     try:
         yield

@@ -1,13 +1,13 @@
-"""How long a plan would take on N workers: the real loop, ledger and policy on virtual time.
+"""Simulates a plan on N workers: the real loop, ledger and policy in virtual time.
 
-Nothing is executed and nothing is written. What a task takes may differ from what the policy expects of it, as in a
-real run: the policy knows medians, the clock knows what was measured.
+Nothing is executed or written. Actual seconds of a task may differ from those that the policy expects, as in a real
+run: the policy uses medians, the clock uses measured durations.
 
     lower bound = max(total work / workers, critical path)
     graph bound = max over r of  r + work that cannot begin before r / workers,   and the same from the end
 
-No schedule is shorter than either. The second knows that few tasks can run while the first models are trained: what
-lies between the two bounds is the graph's doing, and the policy's at most what lies above the second.
+No schedule is shorter than either. The second accounts for the few tasks that can run while the first models are
+trained: the gap between the bounds is due to the graph, and at most the rest to the policy.
 """
 
 import math
@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from wmarena.orchestrator.executors.virtual import VirtualExecutor
+from wmarena.orchestrator.journal.protocol import RunJournal
 from wmarena.orchestrator.plan.events import Listener
 from wmarena.orchestrator.plan.evidence import Lease, Record
-from wmarena.orchestrator.plan.plan import Cell, Plan
+from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.task import State, Task, TaskId
 from wmarena.orchestrator.running.ledger import Ledger, Policy
 from wmarena.orchestrator.running.loop import Loop
@@ -30,41 +31,32 @@ TaskSeconds = Callable[[Task], float]
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a simulated run came to. All times in virtual seconds.
+    """Result of a simulated run. All times in virtual seconds."""
 
-    Attributes:
-        workers: how many there were.
-        tasks: how many ran.
-        makespan_s: from the first start to the last end.
-        busy_s: worker-seconds in which something ran: the total work.
-        critical_path_s: the longest chain of tasks that wait for each other.
-        graph_bound_s: what the order of the graph allows on so many workers; never below ``lower_bound_s``.
-    """
-
-    workers: int
-    tasks: int
-    makespan_s: float
-    busy_s: float
-    critical_path_s: float
-    graph_bound_s: float
+    workers: int  # number of workers
+    tasks: int  # number of tasks that ran
+    makespan_s: float  # from the first start to the last end
+    busy_s: float  # total work in worker-seconds
+    critical_path_s: float  # the longest chain of tasks that wait for each other
+    graph_bound_s: float  # lower bound from the graph on this many workers; never below ``lower_bound_s``
 
     @property
     def lower_bound_s(self) -> float:
-        """No schedule on so many workers is shorter."""
+        """Lower bound of the makespan from total work and critical path."""
         return max(self.busy_s / self.workers, self.critical_path_s)
 
     @property
     def over_bound(self) -> float:
-        """Makespan / lower bound; 1 where nothing takes time."""
+        """Makespan / lower bound; 1 if no task takes time."""
         return self.makespan_s / self.lower_bound_s if self.lower_bound_s else 1.0
 
     @property
     def utilisation(self) -> float:
-        """Share of all worker-seconds in which something ran, in [0, 1]; 1 where nothing takes time."""
+        """Share of worker-seconds in use, in [0, 1]; 1 if no task takes time."""
         return self.busy_s / (self.makespan_s * self.workers) if self.makespan_s else 1.0
 
     def document(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """Return all values as JSON."""
         return {
             "workers": self.workers,
             "tasks": self.tasks,
@@ -78,36 +70,16 @@ class Schedule:
         }
 
 
-class NullJournal:
-    """A journal of a run that leaves no trace."""
+class NullJournal(RunJournal):
+    """A journal that stores nothing and knows nothing; it inherits methods that do nothing."""
 
     pending = False
 
-    def record(self, run: str, task: Task, record: Record, trace: str = "") -> None:
-        """Nothing is kept."""
-
-    def attempt(self, run: str, task_id: TaskId, record: Record) -> None:
-        """Nothing is kept."""
-
     def finished(self, ids: Iterable[TaskId]) -> dict[TaskId, Record]:
-        """Nothing is known."""
         return {}
 
-    def extend_run(self, run: str, new: Sequence[TaskId], cached: set[TaskId], cells: Sequence[Cell] = ()) -> None:
-        """Nothing is kept."""
-
     def claim(self, ids: Sequence[TaskId]) -> Lease:
-        """Nobody else is there."""
         return Lease(set(ids), {})
-
-    def forget(self, ids: Sequence[TaskId]) -> None:
-        """Nothing is known."""
-
-    def tick(self) -> None:
-        """Nothing is pending."""
-
-    def flush(self) -> None:
-        """Nothing is pending."""
 
 
 def simulate(
@@ -121,14 +93,14 @@ def simulate(
     policy: Policy = "throughput",
     listeners: Sequence[Listener] = (),
 ) -> Schedule:
-    """The schedule of ``plan`` as it stands: what a search would add on the way is not known and not simulated.
+    """Simulate ``plan`` as it is, without the tasks that a search would add during a run.
 
     Args:
-        store: asked whether what is finished can still be read; never written.
+        store: asked whether artifacts of finished tasks can be read; never written.
         expected: seconds that the policy expects of a task.
         actual: seconds that a task takes.
-        finished: tasks that need not run.
-        listeners: hear what an ordinary run's listeners hear.
+        finished: records of tasks that need not run.
+        listeners: get the events of an ordinary run.
     """
     executor = VirtualExecutor(n_workers, actual)
     ledger = Ledger(plan, finished or {}, store.has, expected, policy)
@@ -142,7 +114,7 @@ def simulate(
 
 @dataclass(frozen=True)
 class PathLengths:
-    """What must lie before, in and after each of some tasks, in seconds; aligned lists."""
+    """Longest path before, duration of, and longest path after each task, in seconds; aligned lists."""
 
     before: Sequence[float]
     within: Sequence[float]
@@ -150,8 +122,9 @@ class PathLengths:
 
     @classmethod
     def of(cls, plan: Plan, tasks: Sequence[Task], seconds: TaskSeconds) -> "PathLengths":
-        """The longest chains among ``tasks`` (parents first); what is not among them is there already."""
+        """Compute the longest paths among ``tasks`` (parents first); other tasks of the plan are finished."""
         length = {task.id: seconds(task) for task in tasks}
+        # Dynamic programming in topological order; ``plan`` lists parents before children.
         before: dict[TaskId, float] = {}
         after: dict[TaskId, float] = {}
         for task in tasks:
@@ -163,18 +136,19 @@ class PathLengths:
         return cls(list(before.values()), list(length.values()), [after[i] for i in length])
 
     def longest(self) -> float:
-        """Seconds of the critical path."""
+        """Return the seconds of the critical path."""
         return max(map(sum, zip(self.before, self.within, strict=True)), default=0.0)
 
     def bound(self, n_workers: int) -> float:
-        """No schedule on so many workers is shorter."""
+        """Return the lower bound of the makespan on ``n_workers``."""
         work = sum(self.within) / n_workers
         return max(
-            work, self.longest(), self._held_back(self.before, n_workers), self._held_back(self.after, n_workers)
+            work, self.longest(), self._staircase(self.before, n_workers), self._staircase(self.after, n_workers)
         )
 
-    def _held_back(self, ends: Sequence[float], n_workers: int) -> float:
-        """The most of: an end's seconds, and the work of all tasks that lie as far from it or farther."""
+    def _staircase(self, ends: Sequence[float], n_workers: int) -> float:
+        """Return the maximum over r of r + (work of all tasks at distance r or more from the end) / workers."""
+        # That work cannot run in the r seconds beside the end, and the workers share it at best evenly.
         most = work = 0.0
         for end, seconds in sorted(zip(ends, self.within, strict=True), reverse=True):
             work += seconds

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks the run to stop in order, the second stops it at once."""
+"""Ctrl-C and SIGTERM: the first signal stops the run at the next checkpoints, the second at once."""
 
 import logging
 import signal
@@ -11,38 +11,38 @@ logger = logging.getLogger(__name__)
 
 
 class Stop:
-    """Whether a run has been asked to stop."""
+    """Flag that a run has been asked to stop."""
 
     asked = False
 
     @contextmanager
     def listening(self, announce: Callable[[], None], patience_s: float) -> Iterator[None]:
-        """While inside, the first signal sets ``asked`` and calls ``announce``; further ones are KeyboardInterrupt.
+        """Set ``asked`` and call ``announce`` at the first signal; raise KeyboardInterrupt at further ones.
 
-        Only the main thread can hear signals, and SIGINT stays ignored where it is (a job in the background).
+        Only the main thread gets signals. SIGINT stays ignored where it is (a background job).
         """
 
-        def hear(number: int, frame: FrameType | None) -> None:
+        def handle(number: int, frame: FrameType | None) -> None:
             if self.asked:
                 raise KeyboardInterrupt
             self.asked = True
             announce()
             logger.warning(
-                "stopping: tasks under way go on to their end or next checkpoint, at most %g s on Ray; "
-                "once more stops at once",
+                "stopping: running tasks continue to their end or next checkpoint, at most %g s on Ray; "
+                "a second signal stops at once",
                 patience_s,
             )
 
         numbers = [signal.SIGTERM]
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             numbers.append(signal.SIGINT)
-        with _handling(dict.fromkeys(numbers, hear)):
+        with _handling(dict.fromkeys(numbers, handle)):
             yield
 
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM is KeyboardInterrupt like Ctrl-C."""
+    """Turn SIGTERM into KeyboardInterrupt, like Ctrl-C."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -56,7 +56,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 @contextmanager
 def _handling(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
-    """Sets handlers, and those of before again; does nothing in other threads than the main one."""
+    """Install signal handlers, then restore the previous ones; do nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

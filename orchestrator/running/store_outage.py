@@ -1,4 +1,4 @@
-"""A store that cannot be written for a while: the run holds its breath instead of failing task after task."""
+"""Pauses a run while its store cannot be written, instead of failing task after task."""
 
 import time
 from collections.abc import Callable
@@ -11,40 +11,34 @@ _LONGEST_PAUSE_S = 5.0
 
 
 class StoreLost(StoreError):
-    """The store failed under a run and did not come back; what is finished is kept, the same command resumes."""
+    """The store failed during a run and did not recover; finished tasks are kept, the same command resumes."""
 
     def __init__(self, why: object) -> None:
-        super().__init__(f"the store failed: {why}; what is finished is kept, mend it and run the same command again")
+        super().__init__(f"the store failed: {why}; finished tasks are kept; repair it and run the same command again")
 
 
 @dataclass
 class StoreOutage:
-    """Pauses after trouble with the store until a probe succeeds.
+    """Pauses a run after a store error until a probe succeeds."""
 
-    Attributes:
-        probe: writes something to the store; raises StoreError.
-        patience_s: how long it may fail.
-        clock: seconds.
-    """
-
-    probe: Callable[[], None]
-    patience_s: float
-    clock: Callable[[], float] = time.monotonic
+    probe: Callable[[], None]  # writes something to the store; raises StoreError
+    patience_s: float  # how long the probe may fail
+    clock: Callable[[], float] = time.monotonic  # seconds
     _since: float | None = field(default=None, init=False)
     _due: float = field(default=0.0, init=False)
     _pause_s: float = field(default=0.0, init=False)
 
     def begin(self) -> None:
-        """Something could not be written: nothing is handed out before the next probe."""
+        """Record a failed write: no task is sent to workers before the next successful probe."""
         if self._since is None:
             self._since, self._pause_s = self.clock(), _FIRST_PAUSE_S
             self._due = self._since + self._pause_s
 
     def over(self) -> bool:
-        """True if there is no trouble, or none any more.
+        """Return whether the store can be written; probe it if it could not.
 
         Raises:
-            StoreLost: the store did not come back in time.
+            StoreLost: the store did not recover in time.
         """
         if self._since is None:
             return True
@@ -56,6 +50,7 @@ class StoreOutage:
         except StoreError as error:
             if now - self._since > self.patience_s:
                 raise StoreLost(error) from error
+            # Exponential backoff, so that a store under load is not probed continuously.
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
             self._due = now + self._pause_s
             return False

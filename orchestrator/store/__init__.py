@@ -1,1 +1,1 @@
-"""Artifacts, checkpoints and reports, in a folder or behind a URL."""
+"""Stores of artifacts, checkpoints and reports, in a folder or behind a URL."""

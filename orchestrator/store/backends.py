@@ -1,4 +1,4 @@
-"""Where checkpoints lie: a few named files that appear whole or not at all."""
+"""Storage of checkpoints: named files, written atomically."""
 
 from pathlib import Path
 from typing import Protocol
@@ -9,27 +9,22 @@ from wmarena.orchestrator.keys.encryption import Passphrase, SealError
 
 
 class CheckpointBackend(Protocol):
-    """Files of one trajectory. Every method raises ``StoreError`` where the place cannot be used."""
+    """Files of one trajectory. Every method raises ``StoreError`` if the storage cannot be used."""
 
     def names(self) -> list[str]:
-        """What is there."""
-        ...
+        """List the files."""
 
     def read(self, name: str) -> bytes | None:
-        """A file's bytes, None if it is gone or cannot be read as what was written."""
-        ...
+        """Return a file's bytes, None if it is missing or cannot be decrypted."""
 
     def write(self, name: str, raw: bytes) -> None:
-        """Put a file there."""
-        ...
+        """Write a file."""
 
     def drop(self, name: str) -> None:
-        """Remove a file; it may be gone already."""
-        ...
+        """Remove a file if it exists."""
 
     def tidy(self) -> None:
-        """Remove what killed writers left, and the place itself if it is empty."""
-        ...
+        """Remove files of killed writers, and the folder if it is empty."""
 
 
 class FolderCheckpoints:
@@ -64,19 +59,19 @@ class FolderCheckpoints:
 
 
 class EncryptedCheckpoints:
-    """Another shelf whose files are encrypted: for states that hold a part of a key, in a place that others read."""
+    """Encrypts the files of another backend: for states that hold a part of a key, in a shared store."""
 
-    def __init__(self, shelf: CheckpointBackend, passphrase: Passphrase) -> None:
-        self._shelf = shelf
+    def __init__(self, backend: CheckpointBackend, passphrase: Passphrase) -> None:
+        self._backend = backend
         self._passphrase = passphrase
-        self.names, self.drop, self.tidy = shelf.names, shelf.drop, shelf.tidy
+        self.names, self.drop, self.tidy = backend.names, backend.drop, backend.tidy
 
     def read(self, name: str) -> bytes | None:
-        raw = self._shelf.read(name)
+        raw = self._backend.read(name)
         try:
             return None if raw is None else self._passphrase.open(raw, name.encode())
         except SealError:
             return None
 
     def write(self, name: str, raw: bytes) -> None:
-        self._shelf.write(name, self._passphrase.seal(raw, name.encode()))
+        self._backend.write(name, self._passphrase.seal(raw, name.encode()))

@@ -1,4 +1,4 @@
-"""Files of a shared store on this machine's disk: by content, checked, bounded."""
+"""Local cache of a shared store's files: addressed by content, checked, bounded."""
 
 import contextlib
 import hashlib
@@ -13,26 +13,26 @@ _SLACK = 0.1
 
 
 def user_cache() -> Path:
-    """This user's folder for what can be fetched or rebuilt: ``$XDG_CACHE_HOME/wmarena``, else ``~/.cache/wmarena``."""
+    """Return this user's cache folder: ``$XDG_CACHE_HOME/wmarena``, else ``~/.cache/wmarena``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "wmarena"
 
 
 class FileCache:
-    """Any number of processes may share one folder; what one of them removes, another fetches again.
+    """A cache folder that processes may share; a file removed by one is downloaded again by another.
 
     Args:
-        folder: created when the first file is kept.
-        most_bytes: beyond it the files that were used least recently go.
+        folder: created with the first file.
+        most_bytes: above it the least recently used files are removed.
     """
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self._folder = folder
         self._most_bytes = most_bytes
         self._checked: dict[Path, tuple[int, int]] = {}
-        self._unmeasured = most_bytes  # the first file asks what others left
+        self._unmeasured = most_bytes  # measure the folder at the first file
 
     def path(self, sha256: str, name: str) -> Path | None:
-        """The file with this content, hashed once per process and file state; None if it is not (or no longer) here."""
+        """Return the file with this content, hashed once per process and file state; None if it is not cached."""
         path = self._place(sha256, name)
         try:
             stat = path.stat()
@@ -42,13 +42,14 @@ class FileCache:
                     path.unlink()
                     return None
                 self._checked[path] = state
+            # Set the access time by hand for LRU: mounts with noatime do not.
             os.utime(path, ns=(time.time_ns(), stat.st_mtime_ns))
         except FileNotFoundError:
             return None
         return path
 
     def read(self, sha256: str, name: str) -> bytes | None:
-        """The bytes with this hash, checked now; None if they are not here."""
+        """Return the bytes with this hash, checked now; None if they are not cached."""
         path = self._place(sha256, name)
         try:
             raw = path.read_bytes()
@@ -61,10 +62,10 @@ class FileCache:
         return None
 
     def keep(self, sha256: str, name: str, raw: bytes) -> Path:
-        """Put bytes of this hash here.
+        """Store the bytes of this hash.
 
         Raises:
-            OSError: there is no room, or the folder cannot be written.
+            OSError: the disk is full, or the folder cannot be written.
         """
         path = self._place(sha256, name)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -80,7 +81,7 @@ class FileCache:
         return self._folder / sha256[:2] / sha256 / name
 
     def _trim(self, newest: Path) -> None:
-        """Remove the files that were used least recently, all but ``newest``, until there is slack again."""
+        """Remove the least recently used files except ``newest`` until 10 % are free."""
         found = []
         for path in self._folder.glob("??/*/*"):
             with contextlib.suppress(FileNotFoundError):

@@ -1,7 +1,7 @@
-"""State of long computations on disk: what a killed task resumes from, and a longer strength continues from.
+"""Checkpoints of long computations, from which a killed task resumes and a longer strength continues.
 
-A file's name holds its step and the head of its SHA-256: a torn or rotten checkpoint is recognised and ignored. The
-training curves up to a checkpoint travel in it, so that the history of a resumed task has no hole.
+A file's name holds its step and the head of its SHA-256: a damaged checkpoint is detected and ignored. A checkpoint
+holds the training curves up to its step, so that the history of a resumed task is complete.
 """
 
 import hashlib
@@ -34,11 +34,11 @@ class Curves:
         self.points.append({"step": step, **metrics})
 
     def to_bytes(self) -> bytes:
-        """JSON: a list of points, each with ``step``."""
+        """Encode as JSON: a list of points, each with ``step``."""
         return json.dumps(self.points).encode()
 
     def restore(self, raw: bytes) -> None:
-        """Go back to what ``to_bytes`` wrote. Raises ValueError for anything else."""
+        """Restore what ``to_bytes`` wrote. Raises ValueError for anything else."""
         points = json.loads(raw)
         if not isinstance(points, list) or not all(isinstance(p, dict) and "step" in p for p in points):
             raise ValueError("expected a list of points, each with a step, got other JSON")
@@ -46,7 +46,7 @@ class Curves:
 
 
 class _Saved(NamedTuple):
-    """What a checkpoint's name says; sorts by step."""
+    """A checkpoint's parsed name; sorts by step."""
 
     step: int
     kind: str
@@ -54,38 +54,38 @@ class _Saved(NamedTuple):
 
 
 class StoredCheckpoints:
-    """Checkpoints of one trajectory on one shelf (``wmarena.schemes.base.Checkpoints``).
+    """Checkpoints of one trajectory in one backend (``wmarena.schemes.base.Checkpoints``).
 
     Args:
-        shelf: where they lie.
-        every_s: least seconds between two unasked checkpoints; ``keep`` ones are always written.
+        backend: their storage.
+        every_s: least seconds between two temporary checkpoints; ``keep`` ones are always written.
         cancelled: polled at each offer.
         curves: saved and restored along with each state.
     """
 
     def __init__(
-        self, shelf: CheckpointBackend, *, every_s: float, cancelled: Callable[[], bool], curves: Curves
+        self, backend: CheckpointBackend, *, every_s: float, cancelled: Callable[[], bool], curves: Curves
     ) -> None:
-        self._shelf = shelf
+        self._backend = backend
         self._every_s = every_s
         self._cancelled = cancelled
         self._curves = curves
         self._last = time.monotonic()
 
     def latest(self, at_most: int | None = None) -> tuple[int, dict[str, Tensor]] | None:
-        """Newest intact state with step <= ``at_most``; the curves go back to it."""
+        """Return (step, state) of the newest intact checkpoint with step <= ``at_most``, and restore its curves."""
         for saved in sorted(self._saved(), reverse=True):
             if at_most is not None and saved.step > at_most:
                 continue
             state = self._read(saved)
             if state is not None:
                 return saved.step, state
-            self._shelf.drop(saved.name)
+            self._backend.drop(saved.name)
         return None
 
     def _read(self, saved: _Saved) -> dict[str, Tensor] | None:
-        """The state in a file, the curves restored; None if it is not what was written."""
-        raw = self._shelf.read(saved.name)
+        """Return a file's state and restore its curves; None if the file is damaged."""
+        raw = self._backend.read(saved.name)
         if raw is None or saved.name != _name(saved.step, saved.kind, raw):
             return None
         try:
@@ -96,7 +96,7 @@ class StoredCheckpoints:
         return state
 
     def offer(self, step: int, state: Callable[[], dict[str, Tensor]], *, keep: bool = False) -> None:
-        """Write if asked, due or stopping; then stop if stopping."""
+        """Write a checkpoint if ``keep``, due or cancelled; raise Cancelled if cancelled."""
         stopping = self._cancelled()
         if keep or stopping or time.monotonic() - self._last >= self._every_s:
             curves = torch.frombuffer(bytearray(self._curves.to_bytes()), dtype=torch.uint8)
@@ -106,22 +106,22 @@ class StoredCheckpoints:
             raise Cancelled(f"stopped at step {step}; the checkpoint is kept")
 
     def clear(self) -> None:
-        """Remove what is not kept on purpose; called when the task is done."""
+        """Remove temporary checkpoints; called when the task is done."""
         for saved in self._saved():
             if saved.kind == "temp":
-                self._shelf.drop(saved.name)
-        self._shelf.tidy()
+                self._backend.drop(saved.name)
+        self._backend.tidy()
 
     def _write(self, step: int, raw: bytes, kind: str) -> None:
         name = _name(step, kind, raw)
-        self._shelf.write(name, raw)
-        # Later steps stay: where one loop follows another, the first runs again before the second can resume.
+        self._backend.write(name, raw)
+        # Later steps stay: with two loops in sequence, the first runs again before the second can resume.
         for saved in self._saved():
             if saved.kind == "temp" and saved.step <= step and saved.name != name:
-                self._shelf.drop(saved.name)
+                self._backend.drop(saved.name)
 
     def _saved(self) -> list[_Saved]:
-        names = ((_NAME.fullmatch(name), name) for name in self._shelf.names())
+        names = ((_NAME.fullmatch(name), name) for name in self._backend.names())
         return [_Saved(int(m[1]), m[2], name) for m, name in names if m is not None]
 
 

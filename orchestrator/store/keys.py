@@ -1,4 +1,4 @@
-"""All keys of a store at once: which are sealed, whether the passphrase opens them, sealing those that are plain."""
+"""The keys of a store: which are sealed, whether the passphrase opens them, sealing plain ones."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -7,29 +7,29 @@ from pathlib import Path
 from wmarena.orchestrator.keys.encryption import PASSPHRASE, Passphrase, SealError, missing_passphrase
 from wmarena.orchestrator.keys.storage import is_sealed, load_key, seal_key
 from wmarena.orchestrator.plan.task import TaskId
-from wmarena.orchestrator.store.local import Store
+from wmarena.orchestrator.store.local import Store, subfolders
 from wmarena.schemes.keys import KeyFileError
 
 _MOST_NAMED = 5
 
 
 def sealed_keys(store: Store) -> list[TaskId]:
-    """Tasks of ``store`` whose keys are sealed, sorted."""
+    """Return the tasks of ``store`` whose keys are sealed, sorted."""
     return [TaskId(folder.name) for folder in _folders(store) if is_sealed(folder)]
 
 
 def check_passphrase(store: Store, tasks: Iterable[TaskId], passphrase: Passphrase | None) -> None:
-    """Refuse a run that could not read its keys, or that would leave a plain one among sealed ones.
+    """Check that the passphrase opens the keys of a run.
 
     Args:
-        tasks: those whose keys may be read; their sealed keys are all opened once, and at least one of the store's,
-            because a store has one passphrase.
+        tasks: tasks whose keys may be read; all their sealed keys are opened, and at least one of the store's, because
+            a store has one passphrase: a missing or other one would mix plain and sealed keys.
 
     Raises:
         SealError: naming every key that cannot be opened.
     """
     tasks = list(tasks)
-    store.agree(passphrase)
+    store.check_passphrase(passphrase)
     store.receive_keys(tasks)
     sealed = sealed_keys(store)
     if sealed and passphrase is None:
@@ -45,7 +45,7 @@ def check_passphrase(store: Store, tasks: Iterable[TaskId], passphrase: Passphra
 
 @dataclass
 class Sealing:
-    """What became of a store's keys: task ids sealed now, sealed before, and not to be read as keys."""
+    """Result of sealing a store's keys: task ids sealed now, sealed before, and damaged."""
 
     sealed: list[TaskId] = field(default_factory=list)
     before: list[TaskId] = field(default_factory=list)
@@ -53,35 +53,32 @@ class Sealing:
 
 
 def seal_store(store: Store, passphrase: Passphrase) -> Sealing:
-    """Seal every plain key of ``store``; what a killed earlier attempt left over is finished and cleaned up.
+    """Seal every plain key of ``store``, and finish what a killed earlier attempt has left.
 
     Raises:
-        StoreBusy: a run holds the store.
-        SealError: keys that are sealed already have another passphrase; nothing was changed.
+        StoreBusy: a run holds the store's lock.
+        SealError: sealed keys have another passphrase; nothing was changed.
     """
     done = Sealing()
     with store.exclusive():
         check_passphrase(store, sealed_keys(store), passphrase)
         for folder in _folders(store):
             task_id = TaskId(folder.name)
+            group = done.before if is_sealed(folder) else done.sealed
             try:
-                (done.before if is_sealed(folder) else done.sealed).append(task_id)
                 seal_key(folder, passphrase)
+                group.append(task_id)
             except KeyFileError as error:
                 done.damaged[task_id] = str(error)
-                done.sealed = [t for t in done.sealed if t != task_id]
-                done.before = [t for t in done.before if t != task_id]
     return done
 
 
 def _opens(store: Store, task_id: TaskId, passphrase: Passphrase | None) -> bool:
-    """False if the passphrase is wrong; a damaged key is computed again, which is another matter."""
+    """Return False if the passphrase is wrong; True for a damaged key, which will be computed again."""
     try:
         load_key(store.key_dir(task_id), passphrase)
-    except SealError:
-        return False
-    except KeyFileError:
-        return True
+    except (SealError, KeyFileError) as error:
+        return isinstance(error, KeyFileError)
     return True
 
 
@@ -92,6 +89,4 @@ def _named(tasks: list[TaskId], what: str) -> str:
 
 
 def _folders(store: Store) -> list[Path]:
-    keys = store.keys_root
-    found = sorted(keys.iterdir()) if keys.is_dir() else []
-    return [p for p in found if p.is_dir() and not p.is_symlink() and not p.name.startswith(".")]
+    return [folder for folder in subfolders(store.keys_root) if not folder.is_symlink()]

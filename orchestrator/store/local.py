@@ -1,4 +1,4 @@
-"""Everything that a run leaves behind, in one local folder.
+"""The store of a run's files in one local folder.
 
 Layout::
 
@@ -28,23 +28,23 @@ _ROOM = 2**20
 _NAME_BYTES = 100
 _MARK = ".wmarena-keys"
 CHECKPOINTS = ".checkpoints"
-"""Folder beside keys: states of long computations that hold a part of one."""
+"""Folder beside keys, for checkpoints that hold a part of a key."""
 
 
 class Store(Artifacts):
-    """Artifacts, and beside them keys, checkpoints and reports; held by one run at a time.
+    """Artifacts, keys, checkpoints and reports; locked by one run at a time.
 
     Attributes:
-        shared: True if other drivers may write at the same time.
-        own_keys: a folder of keys that is not the store's, or None.
-        keys_travel: True if keys are in the shared place too, sealed.
+        shared: True if other drivers may write concurrently.
+        own_keys: a folder of keys outside the store, or None.
+        shares_keys: True if sealed keys are in the shared store too.
     """
 
     shared = False
-    keys_travel = False
+    shares_keys = False
 
     def __init__(self, root: Path | str, keys: Path | None = None) -> None:
-        # A Path has already lost one of the URL's slashes.
+        # A Path drops one of a URL's slashes.
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(root)):
             raise StoreError(f"expected a local folder as store, got the URL {root}; pass --store DIR")
         super().__init__(Path(root).expanduser().absolute())
@@ -57,20 +57,20 @@ class Store(Artifacts):
 
     @property
     def address(self) -> str:
-        """What ``wmarena.orchestrator.store.opening.open_store`` makes this store of, in any process."""
+        """Address from which ``open_store`` opens this store in any process."""
         return str(self.root)
 
     def open(self) -> Self:
-        """Create the folder if missing and prove that it can be written.
+        """Create the folder if missing and check that it can be written.
 
         Raises:
-            StoreError: it cannot.
+            StoreError: it cannot be written.
         """
         try:
             checkpoints = self.root / "checkpoints"
             for folder in (self.root / "artifacts", self.keys_root, checkpoints, self.root / "reports"):
                 folder.mkdir(parents=True, exist_ok=True)
-            for folder in (self.keys_root, checkpoints):  # of a key that is trained, checkpoints hold a part
+            for folder in (self.keys_root, checkpoints):  # checkpoints may hold a part of a key
                 folder.chmod(0o700)
             self._write_probe(b"x")
         except OSError as error:
@@ -81,17 +81,17 @@ class Store(Artifacts):
         return self
 
     def probe(self) -> None:
-        """Prove that the store can be written, with room for a small artifact.
+        """Check that the store can be written, with room for a small artifact.
 
         Raises:
-            StoreError: it cannot.
+            StoreError: it cannot be written.
         """
         try:
             self._write_probe(bytes(_ROOM))
         except OSError as error:
             raise StoreError(
                 f"expected to write {_ROOM >> 10} KiB in {self.root}, got: {error.strerror or error}; "
-                "free space, or see that it can be written"
+                "free space, or check its permissions"
             ) from None
 
     def _write_probe(self, content: bytes) -> None:
@@ -103,32 +103,32 @@ class Store(Artifacts):
 
     @property
     def journal_path(self) -> Path:
-        """The SQLite system of record."""
+        """Path of the SQLite journal."""
         return self.root / "journal.sqlite"
 
     def key_dir(self, task_id: TaskId) -> Path:
-        """Where the key that a task completed is or will be; never anywhere else."""
+        """Return the only folder of the key that a task completes."""
         return self.keys_root / task_id
 
     def checkpoint_dir(self, trajectory: str) -> Path:
-        """Where a long computation leaves its state, if that is a folder here."""
+        """Return the folder of a trajectory's checkpoints."""
         return self.root / "checkpoints" / trajectory
 
     def share_key(self, task_id: TaskId) -> None:
-        """Called when a key was written to ``key_dir``: every node finds it there."""
+        """Make a key in ``key_dir`` available to other nodes; called after it was written."""
 
     def receive_keys(self, task_ids: Iterable[TaskId]) -> None:
-        """Called before keys are read from ``key_dir``."""
+        """Make keys available in ``key_dir``; called before they are read."""
 
-    def agree(self, passphrase: Passphrase | None) -> None:
-        """Called before a run that needs keys.
+    def check_passphrase(self, passphrase: Passphrase | None) -> None:
+        """Check the passphrase before a run that needs keys.
 
         Raises:
-            SealError: keys cannot be where they have to be, or others seal them with another passphrase.
+            SealError: there is no place for keys, or other drivers seal them with another passphrase.
         """
 
     def keys_mark(self) -> str:
-        """What is written in the folder of keys, made if it is missing: who reads the same sees the same folder.
+        """Return the random mark in the folder of keys, created if missing: processes with equal marks see one folder.
 
         Raises:
             StoreError: the folder cannot be written.
@@ -146,7 +146,7 @@ class Store(Artifacts):
             ) from None
 
     def checkpoint_backend(self, trajectory: str, *, secret: bool) -> CheckpointBackend:
-        """Where a long computation leaves its state.
+        """Return the storage of a trajectory's checkpoints.
 
         Args:
             secret: True if the state holds a part of a key.
@@ -154,20 +154,20 @@ class Store(Artifacts):
         return FolderCheckpoints(self.checkpoint_dir(trajectory))
 
     def report_dir(self, experiment: str, run_id: str) -> Path:
-        """Where the report of one execution goes; names cannot leave the store."""
+        """Return the folder of an execution's report; names cannot leave the store."""
         return self.root / "reports" / safe_name(experiment) / safe_name(run_id)
 
     def share_report(self, folder: Path) -> str | None:
-        """Called when a report was written; says where others find it, None where that is the folder itself."""
+        """Share a written report; return its address for others, None if that is the folder itself."""
         return None
 
     @contextmanager
     def exclusive(self, run: str = "", waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-        """Hold the store for one run.
+        """Lock the store for one run.
 
         Args:
-            run: id of the run, to tell others.
-            waiting: wait until the store is free, after having said so through this; None: do not.
+            run: id of the run, for messages of other processes.
+            waiting: called with a message before waiting for the lock; None: do not wait.
 
         Raises:
             StoreBusy: another run holds it.
@@ -178,7 +178,7 @@ class Store(Artifacts):
 
     @contextmanager
     def joined(self, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-        """Hold the store together with other runs: nobody holds it exclusively meanwhile.
+        """Lock the store together with other runs of a shared journal.
 
         Args:
             waiting: as of ``exclusive``.
@@ -190,10 +190,10 @@ class Store(Artifacts):
         with join(self.root / "run.lock", waiting):
             yield
 
-    # Housekeeping
+    # Maintenance
 
     def ls(self) -> list[dict[str, Any]]:
-        """One row per artifact: task_id, kind, workload, scheme, attack, seed, bytes; damaged ones say so."""
+        """List artifacts: task_id, kind, workload, scheme, attack, seed, bytes; damaged ones with a reason."""
         return [self._row(task_id, _size(self.folder(task_id))) for task_id in self.task_ids()]
 
     def _row(self, task_id: TaskId, n_bytes: int) -> dict[str, Any]:
@@ -202,14 +202,15 @@ class Store(Artifacts):
             identity = (self.manifest(task_id) or {}).get("identity", {})
             config = identity.get("config", {})
             row |= {"kind": identity.get("kind"), "seed": identity.get("seed")}
-            row |= {part: _name_of(config.get(part)) for part in ("workload", "scheme", "attack")}
+            plugins = {part: config.get(part) for part in ("workload", "scheme", "attack")}
+            row |= {part: c.get("name") if isinstance(c, dict) else None for part, c in plugins.items()}
         except CorruptArtifact as error:
             row |= {"kind": None, "damaged": str(error)}
         row["key"] = str(self.key_dir(task_id)) if self.key_dir(task_id).exists() else None
         return row
 
     def verify(self) -> dict[str, Any]:
-        """Check every file of every artifact: checked, files, damaged (task_id, detail), unfinished."""
+        """Check every file of every artifact; return checked, files, damaged (task_id, detail), unfinished."""
         damaged: list[dict[str, str]] = []
         n_files = 0
         ids = self.task_ids()
@@ -224,17 +225,18 @@ class Store(Artifacts):
         return {"checked": len(ids), "files": n_files, "damaged": damaged, "unfinished": len(self.unfinished())}
 
     def gc(self, keep: Iterable[TaskId], *, apply: bool, trajectories: Iterable[str] = ()) -> dict[str, Any]:
-        """Remove artifacts, keys and checkpoints outside ``keep``, leftovers of killed writers, what was set aside.
+        """Remove artifacts, keys and checkpoints outside ``keep``, unfinished files, and artifacts set aside.
 
         Args:
-            apply: without it nothing is removed, only counted.
+            apply: if False, only count.
             trajectories: checkpoint folders to keep besides those named like a task of ``keep``
-                (``wmarena.orchestrator.worker.context.trajectory_id``); a lost one costs time, never a result.
+                (``trajectory_id``); a removed checkpoint costs time, never a result.
 
         Raises:
-            StoreBusy: a run holds the store, whose unfinished artifacts are not leftovers.
+            StoreBusy: a run holds the store's lock, whose unfinished artifacts must stay.
         """
         kept = set(keep)
+        # Mark and sweep under the lock: otherwise a run could commit an artifact between the two.
         with self.exclusive() if apply else nullcontext():
             ids = self.task_ids()
             doomed = [self.folder(t) for t in ids if t not in kept]
@@ -248,16 +250,12 @@ class Store(Artifacts):
         return {"kept": len(kept.intersection(ids)), "removed": len(doomed), "bytes": size, "applied": apply}
 
 
-def _name_of(config: object) -> Any:
-    return config.get("name") if isinstance(config, dict) else None
-
-
 def _others(folder: Path, kept: set[TaskId] | set[str]) -> list[Path]:
-    return [p for p in _folders(folder) if p.name not in kept]
+    return [p for p in subfolders(folder) if p.name not in kept]
 
 
-def _folders(folder: Path) -> list[Path]:
-    """Sub-folders, but for hidden ones."""
+def subfolders(folder: Path) -> list[Path]:
+    """Return the sub-folders that are not hidden, sorted."""
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return [p for p in found if p.is_dir() and not p.name.startswith(".")]
 
@@ -267,9 +265,9 @@ def _size(folder: Path) -> int:
 
 
 def safe_name(text: str) -> str:
-    """``text`` as one path component: letters, digits, '.', '_', '-' stay; it can never leave its folder."""
+    """Return ``text`` as one path component: letters, digits, '.', '_', '-' stay; it can never leave its folder."""
     cleaned = "".join(c if c.isalnum() or c in "._-" else "-" for c in text).strip(".")
-    # File systems count bytes, and a letter may have four.
+    # File systems limit bytes, and a letter may have four.
     return cleaned.encode()[:_NAME_BYTES].decode(errors="ignore") or "unnamed"
 
 

@@ -13,7 +13,7 @@ MANIFEST = "manifest.json"
 
 
 class CorruptArtifact(OSError):
-    """A stored file does not match its manifest."""
+    """A stored file is missing or does not match its manifest."""
 
     def __init__(self, task_id: TaskId, detail: str) -> None:
         self.task_id = task_id
@@ -23,11 +23,11 @@ class CorruptArtifact(OSError):
 def make_manifest(
     task_id: TaskId, identity: Mapping[str, Any], result: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> dict[str, Any]:
-    """The manifest of an artifact that holds ``files``.
+    """Make the manifest of an artifact with ``files``.
 
     Raises:
         TypeError: identity or result cannot be written as JSON.
-        ValueError: a file's name is not a plain one.
+        ValueError: a file's name is not a plain name.
     """
     if not all(map(_plain_name, files)):
         raise ValueError(f"expected plain names of files, got {sorted(files)}; an artifact has no folders")
@@ -38,18 +38,18 @@ def make_manifest(
         "result": dict(result),
         "files": {n: {"sha256": hashlib.sha256(files[n]).hexdigest(), "bytes": len(files[n])} for n in sorted(files)},
     }
-    # Through text and back, so that the writer goes on with what a reader gets (lists for tuples, text for all keys).
+    # Through JSON and back, so that the writer has the values of a reader (lists for tuples, text for all keys).
     manifest: dict[str, Any] = json.loads(json.dumps(body))
     return {**manifest, "digest": _manifest_digest(manifest)}
 
 
 def encode_manifest(manifest: Mapping[str, Any]) -> bytes:
-    """A manifest's file."""
+    """Encode a manifest."""
     return json.dumps(manifest, indent=1, sort_keys=True).encode()
 
 
 def decode_manifest(task_id: TaskId, raw: bytes) -> dict[str, Any]:
-    """A manifest's file as it was written.
+    """Decode a manifest and check that it is unchanged.
 
     Raises:
         CorruptArtifact: it is unreadable, was altered, or belongs to another task.
@@ -70,7 +70,7 @@ def decode_manifest(task_id: TaskId, raw: bytes) -> dict[str, Any]:
 
 
 def _well_formed(manifest: Mapping[str, Any]) -> bool:
-    """True if all parts are of their types, and every file is a plain name inside the artifact's own folder."""
+    """Return whether all parts have their types, and every file has a plain name inside the artifact's folder."""
     names, parts = manifest["files"], (manifest["identity"], manifest["result"], manifest["identity"].get("config", {}))
     return all(isinstance(part, dict) for part in parts) and all(
         _plain_name(name) and isinstance(entry["sha256"], str) for name, entry in names.items()
@@ -82,5 +82,6 @@ def _plain_name(name: str) -> bool:
 
 
 def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    # The digest covers identity and result as well, which no file hash protects.
     body = {name: value for name, value in manifest.items() if name != "digest"}
     return digest_text("manifest", json.dumps(body, sort_keys=True))

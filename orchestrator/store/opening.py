@@ -1,4 +1,4 @@
-"""The store of an address: a folder, or a URL that several nodes share."""
+"""Opens the store at an address: a folder, or a URL that several nodes share."""
 
 import re
 from pathlib import Path
@@ -9,12 +9,12 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://?")
 
 
 def is_url(address: str) -> bool:
-    """True for ``scheme://...``; a Path has already lost one of the slashes."""
+    """Return whether the address is ``scheme://...``; a Path drops one of the slashes."""
     return _URL.match(address) is not None
 
 
 def open_store(address: str | Path, keys: Path | None = None) -> Store:
-    """The store of an address; nothing is created.
+    """Return the store at an address; create nothing.
 
     Args:
         keys: the folder of keys; None for ``keys/`` in a folder store, and for sealed keys in a shared one.

@@ -1,8 +1,8 @@
-"""A folder behind a URL: whole objects go in and come out, through ``pyarrow.fs`` (S3, GCS, HDFS, mounted folders).
+"""A folder behind a URL, accessed through ``pyarrow.fs`` (S3, GCS, HDFS, mounted folders).
 
-Every object appears whole or not at all: an object store publishes an upload when it is complete; elsewhere a
-temporary sibling is renamed. Credentials are the environment's (``AWS_ACCESS_KEY_ID``, profiles, instance roles), never
-the URL's: others can see a command line, and the URL stands in messages and records.
+Objects are written atomically: an object store publishes an upload when it is complete; elsewhere a temporary sibling
+is renamed. Credentials come from the environment (``AWS_ACCESS_KEY_ID``, profiles, instance roles), never from the
+URL, which is visible in command lines, messages and records.
 """
 
 import uuid
@@ -18,15 +18,15 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from wmarena.orchestrator.files.addresses import has_credentials
 from wmarena.orchestrator.files.atomic import PART
-from wmarena.orchestrator.files.errors import StoreError
+from wmarena.orchestrator.files.errors import StoreError, first_line
 
 _PUBLISH_WHOLE = ("s3", "gcs", "abfs")
-"""File systems where an upload that was not finished is not seen by anybody."""
+"""File systems where unfinished uploads are invisible."""
 
 
 @dataclass(frozen=True)
 class RemoteObject:
-    """One object: its name below the folder, bytes, Unix seconds of its last change."""
+    """An object: name below the folder, bytes, Unix seconds of its last change."""
 
     name: str
     size: int
@@ -34,10 +34,10 @@ class RemoteObject:
 
 
 class Remote:
-    """The folder that ``url`` names.
+    """A folder at ``url``.
 
     Raises:
-        StoreError: the URL holds credentials, or is none.
+        StoreError: the URL holds credentials, or is invalid.
     """
 
     def __init__(self, url: str) -> None:
@@ -53,19 +53,19 @@ class Remote:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        """(file system, path of the folder); made at the first use, because it may ask the network."""
+        """(file system, path of the folder); made at the first use, because it may need the network."""
         try:
             found, folder = FileSystem.from_uri(self.url)
         except (ArrowException, OSError, ValueError) as error:
             raise StoreError(
                 "expected a store's URL as pyarrow knows them (s3://bucket/prefix?endpoint_override=…, gs://, hdfs://, "
-                f"file:///), got {self.url} ({_line(error)})"
+                f"file:///), got {self.url} ({first_line(error)})"
             ) from None
         return found, folder.rstrip("/")
 
     @contextmanager
-    def _asking(self, what: str) -> Iterator[tuple[Any, str]]:
-        """The file system and the folder; what goes wrong there becomes a StoreError in one line."""
+    def _system(self, what: str) -> Iterator[tuple[Any, str]]:
+        """Yield (file system, path of the folder); turn errors inside into StoreError with one line."""
         opened = self._opened
         try:
             yield opened
@@ -73,31 +73,34 @@ class Remote:
             raise
         except (ArrowException, OSError) as error:
             raise StoreError(
-                f"expected to {what} at the store {self.url}, got: {_line(error)}; see that it can be reached and that "
-                "the environment's credentials may read and write it"
+                f"expected to {what} at the store {self.url}, got: {first_line(error)}; check that it can be reached "
+                "and that the environment's credentials may read and write it"
             ) from error
 
     def address(self, name: str) -> str:
-        """URL of one object."""
+        """Return the URL of one object."""
         parts = urlsplit(self.url)
         return parts._replace(path=f"{parts.path}/{name}").geturl()
 
     def has(self, name: str) -> bool:
-        """True if the object is there."""
-        with self._asking(f"look for {name}") as (system, folder):
+        """Return whether the object exists."""
+        with self._system(f"look for {name}") as (system, folder):
             return bool(system.get_file_info(f"{folder}/{name}").type == FileType.File)
 
     def get(self, name: str) -> bytes | None:
-        """The bytes of an object, None if there is none."""
+        """Return the bytes of an object, None if it does not exist."""
         try:
-            with self._asking(f"read {name}") as (system, folder), system.open_input_file(f"{folder}/{name}") as stream:
+            with (
+                self._system(f"read {name}") as (system, folder),
+                system.open_input_file(f"{folder}/{name}") as stream,
+            ):
                 return bytes(stream.read())
         except FileNotFoundError:
             return None
 
     def put(self, name: str, raw: bytes) -> None:
-        """Write an object, whole or not at all; one that is there is replaced."""
-        with self._asking(f"write {name}") as (system, folder):
+        """Write an object atomically; replace an existing one."""
+        with self._system(f"write {name}") as (system, folder):
             path = f"{folder}/{name}"
             if system.type_name in _PUBLISH_WHOLE:
                 _write(system, path, raw)
@@ -108,23 +111,23 @@ class Remote:
             system.move(part, path)
 
     def drop(self, name: str) -> None:
-        """Remove an object; it may be gone already."""
+        """Remove an object if it exists."""
         try:
-            with self._asking(f"remove {name}") as (system, folder):
+            with self._system(f"remove {name}") as (system, folder):
                 system.delete_file(f"{folder}/{name}")
         except FileNotFoundError:
             return
 
     def move(self, name: str, target: str) -> None:
-        """Give an object another name; where the file system copies to do so, the old name goes last."""
+        """Rename an object by copying; the old name is removed last."""
         raw = self.get(name)
         if raw is not None:
             self.put(target, raw)
             self.drop(name)
 
     def listing(self, prefix: str) -> list[RemoteObject]:
-        """Everything below the folder ``prefix``, sorted by name; unfinished files among it."""
-        with self._asking(f"list {prefix}/") as (system, folder):
+        """List all objects below the folder ``prefix``, sorted by name, including unfinished files."""
+        with self._system(f"list {prefix}/") as (system, folder):
             infos = system.get_file_info(FileSelector(f"{folder}/{prefix}", allow_not_found=True, recursive=True))
             files = [i for i in infos if i.type == FileType.File]
             start = len(folder) + 1
@@ -160,14 +163,10 @@ class RemoteCheckpoints:
 
 
 def is_part(name: str) -> bool:
-    """True for what a killed writer left where uploads are not published whole."""
+    """Return whether the name is that of an unfinished file."""
     return name.endswith(PART)
 
 
 def _write(system: Any, path: str, raw: bytes) -> None:
     with system.open_output_stream(path) as stream:
         stream.write(raw)
-
-
-def _line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

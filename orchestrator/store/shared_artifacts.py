@@ -1,8 +1,8 @@
 """Artifacts in a folder behind a URL.
 
-Files go up first and the manifest last: its presence is the commit. A file's name holds the head of its hash, so
-writers of the same task never overwrite each other's bytes, and whichever manifest comes last describes a whole
-artifact. Readers check every byte against the manifest, and keep it on their own disk.
+Files are uploaded first and the manifest last: its presence is the commit. A file's name holds the head of its hash,
+so writers of the same task never overwrite each other's files, and the last manifest describes a complete artifact.
+Readers check every file against the manifest and cache it locally.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.plan.task import TaskId
-from wmarena.orchestrator.store.artifacts import Artifacts, Sidecar
+from wmarena.orchestrator.store.artifacts import Artifacts, Sidecar, checked_bytes
 from wmarena.orchestrator.store.cache import FileCache
 from wmarena.orchestrator.store.manifest import (
     MANIFEST,
@@ -32,15 +32,14 @@ R = TypeVar("R")
 
 _REQUESTS = 16
 _SINGLE_QUESTIONS = 64
-"""More artifacts than this are looked for by one listing."""
+"""Above this number, artifacts are looked up by one listing."""
 
 
 class SharedArtifacts(Artifacts):
-    """Overrides how artifacts are written and read.
+    """Artifacts in a shared folder; a mix-in for ``Store``.
 
     Attributes:
-        remote, cache, seen: set by who derives from it: the shared folder, this machine's copies, and artifacts that
-            were there when this process last looked.
+        remote, cache, seen: set by the subclass: the shared folder, this machine's cache, and artifacts known to exist.
     """
 
     remote: Remote
@@ -49,7 +48,7 @@ class SharedArtifacts(Artifacts):
     _asked = 0
 
     def has(self, task_id: TaskId) -> bool:
-        """True if a committed artifact is there, or was when this process last looked."""
+        """Return whether a committed artifact exists, or did when this process last looked."""
         if task_id not in self.seen:
             self._asked += 1
             if self._asked % _SINGLE_QUESTIONS == 0:
@@ -61,7 +60,7 @@ class SharedArtifacts(Artifacts):
     def having(self, ids: Collection[TaskId]) -> set[TaskId]:
         if len(ids) > _SINGLE_QUESTIONS:
             return set(ids).intersection(self.task_ids())
-        found = together(lambda task_id: self.remote.has(_object(task_id, MANIFEST)), ids)
+        found = in_parallel(lambda task_id: self.remote.has(_object(task_id, MANIFEST)), ids)
         there = {task_id for task_id, yes in zip(ids, found, strict=True) if yes}
         self.seen = (self.seen - set(ids)) | there
         return there
@@ -79,31 +78,28 @@ class SharedArtifacts(Artifacts):
         return decode_manifest(task_id, raw)
 
     def manifests(self, ids: Collection[TaskId]) -> Iterator[tuple[TaskId, Sidecar]]:
-        return zip(ids, together(self._sidecar, ids), strict=True)
+        return zip(ids, in_parallel(self._sidecar, ids), strict=True)
 
     def commit(
         self, task_id: TaskId, identity: Mapping[str, Any], result: Mapping[str, Any], files: Mapping[str, bytes]
     ) -> dict[str, Any]:
-        """Upload an artifact: files, then the manifest. Committing twice keeps the first that was seen.
-
-        Raises:
-            StoreError: the store cannot be reached or written.
-        """
+        """Upload an artifact: files, then the manifest. A second commit keeps the first artifact."""
         manifest = make_manifest(task_id, identity, result, files)
+        # Object stores rename nothing atomically: the manifest, uploaded last, is the commit.
         kept = self.intact_manifest(task_id)
         if kept is None:
             for name, raw in files.items():
                 sha256 = manifest["files"][name]["sha256"]
                 self.remote.put(_object(task_id, _versioned(name, sha256)), raw)
-                with contextlib.suppress(OSError):  # a full disk costs the time of reading it again
+                with contextlib.suppress(OSError):  # a full disk only costs a download later
                     self.cache.keep(sha256, name, raw)
             self.remote.put(_object(task_id, MANIFEST), encode_manifest(manifest))
-            kept = self.intact_manifest(task_id)  # another driver's may have come last
+            kept = self.intact_manifest(task_id)  # another driver's manifest may be the last
         self.seen.add(task_id)
         return kept or manifest
 
     def set_aside(self, task_id: TaskId) -> None:
-        """Move a damaged artifact's manifest and its wrong files away; right ones are as good for the next writer."""
+        """Move a damaged artifact's manifest and damaged files away; intact files stay for the next writer."""
         self.seen.discard(task_id)
         target = f"set_aside/{task_id}-{uuid.uuid4().hex[:8]}"
         folder = _object(task_id, "")
@@ -138,7 +134,7 @@ class SharedArtifacts(Artifacts):
         return self.remote.address(_object(task_id, _versioned(name, self.sha256(task_id, name))))
 
     def check(self, task_id: TaskId) -> tuple[int, str]:
-        """Download and check all files, past the cache: (how many, what is wrong with the first bad one)."""
+        """Download and check all files, bypassing the cache; return (number of files, first error or "")."""
         n_files = 0
         try:
             for name, entry in ((self.manifest(task_id) or {}).get("files") or {}).items():
@@ -149,7 +145,7 @@ class SharedArtifacts(Artifacts):
         return n_files, ""
 
     def objects(self, prefix: str, depth: int) -> dict[str, list[RemoteObject]]:
-        """Objects below ``prefix`` by the folder, ``depth`` parts deep, that they are in (its last part)."""
+        """Group the objects below ``prefix`` by the name of their folder at ``depth``."""
         found: dict[str, list[RemoteObject]] = defaultdict(list)
         for stored in self.remote.listing(prefix):
             parts = stored.name.split("/")
@@ -160,7 +156,7 @@ class SharedArtifacts(Artifacts):
     def orphans(
         self, task_ids: Collection[TaskId], objects: Mapping[str, list[RemoteObject]]
     ) -> Iterator[list[RemoteObject]]:
-        """Per artifact, objects that its manifest does not name: of writers who came second, or were killed."""
+        """Yield per artifact the objects that its manifest does not name: of killed or second writers."""
         for task_id, manifest in self.manifests(task_ids):
             if isinstance(manifest, dict):
                 files = manifest["files"].items()
@@ -171,13 +167,11 @@ class SharedArtifacts(Artifacts):
         raw = self.remote.get(_object(task_id, _versioned(name, sha256)))
         if raw is None:
             raise CorruptArtifact(task_id, f"{name} is missing")
-        if hashlib.sha256(raw).hexdigest() != sha256:
-            raise CorruptArtifact(task_id, f"{name} has other bytes than its manifest says")
-        return raw
+        return checked_bytes(task_id, name, raw, sha256)
 
 
-def together(do: Callable[[T], R], items: Collection[T]) -> Iterator[R]:
-    """``do`` for every item, many at once, answers in order: what costs is the way there and back."""
+def in_parallel(do: Callable[[T], R], items: Collection[T]) -> Iterator[R]:
+    """Call ``do`` for every item in threads and yield the results in order; the calls wait for the network."""
     with ThreadPoolExecutor(_REQUESTS) as pool:
         yield from pool.map(do, items)
 

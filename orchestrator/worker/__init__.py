@@ -1,1 +1,1 @@
-"""What one task does on one device."""
+"""Computes one task on one device."""

@@ -1,7 +1,7 @@
-"""Keeping the memory that a process has freed, where the C library is glibc.
+"""Makes glibc keep freed memory in the process.
 
-By default glibc maps every large block anew and gives it back at once: each activation of each batch is then paid for
-again in page faults, which costs a worker on a CPU up to half of its time in the kernel.
+By default glibc maps every large block anew and unmaps it when freed: each activation of each batch then costs page
+faults, up to half of a CPU worker's time.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ _LARGEST_KEPT = 2**30
 
 
 def keep_freed_memory() -> bool:
-    """Serve blocks of up to 1 GiB from the heap and return nothing to the system; False where that cannot be set."""
+    """Serve blocks of up to 1 GiB from the heap and return nothing to the system; return whether this was set."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt

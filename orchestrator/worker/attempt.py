@@ -1,4 +1,4 @@
-"""One attempt at a task: the one place where an exception becomes a Failure. What a worker calls."""
+"""One attempt at a task; the only place where an exception becomes a Failure."""
 
 import errno
 import traceback
@@ -21,26 +21,25 @@ _PASSING = frozenset(
         *("ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET"),
     )
 )
-"""What disks and networks do for a while: another attempt may find them well."""
+"""Errors of disks and networks that may pass: another attempt may succeed."""
 
 
-def attempt_task(bench: WorkerContext, task: Task) -> dict[str, Any] | Failure:
-    """Perform ``task``; the result is in the store before it is returned.
+def attempt_task(context: WorkerContext, task: Task) -> dict[str, Any] | Failure:
+    """Perform ``task``; its artifact is committed before the result is returned.
 
-    Where memory runs out, models are evaluated in smaller batches, from the last checkpoint on; training is as it was.
+    If memory runs out, resume from the last checkpoint with smaller evaluation batches; training batches stay.
     """
-    outcome = _attempt(bench, task)
+    outcome = _attempt(context, task)
     for most in SMALLER:
         if not isinstance(outcome, Failure) or outcome.kind is not FailureKind.OUT_OF_MEMORY:
             break
-        outcome = _attempt(bench, task, most)
+        outcome = _attempt(context, task, most)
     return outcome
 
 
-def _attempt(bench: WorkerContext, task: Task, most_evaluated: int | None = None) -> dict[str, Any] | Failure:
-    """One attempt. Exceptions become Failures, here only."""
+def _attempt(context: WorkerContext, task: Task, most_evaluated: int | None = None) -> dict[str, Any] | Failure:
     try:
-        return perform(bench, task, most_evaluated)
+        return perform(context, task, most_evaluated)
     except Cancelled as error:
         return Failure(FailureKind.CANCELLED, _first_line(error))
     except CorruptArtifact as error:
@@ -48,7 +47,7 @@ def _attempt(bench: WorkerContext, task: Task, most_evaluated: int | None = None
     except FloatingPointError as error:
         return Failure(FailureKind.DIVERGED, _first_line(error), traceback.format_exc())
     except (torch.OutOfMemoryError, MemoryError) as error:
-        bench.release()
+        context.release()
         return Failure(FailureKind.OUT_OF_MEMORY, _first_line(error), traceback.format_exc())
     except torch.AcceleratorError as error:
         return Failure(FailureKind.DEVICE, _first_line(error), traceback.format_exc())

@@ -1,4 +1,4 @@
-"""One device with what stays on it between tasks: data sets, recently used models."""
+"""One device with the data sets and models that stay on it between tasks."""
 
 import platform
 from collections.abc import Callable, Mapping
@@ -28,26 +28,26 @@ from wmarena.orchestrator.worker.workload import BoundWorkload, WorkloadConfig
 from wmarena.schemes.keys import Key, KeyFileError
 
 MODEL = "model.safetensors"
-_MOST_ARENAS = 2
+_MOST_WORKLOADS = 2
 _MOST_KEYS = 8
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker process needs to make its workbench; holds no secret, only the paths of secrets.
+    """Configuration of a worker process; holds no secret, only paths of secrets.
 
     Attributes:
         store: a folder, or the URL of a shared store.
-        keys: folder of keys where it is not the store's own; every node must see it.
-        keys_mark: what the driver reads in that folder (``Store.keys_mark``).
+        keys: folder of keys if not the store's own; every node must see it.
+        keys_mark: content of the marker file that the driver sees in that folder (``Store.keys_mark``).
         device: "cpu", "cuda" or "auto".
         threads: CPU threads per task; the same under every executor, since sums depend on it.
         root_file: file of the key root, None for the published one.
-        passphrase_file: file of the passphrase that keys are sealed with, None for the environment's.
-        challenge: what the worker's passphrase must open (``Passphrase.challenge``), None where keys stay plain.
+        passphrase_file: file of the passphrase that seals keys, None for the environment variable.
+        challenge: checks the worker's passphrase (``Passphrase.challenge``); None for plain keys.
         workloads: name -> "module:Class" of the built-in workloads.
         checkpoint_s: least seconds between two checkpoints of one task.
-        resident_bytes: models kept on the device between tasks.
+        resident_bytes: limit of the models kept on the device between tasks.
     """
 
     store: Path | str
@@ -65,10 +65,10 @@ class Setup:
 
 
 class WorkerContext:
-    """One device with its data and models; computes one task at a time and decides nothing."""
+    """One device with its data and models."""
 
     def __init__(self, setup: Setup, cancelled: Callable[[], bool] = lambda: False) -> None:
-        if setup.workloads:  # none: those that this process knows already
+        if setup.workloads:  # else the workloads that this process has registered
             use_workloads(setup.workloads)
         torch.set_num_threads(setup.threads)
         keep_freed_memory()
@@ -76,46 +76,46 @@ class WorkerContext:
         self.device = torch.device(kind)
         self.device_name = torch.cuda.get_device_name() if kind == "cuda" else "cpu"
         self.setup = setup
-        self.store = _opened(setup)
+        self.store = _open_store(setup)
         self.root = KeyRoot.from_file(setup.root_file)
         self._passphrase = workers_passphrase(setup.passphrase_file, setup.challenge)
         self.cancelled = cancelled
-        self._arenas: dict[str, BoundWorkload] = {}
+        self._workloads: dict[str, BoundWorkload] = {}
         self._models = ModelCache(setup.resident_bytes)
         self._keys: dict[TaskId, Key] = {}
 
-    def arena(self, config: Mapping[str, Any]) -> BoundWorkload:
-        """The workload with its data on the device; two stay resident."""
+    def workload(self, config: Mapping[str, Any]) -> BoundWorkload:
+        """Return the workload with its data on the device; the two last used stay resident."""
         name = canonical(dict(config))
-        if name not in self._arenas:
+        if name not in self._workloads:
             plugin: WorkloadConfig = build("workload", config)  # type: ignore[assignment]
-            while len(self._arenas) >= _MOST_ARENAS:
-                self._arenas.pop(next(iter(self._arenas)))
-            self._arenas[name] = plugin.bind(self.device, self.setup.data_root)
-        return self._arenas[name]
+            while len(self._workloads) >= _MOST_WORKLOADS:
+                self._workloads.pop(next(iter(self._workloads)))
+            self._workloads[name] = plugin.bind(self.device, self.setup.data_root)
+        return self._workloads[name]
 
-    def model(self, arena: BoundWorkload, task_id: TaskId) -> nn.Module:
-        """A resident model of the store, in eval mode: copy it before changing it."""
+    def model(self, bound: BoundWorkload, task_id: TaskId) -> nn.Module:
+        """Return a stored model in eval mode, kept resident: copy it before changing it."""
 
         def load() -> nn.Module:
-            network = arena.task.network(0)
+            network = bound.task.network(0)
             network.load_state_dict(self.store.load_tensors(task_id, MODEL))
             return network.eval()
 
-        # By content too: what was computed again may be another model.
+        # Cached by content too: a recomputed task may have another model.
         return self._models.get(f"{task_id}/{self.store.sha256(task_id, MODEL)}", load)
 
     def checkpoints(self, task: Task, curves: Curves) -> StoredCheckpoints:
-        """Where ``task`` leaves its state together with its training curves."""
-        # What is trained after a key exists may hold a part of it.
+        """Return the checkpoints of ``task``, which also hold its training curves."""
+        # State of training that uses a key may reveal a part of it.
         secret = task.kind is not Kind.TRAIN
-        shelf = self.store.checkpoint_backend(trajectory_id(task), secret=secret)
-        if secret and self.store.keys_travel and self._passphrase is not None:
-            shelf = EncryptedCheckpoints(shelf, self._passphrase)
-        return StoredCheckpoints(shelf, every_s=self.setup.checkpoint_s, cancelled=self.cancelled, curves=curves)
+        backend = self.store.checkpoint_backend(trajectory_id(task), secret=secret)
+        if secret and self.store.shares_keys and self._passphrase is not None:
+            backend = EncryptedCheckpoints(backend, self._passphrase)
+        return StoredCheckpoints(backend, every_s=self.setup.checkpoint_s, cancelled=self.cancelled, curves=curves)
 
     def save_key(self, task_id: TaskId, key: Key) -> None:
-        """Put the key that ``task_id`` completed where keys belong.
+        """Save the key that ``task_id`` completed in the store's folder of keys.
 
         Raises:
             StoreError: it cannot be written.
@@ -128,11 +128,11 @@ class WorkerContext:
             raise StoreError(f"expected to write the key of {task_id[:12]}, got: {error}") from error
 
     def load_key(self, task_id: TaskId) -> Key:
-        """The key that ``task_id`` completed; a few stay, with what is costly to draw from them.
+        """Load the key that ``task_id`` completed; a few stay in memory, with their expensive derived values.
 
         Raises:
-            CorruptArtifact: it is missing or damaged; its task has to run again.
-            SealError: it is sealed with another passphrase.
+            CorruptArtifact: the key is missing or damaged; its task has to run again.
+            SealError: the key is sealed with another passphrase.
         """
         if task_id not in self._keys:
             self.store.receive_keys([task_id])
@@ -142,20 +142,20 @@ class WorkerContext:
                 raise CorruptArtifact(task_id, str(error)) from None
             made = ((self.store.intact_manifest(task_id) or {}).get("result") or {}).get("commitment")
             if made is not None and made != loaded.commitment:
-                raise CorruptArtifact(task_id, "its key belongs to another model: two drivers made them")
+                raise CorruptArtifact(task_id, "its key belongs to another model: two drivers computed the task")
             while len(self._keys) >= _MOST_KEYS:
                 self._keys.pop(next(iter(self._keys)))
             self._keys[task_id] = loaded
         return self._keys[task_id]
 
     def release(self) -> None:
-        """Let go of all resident models: for the next task's sake, after memory ran out."""
+        """Free all resident models, after memory ran out."""
         self._models.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def environment(self) -> dict[str, str]:
-        """What results may depend on in the last bit; not part of identities, but noted."""
+        """Return what results may depend on in the last bit; recorded, but not part of identities."""
         return {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -164,23 +164,19 @@ class WorkerContext:
         }
 
 
-def _opened(setup: Setup) -> Store:
-    """The store, whose folder of keys is the driver's.
-
-    Raises:
-        StoreError: on this node the folder of keys is another one.
-    """
+def _open_store(setup: Setup) -> Store:
+    """Open the store and check that its folder of keys is the driver's."""
     store = open_store(setup.store, setup.keys)
     if setup.keys is not None and store.keys_mark() != setup.keys_mark:
         raise StoreError(
             f"expected every node to see the driver's folder of keys, got another folder at {setup.keys} on "
-            f"{platform.node()}; mount it there, or set {PASSPHRASE} and leave out --keys: keys then travel sealed"
+            f"{platform.node()}; mount it there, or set {PASSPHRASE} and leave out --keys: keys are then stored sealed"
         )
     return store
 
 
 def trajectory_id(task: Task) -> str:
-    """Name of the checkpoint folder: the task's own id, or one shared by all strengths of an incremental attack."""
+    """Return the name of the checkpoint folder: the task's id, or that of all strengths of an incremental attack."""
     if task.kind is not Kind.ATTACK:
         return task.id
     attack = build_attack(task.config["attack"])

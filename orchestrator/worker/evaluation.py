@@ -1,6 +1,6 @@
-"""Evaluation in smaller batches, for a device whose memory ran out: slower, with the same answers.
+"""Evaluation in smaller batches after memory ran out: slower, with the same results.
 
-Training is not touched: its batches are part of what a task is.
+Training batches stay, because they change results.
 """
 
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ from wmarena.orchestrator.worker.workload import BoundWorkload
 from wmarena.schemes.base import Batch, Samples, Workload
 
 SMALLER = (250, 50)
-"""Most samples at once in the second and third attempt at a task; workloads choose about 1,000 themselves."""
+"""Largest evaluation batch in the second and third attempt at a task; workloads choose about 1,000 themselves."""
 
 
-def in_smaller_batches(arena: BoundWorkload, most: int) -> BoundWorkload:
-    """The same workload, judging models on at most ``most`` samples at once."""
+def in_smaller_batches(bound: BoundWorkload, most: int) -> BoundWorkload:
+    """Return the workload with evaluation batches of at most ``most`` samples."""
     return replace(
-        arena,
-        task=cast(Workload, _Task(arena.task, most)),
-        val=_Samples(arena.val, most),
-        test=_Samples(arena.test, most),
+        bound,
+        task=cast(Workload, _BatchedWorkload(bound.task, most)),
+        val=_BatchedSamples(bound.val, most),
+        test=_BatchedSamples(bound.test, most),
     )
 
 
-class _Task:
-    """A workload whose predictions come in parts."""
+class _BatchedWorkload:
+    """A workload that predicts in batches."""
 
     def __init__(self, task: Workload, most: int) -> None:
         self._task = task
@@ -42,8 +42,8 @@ class _Task:
 
 
 @dataclass(frozen=True)
-class _Samples:
-    """Samples that are read in parts."""
+class _BatchedSamples:
+    """Samples that are read in smaller batches."""
 
     samples: Samples
     most: int
@@ -61,8 +61,8 @@ class _Samples:
         return self.samples.raw()
 
     def share(self, fraction: float, *, domain: str, seed: int) -> Samples:
-        return _Samples(self.samples.share(fraction, domain=domain, seed=seed), self.most)
+        return _BatchedSamples(self.samples.share(fraction, domain=domain, seed=seed), self.most)
 
     def split(self, fraction: float, *, domain: str, seed: int) -> tuple[Samples, Samples]:
         rest, part = self.samples.split(fraction, domain=domain, seed=seed)
-        return _Samples(rest, self.most), _Samples(part, self.most)
+        return _BatchedSamples(rest, self.most), _BatchedSamples(part, self.most)

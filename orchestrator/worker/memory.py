@@ -1,4 +1,4 @@
-"""How much memory a task took at most: what packing several workers on one GPU goes by."""
+"""Peak memory of a task, from which the number of workers per GPU is computed."""
 
 import resource
 from pathlib import Path
@@ -10,9 +10,9 @@ _STATUS = Path("/proc/self/status")
 
 
 class PeakMemory:
-    """The most that this process takes of a device from now on: of its GPU what tensors occupy, else resident memory.
+    """Peak memory of this process from now on: of tensors on its GPU, else resident memory.
 
-    Where the system cannot forget an earlier peak of resident memory, that peak is what is found.
+    Where the system cannot reset the peak of resident memory, an earlier peak is returned.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -21,12 +21,12 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             return
         try:
-            _RESET.write_text("5")  # Linux: the peak starts anew at what is resident now
+            _RESET.write_text("5")  # Linux: resets the peak to the current resident memory
         except OSError:
             return
 
     def found(self) -> dict[str, int]:
-        """``peak_bytes``, and on a GPU ``total_bytes``: what it has."""
+        """Return ``peak_bytes``, and on a GPU its ``total_bytes``."""
         if self._device.type == "cuda":
             total = torch.cuda.get_device_properties(self._device).total_memory
             return {"peak_bytes": torch.cuda.max_memory_allocated(self._device), "total_bytes": total}

@@ -1,6 +1,6 @@
-"""What a task does, given what its parents left in the store. Runs in whatever process an executor chose.
+"""Computes a task from its parents' artifacts. Runs in the process that an executor chose.
 
-No scheduling, and no failures: what goes wrong is an exception, which ``attempt.py`` turns into a Failure.
+Errors are exceptions, which ``attempt.py`` turns into Failures.
 """
 
 import copy
@@ -35,45 +35,45 @@ PREDICTIONS = "predictions.safetensors"
 HISTORY = "history.json"
 
 
-def perform(bench: WorkerContext, task: Task, most_evaluated: int | None = None) -> dict[str, Any]:
+def perform(context: WorkerContext, task: Task, most_evaluated: int | None = None) -> dict[str, Any]:
     """Compute one task, commit its artifact, return its result (small, JSON).
 
-    A task whose artifact is there is not computed again: a worker may die after the commit and before its answer.
+    An existing artifact is not computed again: a worker may die between the commit and its answer.
 
     Args:
-        most_evaluated: the largest batch in which models are judged; None leaves it to the workload.
+        most_evaluated: the largest evaluation batch; None for the workload's own.
     """
-    kept = bench.store.intact_manifest(task.id)
+    kept = context.store.intact_manifest(task.id)
     if kept is None:
-        kept = _compute(bench, task, most_evaluated)
+        kept = _compute(context, task, most_evaluated)
     result: dict[str, Any] = kept["result"]
     return result
 
 
-def _compute(bench: WorkerContext, task: Task, most_evaluated: int | None) -> dict[str, Any]:
+def _compute(context: WorkerContext, task: Task, most_evaluated: int | None) -> dict[str, Any]:
     started = time.perf_counter()
-    memory = PeakMemory(bench.device)
-    consumed = _consumed(bench.store, task)
+    memory = PeakMemory(context.device)
+    consumed = _consumed(context.store, task)
     curves = Curves()
-    arena = bench.arena(task.config["workload"])
+    bound = context.workload(task.config["workload"])
     if most_evaluated is not None:
-        arena = in_smaller_batches(arena, most_evaluated)
-    job = TaskContext(bench, arena, task, curves, bench.checkpoints(task, curves))
-    verb = {Kind.TRAIN: _train, Kind.EMBED: _embed, Kind.ATTACK: _attack, Kind.VERIFY: _verify}[task.kind]
-    # What a plugin draws from torch's global generator must not depend on what this process computed before.
-    with seeded(subseed(task.seed, "global", task.kind.value), job.arena.task.device):
-        result, files = verb(job)
+        bound = in_smaller_batches(bound, most_evaluated)
+    job = TaskContext(context, bound, task, curves, context.checkpoints(task, curves))
+    compute = {Kind.TRAIN: _train, Kind.EMBED: _embed, Kind.ATTACK: _attack, Kind.VERIFY: _verify}[task.kind]
+    # A plugin's draws from torch's global generator must not depend on earlier tasks of this process.
+    with seeded(subseed(task.seed, "global", task.kind.value), job.bound.task.device):
+        result, files = compute(job)
     result |= {
         "seconds": time.perf_counter() - started,
-        "device": bench.device_name,
-        "environment": bench.environment(),
+        "device": context.device_name,
+        "environment": context.environment(),
         "consumed": consumed,
         "memory": memory.found() | ({"most_evaluated": most_evaluated} if most_evaluated is not None else {}),
     }
     if MODEL in files:
         result["made"] = hashlib.sha256(files[MODEL]).hexdigest()
-    manifest = bench.store.commit(task.id, task.identity(), result, files)
-    # Only now: until the artifact is there, the last checkpoint is all there is.
+    manifest = context.store.commit(task.id, task.identity(), result, files)
+    # Not before the commit: without an artifact, the last checkpoint is needed to resume.
     job.checkpoints.clear()
     return manifest
 
@@ -82,55 +82,52 @@ _Made = tuple[dict[str, Any], dict[str, bytes]]
 
 
 def _train(job: TaskContext) -> _Made:
-    task, arena, config = job.task, job.arena, job.task.config
-    samples, recipe = arena.train, arena.task.recipe
+    task, bound, config = job.task, job.bound, job.task.config
+    samples, recipe = bound.train, bound.task.recipe
     if config["adversary"] is not None:
-        samples, _ = adversary_data(arena, config["adversary"], task.seed)
+        samples, _ = adversary_data(bound, config["adversary"], task.seed)
         recipe = scratch_recipe(recipe, float(config["adversary"]["data_fraction"]))
     if config["recipe"] is None:
-        model = arena.task.network(subseed(task.seed, "init"))
+        model = bound.task.network(subseed(task.seed, "init"))
     else:
-        model = copy.deepcopy(job.bench.model(arena, task.parent("start")))
+        model = copy.deepcopy(job.context.model(bound, task.parent("start")))
         recipe = Recipe(**{**config["recipe"], "milestones": tuple(config["recipe"]["milestones"])})
     seed = subseed(task.seed, "train")
-    arena.task.fit(model, samples, recipe, seed=seed, log=job.curves, checkpoints=job.checkpoints)
+    bound.task.fit(model, samples, recipe, seed=seed, log=job.curves, checkpoints=job.checkpoints)
     finish(model)
-    return _with_model(arena, model, job.curves)
+    return _with_model(bound, model, job.curves)
 
 
 def _embed(job: TaskContext) -> _Made:
-    bench, task, arena = job.bench, job.task, job.arena
+    context, task, bound = job.context, job.task, job.bound
     scheme = build_scheme(task.config["scheme"])
-    clean = bench.model(arena, task.parent("clean"))
-    start = arena.task.network(subseed(task.seed, "init")) if scheme.from_scratch else copy.deepcopy(clean)
-    key = scheme.keygen(arena.task, job.prf("owner", scheme))
+    clean = context.model(bound, task.parent("clean"))
+    start = bound.task.network(subseed(task.seed, "init")) if scheme.from_scratch else copy.deepcopy(clean)
+    key = scheme.keygen(bound.task, job.prf("owner", scheme))
     marked, key = scheme.embed(start, owner_of(job), key)
     finish(marked)
     key = key.with_parts(
         public={
             "workload": task.config["workload"],
             "config": scheme.config(until="embed"),
-            "simulated": bench.root.simulated,
+            "simulated": context.root.simulated,
         }
     )
-    bench.save_key(task.id, key)
-    result, files = _with_model(arena, marked, job.curves)
-    licensed = scheme.licensed_task(arena.task, key)
+    context.save_key(task.id, key)
+    result, files = _with_model(bound, marked, job.curves)
+    licensed = scheme.licensed_task(bound.task, key)
     if licensed is not None:
-        # Worth what it does for those who may use it; what everybody else gets stands beside.
+        # A licensed model's metric is what licensed users get; that of others is stored beside it.
         result |= {"unlicensed_test": result["metric_test"], "unlicensed_val": result["metric_val"]}
-        result |= {
-            "metric_test": licensed.score(marked, arena.test),
-            "metric_val": licensed.score(marked, arena.val),
-        }
+        result |= {"metric_test": licensed.score(marked, bound.test), "metric_val": licensed.score(marked, bound.val)}
     result |= {"commitment": key.commitment, **covertness(clean, marked)}
     return result, files
 
 
 def _attack(job: TaskContext) -> _Made:
-    bench, task, arena = job.bench, job.task, job.arena
+    context, task, bound = job.context, job.task, job.bound
     attack, scheme = build_attack(task.config["attack"]), build_scheme(task.config["scheme"])
-    victim = bench.model(arena, task.parent("victim"))
+    victim = context.model(bound, task.parent("victim"))
     outcome = attack(victim, attack_view(job, attack, scheme))
     result: dict[str, Any] = {}
     files: dict[str, bytes] = {}
@@ -139,10 +136,10 @@ def _attack(job: TaskContext) -> _Made:
     if isinstance(outcome, Piracy | Finding):
         model = outcome.model
     if model is not None:
-        result, files = _with_model(arena, model, job.curves)
+        result, files = _with_model(bound, model, job.curves)
         result["moved_mean_abs_dev"] = mean_abs_deviation(victim, model)
     if claim is not None:
-        bench.save_key(task.id, claim.key)
+        context.save_key(task.id, claim.key)
         result["claim"] = {"n_tried": claim.n_tried, **claim.details}
         result["commitment"] = claim.key.commitment
     if isinstance(outcome, Finding):
@@ -151,44 +148,44 @@ def _attack(job: TaskContext) -> _Made:
 
 
 def _verify(job: TaskContext) -> _Made:
-    bench, task, arena, config = job.bench, job.task, job.arena, job.task.config
+    context, task, bound, config = job.context, job.task, job.bound, job.task.config
     scheme = build_scheme(config["scheme"])
-    model = bench.model(arena, task.parent("suspect"))
+    model = context.model(bound, task.parent("suspect"))
     if config["head"] == "original":
-        owner_model = bench.model(arena, task.parent("owner"))
+        owner_model = context.model(bound, task.parent("owner"))
         model = copy.deepcopy(model)
-        arena.task.head(model).load_state_dict(arena.task.head(owner_model).state_dict())
+        bound.task.head(model).load_state_dict(bound.task.head(owner_model).state_dict())
     aligning: dict[str, Json] = {}
     if config.get("realigned"):
         model, aligning = _realigned(job, model)
-    key = bench.load_key(task.parent("claim" if config["claim"] else "owner"))
+    key = context.load_key(task.parent("claim" if config["claim"] else "owner"))
     if config.get("calibration"):
-        return {"calibration": _calibrated(job, scheme, Suspect(model, arena.task), key)}, {}
+        return {"calibration": _calibrated(job, scheme, Suspect(model, bound.task), key)}, {}
     if config["control"] == "stranger_key":
         key = scheme.randomise_key(key, job.prf("stranger", scheme))
-    verdict = scheme.judge(Suspect(model, arena.task), key)
+    verdict = scheme.judge(Suspect(model, bound.task), key)
     if aligning:
-        # The order was chosen by looking at the owner's model, so the p-value is no longer exact.
+        # The alignment was chosen with the owner's model, so the p-value is no longer exact.
         caveats = (*verdict.caveats, "realigned")
         verdict = replace(verdict, details={**verdict.details, **aligning}, caveats=caveats)
     if config["claim"]:
-        verdict = _adjusted(verdict, _n_tried(bench.store, task.parent("claim")))
+        verdict = _adjusted(verdict, _n_tried(context.store, task.parent("claim")))
     return {"verdict": {**asdict(verdict), "caveats": list(verdict.caveats)}}, {}
 
 
 def _realigned(job: TaskContext, model: nn.Module) -> tuple[nn.Module, dict[str, Json]]:
-    """The suspect with its channels in the order and scale of the owner's marked model, and how well they matched."""
-    inputs, _ = next(iter(job.arena.val.in_order(64)))
-    reference = job.bench.model(job.arena, job.task.parent("owner"))
+    """Return the suspect with its channels in the order and scale of the owner's model, and how well they match."""
+    inputs, _ = next(iter(job.bound.val.in_order(64)))
+    reference = job.context.model(job.bound, job.task.parent("owner"))
     try:
         aligned, cosine = realign(model, reference, inputs)
-    except ValueError as error:  # the suspect's channels cannot be told apart: it is judged as it is
+    except ValueError as error:  # channels that cannot be distinguished: judge the suspect as it is
         return model, {"realign": f"not possible: {error}"}
     return aligned, {"realign_cosine": cosine}
 
 
 def _calibrated(job: TaskContext, scheme: Scheme, suspect: Suspect, key: Key) -> dict[str, Any]:
-    """Evidence of keys that nobody embedded on a clean model, each drawn for this model alone."""
+    """Judge a clean model by fresh keys that were never embedded, drawn for this model alone."""
     prf = job.prf("stranger", scheme, "calibration", job.task.parent("suspect"))
     n, q = scheme.trials(key)
     pairs = []
@@ -206,14 +203,14 @@ def _n_tried(store: Store, forger: TaskId) -> int:
 
 
 def _adjusted(verdict: Verdict, n_tried: int) -> Verdict:
-    """The claimant's best of ``n_tried`` keys: evidence after the correction for that search."""
+    """Correct the evidence of the claimant's best key for its ``n_tried`` tries."""
     adjusted = log10_adjusted(verdict.log10_p, float(np.log10(n_tried)))
     return replace(verdict, log10_p_adj=adjusted, details={**verdict.details, "n_tried": n_tried})
 
 
-def _with_model(arena: BoundWorkload, model: nn.Module, curves: Curves) -> _Made:
-    """Score a finished model once, at birth: later tasks read what was stored."""
-    test, val = arena.task.evaluate(model, arena.test), arena.task.evaluate(model, arena.val)
+def _with_model(bound: BoundWorkload, model: nn.Module, curves: Curves) -> _Made:
+    """Score a finished model once, when it is made; later tasks read the stored score."""
+    test, val = bound.task.evaluate(model, bound.test), bound.task.evaluate(model, bound.val)
     answers: dict[str, Tensor] = {}
     for name, found in (("test", test), ("val", val)):
         if found.predicted is not None and found.targets is not None:
@@ -221,11 +218,11 @@ def _with_model(arena: BoundWorkload, model: nn.Module, curves: Curves) -> _Made
     files = {MODEL: tensors_to_bytes(model.state_dict()), HISTORY: curves.to_bytes()}
     if answers:
         files[PREDICTIONS] = tensors_to_bytes(answers)
-    return {"metric": arena.task.info.metric, "metric_test": test.score, "metric_val": val.score}, files
+    return {"metric": bound.task.info.metric, "metric_test": test.score, "metric_val": val.score}, files
 
 
 def _consumed(store: Store, task: Task) -> dict[str, str]:
-    """Hash of every parent's model: a parent recomputed with other bytes is noticed later."""
+    """Return the hash of every parent's model, so that a parent recomputed with other bytes is detected later."""
     found: dict[str, str] = {}
     for parent in task.parent_ids:
         manifest = store.manifest(parent)

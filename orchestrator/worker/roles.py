@@ -1,4 +1,4 @@
-"""What each role is given: keys from its own domain, data from its own share, and an attack's whole view."""
+"""What owner and adversary get: keys from their own domains, data from their own shares, an attack's view."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,33 +17,33 @@ from wmarena.schemes.base import Owner, Recipe, Samples, Scheme
 from wmarena.schemes.prf import Prf, subseed
 
 VAL_SHARE = 0.1
-"""Part of the adversary's share that is held out for model selection."""
+"""Part of the adversary's share that is its validation data."""
 
 _SCRATCH_PASSES = 10
 
 
 @dataclass(frozen=True)
 class TaskContext:
-    """One task on one workbench."""
+    """One task with its worker context and bound workload."""
 
-    bench: WorkerContext
-    arena: BoundWorkload
+    context: WorkerContext
+    bound: BoundWorkload
     task: Task
     curves: Curves
     checkpoints: StoredCheckpoints
 
     def prf(self, role: Role, scheme: Scheme, *purpose: str) -> Prf:
-        """The stream that ``role`` draws a key of ``scheme`` from."""
+        """Return the stream from which ``role`` draws a key of ``scheme``."""
         parts = (canonical(scheme.config(until="key")), str(self.task.config["workload"]["name"]), str(self.task.seed))
-        return self.bench.root.prf(role, *purpose, *parts)
+        return self.context.root.prf(role, *purpose, *parts)
 
 
 def owner_of(job: TaskContext) -> Owner:
-    """What the owner embeds with."""
+    """Return the owner's view for embedding."""
     return Owner(
-        task=job.arena.task,
-        train=job.arena.train,
-        val=job.arena.val,
+        task=job.bound.task,
+        train=job.bound.train,
+        val=job.bound.val,
         seed=subseed(job.task.seed, "embed"),
         log=job.curves,
         checkpoints=job.checkpoints,
@@ -51,13 +51,13 @@ def owner_of(job: TaskContext) -> Owner:
 
 
 def attack_view(job: TaskContext, attack: Attack, scheme: Scheme) -> AttackView:
-    """Everything the attack is granted, and nothing else; the key is loaded only if the attack declares it."""
+    """Return what the attack is granted and nothing else; the key is loaded only if the attack declares it."""
     needs, granted, seed = attack.needs(), job.task.config["adversary"], job.task.seed
-    data, val = adversary_data(job.arena, granted, seed)
-    # Strengths that share a trajectory share the adversary's keys as well.
+    data, val = adversary_data(job.bound, granted, seed)
+    # Strengths that share a trajectory share the adversary's keys too.
     purpose = canonical(attack.trajectory())
     return AttackView(
-        task=job.arena.task,
+        task=job.bound.task,
         scheme=scheme if needs & {"algorithm", "key"} else None,
         data=data,
         val=val,
@@ -66,26 +66,26 @@ def attack_view(job: TaskContext, attack: Attack, scheme: Scheme) -> AttackView:
         prf=job.prf("adversary", scheme, purpose),
         log=job.curves,
         checkpoints=job.checkpoints,
-        key=job.bench.load_key(job.task.parent("victim")) if "key" in needs else None,
-        auxiliary_data=_elsewhere(job, attack.data_sets()),
+        key=job.context.load_key(job.task.parent("victim")) if "key" in needs else None,
+        auxiliary_data=_auxiliary_data(job, attack.data_sets()),
     )
 
 
-def _elsewhere(job: TaskContext, names: Iterable[str]) -> AuxiliaryData:
-    """The named workloads' data with these workloads' own defaults.
+def _auxiliary_data(job: TaskContext, names: Iterable[str]) -> AuxiliaryData:
+    """Return the data of the named workloads with default fields.
 
-    Read now, so that nothing of the workbench, with its keys and its test data, stays within an attack's reach.
+    Loaded now, so that the attack gets no reference to the worker context, its keys and its test data.
 
     Raises:
-        NotGranted: a workload has the owner's data set: its samples are the owner's, beyond the adversary's share.
+        NotGranted: a workload uses the owner's data set, whose samples exceed the adversary's share.
     """
     own = _data_set(job.task.config["workload"])
     found: dict[str, AuxiliaryDataSet] = {}
     for name in names:
         if _data_set({"name": name}) == own:
             raise NotGranted(f"expected a workload on another data set than the owner's {own}, got {name!r}")
-        arena = job.bench.arena({"name": name})
-        found[name] = arena.train, arena.val, arena.task.info
+        bound = job.context.workload({"name": name})
+        found[name] = bound.train, bound.val, bound.task.info
     return AuxiliaryData(found)
 
 
@@ -94,24 +94,24 @@ def _data_set(config: Mapping[str, Any]) -> str:
     return workload.data_set
 
 
-def adversary_data(arena: BoundWorkload, granted: Mapping[str, Any], seed: int) -> tuple[Samples, Samples]:
-    """(training share, held-out tenth of it): what the adversary of this seed has; the same for every attack."""
-    pool: Samples = arena.train
+def adversary_data(bound: BoundWorkload, granted: Mapping[str, Any], seed: int) -> tuple[Samples, Samples]:
+    """Return (training share, validation tenth) of this seed's adversary; the same for every attack."""
+    pool: Samples = bound.train
     fraction = float(granted["data_fraction"])
     if granted["disjoint"]:
-        if arena.reserve is None:
+        if bound.reserve is None:
             raise ValueError(
                 "expected training data that the owner never saw for a disjoint adversary, got none; "
                 "set the workload's `reserve` (for example 0.1)"
             )
-        pool = arena.reserve
-        fraction = min(1.0, fraction * len(arena.train) / len(pool))
+        pool = bound.reserve
+        fraction = min(1.0, fraction * len(bound.train) / len(pool))
     share = pool.share(fraction, domain="adversary", seed=seed)
     return share.split(VAL_SHARE, domain="adversary/val", seed=seed)
 
 
 def scratch_recipe(recipe: Recipe, fraction: float) -> Recipe:
-    """Training from nothing on a share: about as many steps as the victim's training, at most tenfold epochs."""
+    """Return the recipe for scratch training on a share: about the victim's number of steps, at most tenfold epochs."""
     factor = min(float(_SCRATCH_PASSES), 1.0 / fraction)
     return replace(
         recipe,

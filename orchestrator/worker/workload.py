@@ -1,6 +1,6 @@
-"""What the orchestrator needs of a workload: its identity, and the same workload bound to a device with its data.
+"""Interface of workloads: configuration, and the workload bound to a device with its data.
 
-Schemes and attacks never see an ``BoundWorkload``: they get its ``task`` and the samples that their role is granted.
+Schemes and attacks never get a ``BoundWorkload``, only its ``task`` and the samples granted to their role.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class BoundWorkload:
     """A workload on one device with all its splits.
 
     Attributes:
-        task: what plugins may use.
+        task: the part that plugins use.
         train, val, test: the owner's training data, validation data, and the test set (reporting only).
         reserve: training data that the owner never trains on, for disjoint adversaries; None where there is none.
     """
@@ -31,7 +31,7 @@ class BoundWorkload:
 
 
 class WorkloadConfig(Protocol):
-    """A workload as a spec names it; subclasses are ``wmarena.schemes.params.Configurable`` dataclasses."""
+    """A workload of a spec; implementations are ``wmarena.schemes.params.Configurable`` dataclasses."""
 
     @property
     def name(self) -> str: ...
@@ -42,21 +42,17 @@ class WorkloadConfig(Protocol):
     @property
     def data_set(self) -> str:
         """Name of the data set, for MLflow inputs and messages."""
-        ...
 
     def config(self) -> dict[str, Json]: ...
 
     def fingerprint(self, data_root: Path | None) -> str:
-        """Hex digest of the data set's content. Raises MissingData naming every place tried."""
-        ...
+        """Return the hex digest of the data set's content. Raises MissingData naming every place tried."""
 
     def task(self, device: torch.device) -> Workload:
-        """The task without its data: enough to judge a model."""
-        ...
+        """Return the task without its data: enough to judge a model."""
 
     def bind(self, device: torch.device, data_root: Path | None) -> BoundWorkload:
         """Load the data onto ``device``. Raises MissingData naming every place tried."""
-        ...
 
 
 class MissingData(LookupError):

@@ -447,7 +447,7 @@ def test_a_walk_from_any_attacks_view_meets_no_key_and_no_test_data(marked: Benc
     """Every registered attack: no owner's key unless declared, no test image, no more of the owner's than the share."""
     attack = build_attack({"name": name, **REQUIRED.get(name, {})})
     view = view_of(marked, attack)
-    place = marked.bench.arena(marked.workload)
+    place = marked.context.workload(marked.workload)
     met = images_within(view)
 
     assert images(view.data) <= met
@@ -461,7 +461,7 @@ def test_a_walk_from_any_attacks_view_meets_no_key_and_no_test_data(marked: Benc
 def test_the_walk_meets_test_data_that_are_there(marked: Bench) -> None:  # noqa: F811
     """The search above would have noticed."""
     view = view_of(marked, FineTune())
-    place = marked.bench.arena(marked.workload)
+    place = marked.context.workload(marked.workload)
     view.log = lambda step, place=place, **metrics: None
 
     assert images(place.test) <= images_within(view)

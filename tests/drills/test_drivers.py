@@ -72,7 +72,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, counts: Counter[str]) -> 
         driver.send(number)
     driver.end(status=3)
 
-    assert "once more stops at once" in driver.said
+    assert "a second signal stops at once" in driver.said
     assert list(arena.store.glob("checkpoints/*/*.safetensors")) == []
     assert "Traceback" not in driver.said
     counts["runs stopped by a signal"] += 1

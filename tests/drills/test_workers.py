@@ -66,5 +66,5 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path, long: Arena, seed: int,
             os.kill(at_work[0], signal.SIGKILL)
     arena.check(long)
 
-    assert any(cause.startswith("silent: its worker gave no sign of life for 10 s") for cause in arena.causes())
+    assert any(cause.startswith("silent: its worker did not answer for 10 s") for cause in arena.causes())
     counts["workers hung"] += 1

@@ -1,4 +1,4 @@
-"""Ray clusters that tests begin in their own process."""
+"""Ray clusters that tests start in their own process."""
 
 import signal
 from collections.abc import Iterator

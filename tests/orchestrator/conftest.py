@@ -1,4 +1,4 @@
-"""What several test files share: an empty store, and something to put into it."""
+"""Fixtures of several test files: an empty store, a task, an empty database."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A real workbench on scikit-learn's digits, with the tasks of one small experiment."""
+"""A real worker context on scikit-learn's digits, with the tasks of one small experiment."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.keys.derivation import KeyRoot
-from wmarena.orchestrator.keys.storage import load_key
+from wmarena.orchestrator.keys.storage import load_key, save_key
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.plugins import build, build_attack, build_scheme, use_workloads
@@ -33,7 +33,7 @@ QUICK: dict[str, dict[str, Any]] = {
 
 
 class Bench:
-    """A store, a workbench on it, and the tasks: train -> embed -> attacks -> verify.
+    """A store, a worker context on it, and the tasks: train -> embed -> attacks -> verify.
 
     Args:
         cancelled: what running tasks are told when they ask.
@@ -53,7 +53,7 @@ class Bench:
             store=root, device="cpu", root_file=root_file, workloads=WORKLOADS, checkpoint_s=checkpoint_s
         )
         self.store = Store(root).open()
-        self.bench = WorkerContext(self.setup, cancelled)
+        self.context = WorkerContext(self.setup, cancelled)
         self.root = KeyRoot.from_file(root_file)
         self.workload = build("workload", {"name": workload, "epochs": 2}).config()
         self.train = self.task(Kind.TRAIN, {"recipe": None, "adversary": None})
@@ -100,18 +100,18 @@ class Bench:
             return run_plan(Plan(tasks), request, store=self.store, journal=journal, executor=executor)
 
     def attempt(self, task: Task) -> dict[str, Any] | Failure:
-        """One attempt on this workbench."""
-        return attempt_task(self.bench, task)
+        """Attempt a task once in this worker context."""
+        return attempt_task(self.context, task)
 
     def job(self, task: Task) -> TaskContext:
-        """A task as the verbs see it."""
+        """Return the task context that computes a task."""
         curves = Curves()
         return TaskContext(
-            self.bench, self.bench.arena(self.workload), task, curves, self.bench.checkpoints(task, curves)
+            self.context, self.context.workload(self.workload), task, curves, self.context.checkpoints(task, curves)
         )
 
     def copied(self, folder: Path, **options: Any) -> "Bench":
-        """Another workbench on a new store that has the clean and the marked model already."""
+        """Return a bench on a new store that has the clean and the marked model already."""
         other = Bench(folder / "store", **options)
         other.embed = self.embed
         for task in (self.train, self.embed):
@@ -119,7 +119,7 @@ class Bench:
             assert manifest is not None
             files = {name: self.store.read(task.id, name) for name in manifest["files"]}
             other.store.commit(task.id, task.identity(), manifest["result"], files)
-        self.key().save(other.store.key_dir(self.embed.id))
+        save_key(self.key(), other.store.key_dir(self.embed.id), None)
         return other
 
     def key(self) -> Key:
@@ -127,7 +127,7 @@ class Bench:
         return load_key(self.store.key_dir(self.embed.id), None)
 
     def result(self, task: Task) -> dict[str, Any]:
-        """What a task has left."""
+        """Return the stored result of a task."""
         manifest = self.store.manifest(task.id)
         assert manifest is not None
         found: dict[str, Any] = manifest["result"]
@@ -140,6 +140,6 @@ class Bench:
         return {name: entry["sha256"] for name, entry in manifest["files"].items()}
 
     def journal_rows(self) -> int:
-        """How many tasks the journal knows as finished."""
+        """Return the number of finished tasks in the journal."""
         with Journal(self.store.journal_path) as journal:
             return len(journal.finished(self.store.task_ids()))

@@ -1,4 +1,4 @@
-"""A small store and journal with hand-made results, as a run would leave them: what recorders read."""
+"""A small store and journal with hand-made results, for tests of recorders."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping
@@ -50,7 +50,7 @@ class World:
 
     @property
     def entries(self) -> list[Task]:
-        """Tasks that have a line of their own in a tracker: all but attacks."""
+        """Tasks with an entry of their own in a tracker: all but attacks."""
         return [t for t in self.tasks if t.kind is not Kind.ATTACK]
 
     def task(

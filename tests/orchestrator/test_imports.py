@@ -1,4 +1,4 @@
-"""What is loaded with what: schemes and attacks run where only torch is installed, an inline run without Ray."""
+"""Imports: schemes and attacks need torch, numpy, scipy and safetensors only, an inline run no Ray."""
 
 import json
 import subprocess

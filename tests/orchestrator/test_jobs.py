@@ -96,7 +96,7 @@ class Answers(BaseHTTPRequestHandler):
 def dashboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dashboard]:
     """A dashboard on loopback that wants no token."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setattr("wmarena.orchestrator.executors.jobs._HICCUP_S", 60.0)
+    monkeypatch.setattr("wmarena.orchestrator.executors.jobs._RETRY_S", 60.0)
     monkeypatch.setattr("wmarena.orchestrator.executors.jobs._POLL_S", 0.05)
     with Dashboard() as server:
         server.handle_error = lambda *_: None  # type: ignore[method-assign]
@@ -110,7 +110,7 @@ def dashboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dashboard]:
 @pytest.fixture
 def impatient(dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that ask again for a fraction of a second only."""
-    monkeypatch.setattr("wmarena.orchestrator.executors.jobs._HICCUP_S", 0.2)
+    monkeypatch.setattr("wmarena.orchestrator.executors.jobs._RETRY_S", 0.2)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,4 @@
-"""Optuna behind our names: proposals, what a killed driver leaves, storages."""
+"""The tuner: proposals, recovery after a killed driver, storages."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -66,7 +66,7 @@ def test_a_trial_that_nobody_works_on_is_tried_again_once(tmp_path: Path) -> Non
         assert study.ask().params != lost.params
 
 
-def test_half_a_line_and_a_lock_without_owner_are_mended(tmp_path: Path) -> None:
+def test_half_a_line_and_a_stale_lock_are_repaired(tmp_path: Path) -> None:
     """A driver that died while writing costs the line that it wrote, and no wait for its lock."""
     with tuner(tmp_path) as study:
         answer(study, 2)
@@ -110,7 +110,7 @@ def test_a_lost_trial_of_another_machine_is_tried_once_more(tmp_path: Path, agai
         assert (study.ask().params == lost.params) == (not again)
 
 
-def test_a_storage_that_others_went_past_is_written_again(tmp_path: Path) -> None:
+def test_an_outdated_storage_is_rewritten(tmp_path: Path) -> None:
     """A machine whose trial was never known elsewhere takes over what the others have under the same number."""
     with tuner(tmp_path) as study:
         (first,) = answer(study, 1)
@@ -206,7 +206,7 @@ def test_hyperband_gives_up_what_is_worse_than_its_rung(tmp_path: Path) -> None:
     assert max(given_up) < 1.0
 
 
-def test_the_median_pruner_sees_no_hope_for_the_worst(tmp_path: Path) -> None:
+def test_the_median_pruner_stops_the_worst(tmp_path: Path) -> None:
     """A trial that is worse than the median of earlier ones at the same step is given up."""
     with tuner(tmp_path, pruner="median", startup=2) as study:
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""Toy tasks, plans and executors: everything that schedules can be tested without training anything."""
+"""Toy tasks, plans and executors, to test scheduling without training."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def states(plan: Plan, records: Mapping[TaskId, Record]) -> dict[str, str]:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Ctrl-C interrupts inside, also where whoever started the tests in the background had it ignored."""
+    """Let Ctrl-C interrupt inside, also where a shell started the tests in the background with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -84,7 +84,7 @@ def ledger(plan: Plan, finished: Iterable[Task] = (), **rest: Any) -> Ledger:
 
 
 class Scripted(Executor):
-    """Workers in name only: what a call ends with stands in a script, label by label, attempt by attempt.
+    """An executor whose outcomes are scripted by label and attempt.
 
     Args:
         script: label -> outcomes of its attempts; a callable is called, None hangs, an exhausted or absent entry is
@@ -220,16 +220,16 @@ class World:
 # What workers perform: pure functions of the task and of files beside the store, also in other processes.
 
 
-def echo(bench: WorkerContext, item: Task) -> Outcome:
-    """Reads what its parents left, checked, and leaves its own label and theirs; notes every execution."""
+def echo(context: WorkerContext, item: Task) -> Outcome:
+    """Commit the task's label and its parents' contents; log every execution."""
     try:
-        read = [bench.store.read(parent, "file").decode() for parent in item.parent_ids]
+        read = [context.store.read(parent, "file").decode() for parent in item.parent_ids]
     except CorruptArtifact as error:
         return Failure(FailureKind.CORRUPT, str(error), damaged=error.task_id)
-    with (bench.store.root / "executions.txt").open("a") as log:
+    with (context.store.root / "executions.txt").open("a") as log:
         log.write(f"{item.label}\n")
     content = f"{item.label}({','.join(read)})"
-    result: dict[str, Any] = bench.store.commit(
+    result: dict[str, Any] = context.store.commit(
         item.id, item.identity(), {"content": content}, {"file": content.encode()}
     )["result"]
     return result
@@ -240,45 +240,45 @@ def executions(store: Store) -> list[str]:
     return sorted((store.root / "executions.txt").read_text().splitlines())
 
 
-def mortal(bench: WorkerContext, item: Task) -> Outcome:
-    """``echo``; tasks whose label starts with "kill" take their process along, once; "raise" raises."""
+def mortal(context: WorkerContext, item: Task) -> Outcome:
+    """``echo``; tasks whose label starts with "kill" kill their process once; "raise" raises."""
     if item.label.startswith("raise"):
         raise RuntimeError("a worker's function should never raise")
-    mark = bench.store.root / f"{item.label}.killed"
+    mark = context.store.root / f"{item.label}.killed"
     if item.label.startswith("kill") and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return echo(bench, item)
+    return echo(context, item)
 
 
-def placed(bench: WorkerContext, item: Task) -> Outcome:
+def placed(context: WorkerContext, item: Task) -> Outcome:
     """Says which GPUs this process may see."""
     return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "threads": os.environ.get("OMP_NUM_THREADS")}
 
 
-def losing(bench: WorkerContext, item: Task) -> Outcome:
+def losing(context: WorkerContext, item: Task) -> Outcome:
     """Loses the device at a task labelled "lost"."""
     return failure(FailureKind.DEVICE) if item.label == "lost" else {"label": item.label}
 
 
-def patient(bench: WorkerContext, item: Task) -> Outcome:
-    """Works until it is told to stop, at most a minute; leaves a mark when it was told."""
-    (bench.store.root / "working").touch()
+def patient(context: WorkerContext, item: Task) -> Outcome:
+    """Run until cancelled, at most a minute; write a mark when cancelled."""
+    (context.store.root / "working").touch()
     deadline = time.monotonic() + 60.0
     while time.monotonic() < deadline:
-        if bench.cancelled():
-            (bench.store.root / "told").touch()
+        if context.cancelled():
+            (context.store.root / "told").touch()
             return failure(FailureKind.CANCELLED)
         time.sleep(0.02)
     return {"content": "never told"}
 
 
-def crowded(bench: WorkerContext, item: Task) -> Outcome:
-    """``echo``, where every process knows who shares its GPU: "big" tasks do not fit beside another.
+def crowded(context: WorkerContext, item: Task) -> Outcome:
+    """``echo``, where processes register on their GPU: "big" tasks do not fit beside another process.
 
     "warm" tasks wait until four workers have started.
     """
-    gpus = bench.store.root / "gpus"
+    gpus = context.store.root / "gpus"
     here = gpus / os.environ["CUDA_VISIBLE_DEVICES"]
     here.mkdir(parents=True, exist_ok=True)
     (here / str(os.getpid())).touch()
@@ -287,26 +287,26 @@ def crowded(bench: WorkerContext, item: Task) -> Outcome:
     others = [p for p in here.iterdir() if p.name != str(os.getpid()) and Path(f"/proc/{p.name}").exists()]
     if item.label.startswith("big") and others:
         return failure(FailureKind.OUT_OF_MEMORY)
-    return echo(bench, item)
+    return echo(context, item)
 
 
-def nomadic(bench: WorkerContext, item: Task) -> Outcome:
-    """``echo`` on nodes that come and go.
+def nomadic(context: WorkerContext, item: Task) -> Outcome:
+    """``echo`` on nodes that join and leave.
 
     "meet" tasks end once tasks of two nodes have begun; "stay" tasks end on the first of these nodes only.
     """
     import ray
 
     here = ray.get_runtime_context().get_node_id()
-    stage = bench.store.root / item.label.split("-")[0]
+    stage = context.store.root / item.label.split("-")[0]
     stage.mkdir(exist_ok=True)
     (stage / here).touch()
-    home = bench.store.root / "home"
+    home = context.store.root / "home"
     if item.label.startswith("meet"):
         _until(lambda: len(list(stage.iterdir())) >= 2)
     elif home.read_text() != here:
         _until(lambda: False)
-    return echo(bench, item)
+    return echo(context, item)
 
 
 def _until(condition: Callable[[], bool], patience_s: float = 120.0) -> None:

@@ -434,4 +434,4 @@ def test_a_store_that_failed_is_resumable(finished: Finished, capsys: Capture, m
     status = main([*command, "--executor", "inline"])
 
     assert status == 3
-    assert "report.html: No space left on device; what is finished is kept, mend it" in capsys.readouterr().err
+    assert "report.html: No space left on device; finished tasks are kept; repair it" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Elastic clusters: nodes that join are used, nodes that leave cost nothing but time."""
+"""Elastic clusters: joining nodes are used, the tasks of lost nodes run again."""
 
 import signal
 import threading
@@ -93,43 +93,43 @@ def test_nodes_join_and_leave_while_a_plan_runs(cluster: Any, tmp_path: Path, wo
 
 
 def started(*names: str, patience_s: float = 10.0, node: str = "here") -> Roster:
-    """A roster of workers that have said hello."""
+    """A roster of started workers."""
     roster = Roster(patience_s=patience_s)
     for name in names:
         roster.add(name, WorkerSlot(actor=None, asked=0.0), f"hello {name}")
         roster.hellos.pop(f"hello {name}")
-        roster.greet(name, {"node": node, "gpus": ()})
+        roster.mark_started(name, {"node": node, "gpus": ()})
     return roster
 
 
 def test_a_worker_is_idle_after_its_hello() -> None:
-    """Before, nothing is given to it, and nobody waits."""
+    """Before its hello it gets no task, and nothing waits for it."""
     roster = Roster(patience_s=10.0)
     roster.add("w0", WorkerSlot(actor=None, asked=0.0), "hello")
 
     assert not roster.slots["w0"].idle
-    roster.greet("w0", {"node": "here", "gpus": ()})
+    roster.mark_started("w0", {"node": "here", "gpus": ()})
     assert roster.slots["w0"].idle
 
 
-def test_who_finds_no_place_is_dropped_and_asked_for_again_when_nodes_change() -> None:
-    """Within its patience a worker is waited for; after it, no more are asked for until there may be room."""
+def test_a_worker_without_a_node_is_dropped_and_requested_again_when_nodes_change() -> None:
+    """A worker is dropped after ``patience_s``; no more are requested until the nodes change."""
     roster = started("w0")
-    roster.see({"here"})
+    roster.update_nodes({"here"})
     roster.add("w1", WorkerSlot(actor=None, asked=0.0), "hello")
 
     assert roster.unplaced(9.0) == []
     assert roster.unplaced(11.0) == ["w1"]
     roster.remove("w1")
-    assert roster.growth(2, 12.0) == 0
-    roster.see({"here"})
-    assert roster.growth(2, 13.0) == 0
-    roster.see({"here", "there"})
-    assert roster.growth(2, 14.0) == 1
+    assert roster.n_missing(2, 12.0) == 0
+    roster.update_nodes({"here"})
+    assert roster.n_missing(2, 13.0) == 0
+    roster.update_nodes({"here", "there"})
+    assert roster.n_missing(2, 14.0) == 1
 
 
-def test_idle_workers_of_a_lost_node_are_let_go() -> None:
-    """One that works is heard of by its call; one that starts may still find another place."""
+def test_idle_workers_of_a_lost_node_are_dropped() -> None:
+    """The call of a busy one fails by itself; a starting one may still be placed on another node."""
     roster = started("idle", "busy")
     roster.slots["busy"].call = object()
     roster.add("starting", WorkerSlot(actor=None, asked=0.0), "hello")

@@ -1,4 +1,4 @@
-"""Executors: the same plan, the same results, wherever it runs; lost workers are replaced."""
+"""Executors: the same plan has the same results on each; lost workers are replaced."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def setup(world: World, **options: object) -> Setup:
 
 
 def test_the_inline_executor_has_one_worker_and_runs_at_once(world: World) -> None:
-    """What is submitted is over when submit returns; until its end has been heard it takes nothing new."""
+    """A call has ended when submit returns; the worker is idle again once ``wait`` has returned it."""
     one, two = task("one"), task("two")
     executor = InlineExecutor(setup(world), perform=echo)
     with executor:
@@ -57,7 +57,7 @@ def test_the_inline_executor_has_one_worker_and_runs_at_once(world: World) -> No
 
 
 def test_an_executor_that_was_not_started_says_so(world: World) -> None:
-    """Instead of failing somewhere inside."""
+    """The error names the missing start instead of failing inside."""
     with pytest.raises(RuntimeError, match="use it as a context manager"):
         InlineExecutor(setup(world), perform=echo).submit("inline", [task("one")])
 
@@ -66,7 +66,7 @@ def test_an_executor_that_was_not_started_says_so(world: World) -> None:
 
 
 def test_a_worker_that_lost_its_device_tries_nothing_more(world: World) -> None:
-    """The tasks behind it in the call are cancelled, which nobody is blamed for."""
+    """The later tasks of the call are cancelled, which does not count as an attempt."""
     worker = GpuWorker(setup(world), f"{TOYS}:losing", {})
     outcomes = [o for o, _ in worker.perform([task("fine"), task("lost"), task("behind"), task("last")])]
 
@@ -79,7 +79,7 @@ def test_a_worker_that_lost_its_device_tries_nothing_more(world: World) -> None:
 
 
 def test_a_worker_on_a_node_without_the_store_does_not_start(tmp_path: Path) -> None:
-    """It would make a store of its own there, whose results nobody finds."""
+    """It would create a store of its own there, whose results would be lost."""
     with pytest.raises(StoreError, match=r"expected the store .* on every node"):
         GpuWorker(Setup(store=tmp_path / "elsewhere", device="cpu"), f"{TOYS}:echo", {})
     assert not (tmp_path / "elsewhere").exists()
@@ -141,7 +141,7 @@ def deadly() -> Plan:
 
 @pytest.mark.ray
 def test_ray_gives_what_this_process_gives_even_if_a_worker_is_killed(cluster: None, world: World) -> None:
-    """Whoever dies is replaced and tried again, whoever raises fails; all others are as in the reference."""
+    """A killed worker is replaced and its task retried, a raising task fails; the others are as in the reference."""
     handlers: list[object] = []
 
     def listen(event: Event) -> None:
@@ -182,7 +182,7 @@ def test_every_worker_sees_its_own_gpu_and_no_other(cluster: None, world: World)
 
 
 def collect(executor: RayExecutor, n_tasks: int) -> list[dict[str, object]]:
-    """What that many tasks ended with."""
+    """Return the completions of that many tasks."""
     out: list[dict[str, object]] = []
     deadline = time.monotonic() + 200.0
     while len(out) < n_tasks and time.monotonic() < deadline:
@@ -193,7 +193,7 @@ def collect(executor: RayExecutor, n_tasks: int) -> list[dict[str, object]]:
 
 
 @pytest.mark.ray
-def test_what_the_cluster_has_not_is_refused_at_once(cluster: None, world: World, tmp_path: Path) -> None:
+def test_missing_resources_are_refused_at_once(cluster: None, world: World, tmp_path: Path) -> None:
     """Too many workers, too many GPUs, a worker that cannot start: an error before anything runs, no waiting."""
     executors = {
         "expected room for 9 worker": RayExecutor(setup(world), workers=9, gpus_per_worker=0),

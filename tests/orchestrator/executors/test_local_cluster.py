@@ -1,4 +1,4 @@
-"""A Ray cluster that we begin: on loopback alone, and for nobody without its token."""
+"""A Ray cluster that the run starts: on loopback only, and only for clients with its token."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ print("admitted")
 
 
 def family(pid: int) -> Iterator[int]:
-    """A process and all below it."""
+    """Return a process and its descendants."""
     yield pid
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in listed.read_text().split():
@@ -35,14 +35,14 @@ def family(pid: int) -> Iterator[int]:
 
 
 def doors(pid: int) -> list[str]:
-    """The addresses that a process listens on."""
+    """Return the addresses that a process listens on."""
     links = [os.readlink(f) for f in Path(f"/proc/{pid}/fd").iterdir() if f.is_symlink()]
     rows = [r.split() for n in ("tcp", "tcp6") for r in Path(f"/proc/{pid}/net/{n}").read_text().splitlines()[1:]]
     return [row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in links]
 
 
 def knock(address: str, **environment: str) -> str:
-    """What becomes of somebody who asks the cluster for its keys: "admitted", or the error's name."""
+    """Request the cluster's keys; return "admitted" or the name of the error."""
     others = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
     command = [sys.executable, "-c", _KNOCK, address]
     done = subprocess.run(command, env={**others, **environment}, capture_output=True, text=True, timeout=120)
@@ -50,8 +50,8 @@ def knock(address: str, **environment: str) -> str:
 
 
 @pytest.mark.ray
-def test_a_local_cluster_is_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not one of its sockets can be reached from outside; without the token, or with another, one is turned away."""
+def test_a_local_cluster_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No socket can be reached from outside; a client without the token, or with another, is refused."""
     import ray
 
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
@@ -74,12 +74,12 @@ def test_a_local_cluster_is_ours_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_users_own_mode_and_token_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the environment says of authentication is not replaced."""
-    from wmarena.orchestrator.executors.guard import guarded
+    """Authentication variables of the environment are not replaced."""
+    from wmarena.orchestrator.executors.guard import token_guarded
 
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/some/where")
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    with guarded():
+    with token_guarded():
         assert os.environ["RAY_AUTH_MODE"] == "disabled"
         assert "RAY_AUTH_TOKEN" not in os.environ

@@ -1,4 +1,4 @@
-"""Packing by measured memory: as many workers on a GPU as the hungriest task allows."""
+"""Packing by measured memory: as many workers on a GPU as the largest task allows."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ GIB = 2**30
 
 
 def sized(label: str, peak: int | None, total: int = 80 * GIB) -> tuple[Task, dict[str, object]]:
-    """A task of a sort of its own, and what it leaves behind; None: it ran on a CPU."""
+    """A task of its own class with its result; None: it ran on a CPU."""
     memory = {"peak_bytes": GIB} if peak is None else {"peak_bytes": peak, "total_bytes": total}
     return task(label, workload=label), {"memory": memory}
 
@@ -39,7 +39,7 @@ def journalled(tmp_path: Path, *entries: tuple[Task, dict[str, object]]) -> Worl
         ([None], 1.0),
     ],
 )
-def test_the_hungriest_task_decides(tmp_path: Path, peaks: list[int | None], share: float) -> None:
+def test_the_largest_task_decides(tmp_path: Path, peaks: list[int | None], share: float) -> None:
     """The largest measured peak with a margin: 1, 1/2, 1/3, ... 1/8; a whole GPU where unknown."""
     entries = [sized(f"t{i}", peak) for i, peak in enumerate(peaks)]
     world = journalled(tmp_path, *entries)
@@ -52,7 +52,7 @@ def test_the_hungriest_task_decides(tmp_path: Path, peaks: list[int | None], sha
 
 
 def test_a_task_never_seen_gets_a_whole_gpu(tmp_path: Path) -> None:
-    """One sort without a measurement is enough; a plan without open tasks has no need."""
+    """One class without a measurement is enough; a plan without open tasks needs no GPU."""
     entry = sized("seen", 2 * GIB)
     with journalled(tmp_path, entry).journal() as journal:
         peaks = journal.gpu_peaks()
@@ -61,7 +61,7 @@ def test_a_task_never_seen_gets_a_whole_gpu(tmp_path: Path) -> None:
     assert gpu_share([], peaks) == 1.0
 
 
-def test_of_several_measurements_the_hungriest_counts(tmp_path: Path) -> None:
+def test_of_several_measurements_the_largest_counts(tmp_path: Path) -> None:
     """Measured against the GPU that it ran on: 8 GiB of 16 are more than 20 of 80."""
     large, small = sized("one", 20 * GIB), (task("two", workload="one"), sized("one", 8 * GIB, 16 * GIB)[1])
     with journalled(tmp_path, large, small).journal() as journal:
@@ -69,7 +69,7 @@ def test_of_several_measurements_the_hungriest_counts(tmp_path: Path) -> None:
 
 
 def test_the_share_is_for_clusters_that_have_gpus() -> None:
-    """Where nobody said how many GPUs a worker gets: the share that tasks need, none on a cluster without."""
+    """Without --gpus-per-worker: the share that tasks need, none on a cluster without GPUs."""
     gpu, cpu = {"CPU": 16.0, "GPU": 2.0}, {"CPU": 16.0}
 
     assert place([gpu], cpus=1, gpus=None, share=0.25, wanted=None, grows=False) == (0.25, 8)

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, also when several processes write one of them."""
+"""Atomic file writes, also with several processes writing one file."""
 
 import os
 import stat

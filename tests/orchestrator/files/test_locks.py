@@ -1,4 +1,4 @@
-"""One run at a time: who waits, who is refused, and what a dead holder leaves."""
+"""Locks: one run at a time; others wait or are refused; a dead holder's lock is free."""
 
 import signal
 import subprocess
@@ -37,7 +37,7 @@ def holder(path: Path) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Kill it as an accident would."""
+    """Kill the process by SIGKILL."""
     process.send_signal(signal.SIGKILL)
     process.wait()
     if process.stdout is not None:
@@ -58,8 +58,8 @@ def test_a_second_process_is_told_who_holds_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("take", [partial(hold, who="run r-8"), join])
-def test_who_waits_says_so_and_begins_afterwards(tmp_path: Path, take: Callable[..., Any]) -> None:
-    """Once told whom it waits for, it gets the lock, alone or with others, when that one lets go."""
+def test_a_waiting_process_says_so_and_starts_afterwards(tmp_path: Path, take: Callable[..., Any]) -> None:
+    """It names the holder, and gets the lock, exclusive or shared, when the holder releases it."""
     path, heard = tmp_path / "run.lock", []
     first = holder(path)
 
@@ -74,7 +74,7 @@ def test_who_waits_says_so_and_begins_afterwards(tmp_path: Path, take: Callable[
 
 
 def test_an_unsigned_lock_is_a_lock(tmp_path: Path) -> None:
-    """On a full disk nobody can leave word; holding works all the same."""
+    """On a full disk the holder cannot be written; the lock works all the same."""
     path = tmp_path / "run.lock"
     first = holder(path)
     try:

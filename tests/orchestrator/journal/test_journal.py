@@ -1,4 +1,4 @@
-"""The system of record: nothing that was written is lost, nothing is written twice."""
+"""The journal: no written row is lost, none is written twice."""
 
 import os
 import sqlite3
@@ -22,7 +22,7 @@ from wmarena.orchestrator.plan.task import State, Task, TaskId
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the journal is."""
+    """Return the path of the journal."""
     return tmp_path / "journal.sqlite"
 
 
@@ -41,7 +41,7 @@ def journal(path: Path, plan: Plan) -> Iterator[Journal]:
 
 
 def cell(name: str) -> Cell:
-    """A cell that some verify task answers."""
+    """A cell of some verify task."""
     ids = {role: TaskId(f"{role} {name}") for role in ("verify", "embed", "suspect", "clean")}
     names = {"workload": "w", "metric": "accuracy", "scheme": "s", "attack": "a"}
     return Cell(**ids, **names, scheme_params={"bits": 8}, attack_params={}, seed=0)
@@ -53,7 +53,7 @@ def failed(item: Task, attempt: int = 1) -> Record:
 
 
 def count(path: Path, table: str = "task") -> int:
-    """Rows that another connection sees: what would survive if the process died now."""
+    """Return the rows that another connection sees: those that would survive a kill now."""
     with closing(sqlite3.connect(path)) as db:
         (found,) = db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
     return int(found)
@@ -151,8 +151,8 @@ def test_a_killed_process_loses_only_what_was_pending(path: Path, plan: Plan) ->
         assert [r["status"] for r in journal.runs()] == ["running"]
 
 
-def test_the_last_word_on_a_task_counts(journal: Journal) -> None:
-    """A task that failed and is done later is done; one whose artifact is gone is forgotten."""
+def test_the_last_record_of_a_task_counts(journal: Journal) -> None:
+    """A task that failed and is done later is done; one with a missing artifact is forgotten."""
     one = task("one")
     journal.record("run", one, failed(one))
     journal.record("run", one, done(one))
@@ -177,7 +177,7 @@ def test_every_attempt_is_kept(journal: Journal, path: Path) -> None:
 
 
 def test_a_run_knows_its_tasks(journal: Journal, plan: Plan) -> None:
-    """In planning order, with what joined later, and what became of each."""
+    """In planning order, with tasks added later and their states."""
     root, late = named(plan, "root"), task("late")
     journal.extend_run("run", [late.id], {late.id})
     journal.record("run", root, Record(root.id, State.DONE, result={}, attempt=1))
@@ -284,7 +284,7 @@ def test_whole_rows_are_decoded(journal: Journal) -> None:
     assert (rows[1]["result"], rows[1]["identity"], rows[1]["caveats"]) == ({"metric": 0.5}, one.identity(), [])
 
 
-def test_what_was_sent_is_remembered_by_place(journal: Journal) -> None:
+def test_sent_entries_are_stored_per_destination(journal: Journal) -> None:
     """Once per destination, experiment and task; sending again replaces."""
     one = task("one").id
     journal.mark_sent("sqlite://a", "e", {one: "r1"})
@@ -307,11 +307,11 @@ def test_another_process_reads_while_the_driver_writes(journal: Journal, path: P
     assert journal.sent("d", "e") == {one.id: "r"}
 
 
-def test_a_rotten_journal_says_so(path: Path) -> None:
-    """An error with the way out, never a traceback of sqlite's."""
+def test_a_damaged_journal_is_an_error(path: Path) -> None:
+    """A StoreError with advice, never sqlite's own exception."""
     path.write_bytes(b"this is no database, but it is long enough to look at" * 20)
 
-    with pytest.raises(StoreError, match="found again by its artifacts"):
+    with pytest.raises(StoreError, match="found again by their artifacts"):
         Journal(path)
 
 

@@ -74,7 +74,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def content(path: Path) -> tuple[int, list[str]]:
-    """Format, and everything else as SQL."""
+    """Return the format and the content as SQL."""
     with closing(sqlite3.connect(path)) as db:
         (number,) = db.execute("PRAGMA user_version").fetchone()
         return int(number), list(db.iterdump())
@@ -176,7 +176,7 @@ def test_a_newer_journal_is_refused(path: Path) -> None:
 
 
 def anew(caplog: pytest.LogCaptureFixture) -> int:
-    """How many times users were told so since the last question."""
+    """Return how many such warnings were logged since the last call."""
     found = sum("computes all tasks" in record.getMessage() for record in caplog.records)
     caplog.clear()
     return found
@@ -211,7 +211,7 @@ def test_found_results_need_no_explanation(
     world = World(tmp_path)
     world.run(diamond())
     with world.journal() as journal:
-        journal.note_semantics(SEMANTICS - 1)
+        journal.set_semantics(SEMANTICS - 1)
     lose(world)
     plan = diamond()
     world.run(plan)

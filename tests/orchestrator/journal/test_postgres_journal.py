@@ -1,4 +1,4 @@
-"""The journal on a real PostgreSQL server: the same record as on SQLite, and no task done by two drivers."""
+"""The journal on a real PostgreSQL server: the same content as on SQLite, and no task run by two drivers."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def wide() -> Plan:
 
 
 def everything(journal: Journal, plan: Plan) -> dict[str, Any]:
-    """What a journal says after one run of everything that can be written, without times."""
+    """Return a journal's content after writing all kinds of rows, without times."""
     root, odd = named(plan, "root"), task("odd", config={"text": "naïve ✓"})
     journal.start_run("r1", "experiment", "spec: ü", {"code_version": "1", "cells": []}, plan, {root.id})
     journal.record("r1", root, done(root))
@@ -73,14 +73,14 @@ def everything(journal: Journal, plan: Plan) -> dict[str, Any]:
     }
 
 
-def test_both_databases_say_the_same(store: Store, url: str) -> None:
+def test_both_databases_have_equal_content(store: Store, url: str) -> None:
     """Every table, floats to the last bit, whole numbers beyond 32 bits, text of any kind."""
     with open_journal(store) as here, open_journal(store, url) as there:
         assert everything(here, wide()) == everything(there, wide())
 
 
-def test_text_that_postgresql_refuses_is_spelled_out(store: Store, url: str) -> None:
-    """A crash's last words may hold NUL or half a character: they are kept in a form that can be written."""
+def test_text_that_postgresql_refuses_is_escaped(store: Store, url: str) -> None:
+    """An error message may hold NUL or a lone surrogate: these are escaped."""
     one = task("one")
     with open_journal(store, url) as journal:
         journal.start_run("r1", "e", "", {}, Plan([one]), set())
@@ -92,7 +92,7 @@ def test_text_that_postgresql_refuses_is_spelled_out(store: Store, url: str) -> 
 
 
 def test_what_was_written_outlives_the_connection(store: Store, url: str) -> None:
-    """Another connection, and one that is made after the first was lost, read and go on."""
+    """Another connection, and one that reconnects after a loss, read and continue."""
     one = task("one")
     with open_journal(store, url) as journal:
         journal.start_run("r1", "e", "", {}, Plan([one]), set())
@@ -123,7 +123,7 @@ def test_a_run_goes_on_while_its_driver_lives(store: Store, url: str) -> None:
 
 
 def test_a_task_is_claimed_by_one_driver(store: Store, url: str) -> None:
-    """Until it is settled and written, or until the driver is gone; what is done meanwhile is handed over."""
+    """Until it is settled and written, or the driver has ended; records of finished tasks are returned."""
     one, two = task("one"), task("two")
     first, second = open_journal(store, url), open_journal(store, url)
     first.start_run("r1", "e", "", {}, Plan([one, two]), set())
@@ -139,7 +139,7 @@ def test_a_task_is_claimed_by_one_driver(store: Store, url: str) -> None:
 
 
 def test_a_study_is_tuned_by_one_driver(store: Store, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another is refused, or says so and waits until that one has let go; other studies are free."""
+    """Another is refused, or says so and waits until the first has released it; other studies are free."""
     first, second = open_journal(store, url), open_journal(store, url)
     holding, heard = first.holding("study 's'"), list[str]()
     holding.__enter__()
@@ -149,7 +149,7 @@ def test_a_study_is_tuned_by_one_driver(store: Store, url: str, monkeypatch: pyt
         pass
     monkeypatch.setattr("wmarena.orchestrator.files.locks.time.sleep", lambda s: holding.__exit__(None, None, None))
     with second.holding("study 's'", heard.append):
-        assert heard == ["waiting for study 's', at which another driver of this journal is"]
+        assert heard == ["waiting for study 's', which another driver of this journal is running"]
     first.close()
     second.close()
 
@@ -161,14 +161,14 @@ from wmarena.orchestrator.store.local import Store
 from tests.orchestrator.journal.test_postgres_journal import drive, wide
 from tests.orchestrator.toys import echo
 
-def slow(bench, item):
+def slow(context, item):
     time.sleep(0.05)
     if sys.argv[4] == item.label:
-        (bench.store.root / "holding").touch()
-        while not (bench.store.root / "go").exists():
+        (context.store.root / "holding").touch()
+        while not (context.store.root / "go").exists():
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
-    return echo(bench, item)
+    return echo(context, item)
 
 records = drive(Store(Path(sys.argv[1])).open(), sys.argv[2], sys.argv[3], slow)
 print(sum(not r.cached for r in records.values()), {r.state.value for r in records.values()})
@@ -216,7 +216,7 @@ def test_two_drivers_do_each_task_once(store: Store, driver: Callable[..., subpr
 def test_a_killed_drivers_tasks_are_taken_over(
     store: Store, driver: Callable[..., subprocess.Popen[str]], url: str
 ) -> None:
-    """SIGKILL in the middle of a task: the other driver, which has waited for it, does it and the rest."""
+    """SIGKILL in the middle of a task: the other driver, which has waited for it, runs it and the rest."""
     dying = driver("r1", "root")
     wait_until(lambda: (store.root / "holding").exists())
     other = driver("r2")
@@ -234,7 +234,7 @@ def test_a_killed_drivers_tasks_are_taken_over(
 
 
 def wait_until(so: Callable[[], bool]) -> None:
-    """Until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + 300.0
     while not so():
         assert time.monotonic() < deadline
@@ -258,7 +258,7 @@ def test_a_database_of_an_earlier_format_is_migrated(url: str, store: Store) -> 
     with open_journal(store, url) as journal:
         assert journal.finished([TaskId("old")])[TaskId("old")].result == {"accuracy": 0.5}
         assert journal.semantics() == 1
-        journal.note_semantics(2)
+        journal.set_semantics(2)
         assert journal.semantics() == 2
     newest = len(migrations.MIGRATIONS)
     assert old.execute("SELECT format FROM journal_format").fetchall() == [(newest,)]
@@ -269,7 +269,7 @@ def test_a_database_of_an_earlier_format_is_migrated(url: str, store: Store) -> 
     old.close()
 
 
-def test_a_server_that_is_away_is_one_line(store: Store) -> None:
+def test_an_unreachable_server_is_a_one_line_error(store: Store) -> None:
     """Which journal, why, and no password."""
     with pytest.raises(StoreError, match="expected a journal that can be read and written") as error:
         open_journal(store, f"postgresql://owner:swordfish@127.0.0.1:{free_port()}/x")
@@ -287,7 +287,7 @@ def test_other_addresses_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_claims_cost_nothing_on_sqlite(store: Store) -> None:
-    """The store is held by one run, so every task is its own."""
+    """The store is locked by one run, so it may run every task."""
     items: list[Task] = [task("one"), task("two")]
     with open_journal(store) as journal:
         assert journal.claim([t.id for t in items]) == ({t.id for t in items}, {})

@@ -1,4 +1,4 @@
-"""Keys: where they come from, where they are, and that they are nowhere else."""
+"""Keys: their derivation, their folder, and that they are in no other file."""
 
 import gc
 import types
@@ -209,8 +209,8 @@ def test_the_adversarys_keys_are_not_the_owners(marked: Bench) -> None:
 
 
 def test_what_workers_are_sent_names_the_secret_but_does_not_hold_it(marked: Bench) -> None:
-    """The set-up that travels to a worker is a path, so Ray's dashboard and logs cannot show the root."""
-    setup: Setup = marked.bench.setup
+    """A worker's setup holds the path of the root file, so Ray's dashboard and logs cannot show the root."""
+    setup: Setup = marked.context.setup
 
     assert setup.root_file is not None
     assert all(secret.hex() not in repr(setup) for secret in secrets(marked))

@@ -1,4 +1,4 @@
-"""A passphrase seals: what is sealed opens with it, for the identity it was sealed for, and shows nothing else."""
+"""Encryption of keys: a sealed file opens with its passphrase and identity only, and reveals nothing."""
 
 import copy
 import os

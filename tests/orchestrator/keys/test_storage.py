@@ -1,4 +1,4 @@
-"""Keys at rest: sealed, still readable when plain, whole at every moment of being sealed."""
+"""Keys on disk: sealed or plain, and complete at every moment of being sealed."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def some_key(number: int = 0) -> Key:
 
 
 def names(folder: Path) -> set[str]:
-    """What is in a folder."""
+    """Return the names in a folder."""
     return {p.name for p in folder.iterdir()}
 
 
@@ -103,7 +103,7 @@ def test_an_altered_sealed_key_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def sign_again(folder: Path) -> None:
-    """Make the sums fit, as somebody would who alters a key on purpose."""
+    """Recompute the sums, as a deliberate forger would."""
     lines = [f"{sha256((folder / n).read_bytes()).hexdigest()}  {n}\n" for n in ("key.json", "secret.sealed")]
     (folder / "SHA256SUMS").write_text("".join(lines))
 
@@ -185,7 +185,7 @@ def test_a_key_is_read_from_a_folder_that_cannot_be_written(tmp_path: Path) -> N
 
 
 class Killed(BaseException):
-    """The process ended here."""
+    """Raised where the process is killed."""
 
 
 def stop_after(n: int, monkeypatch: pytest.MonkeyPatch) -> None:

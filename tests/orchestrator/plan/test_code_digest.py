@@ -1,4 +1,4 @@
-"""Which code counts, and by its meaning only."""
+"""Code digests: which modules count, and that formatting does not."""
 
 import ast
 import functools
@@ -102,7 +102,7 @@ def test_the_normal_form_does_not_depend_on_the_python_version() -> None:
     ],
 )
 def test_comments_docstrings_and_formatting_do_not_count(one: str, other: str) -> None:
-    """What does not change the meaning does not change the form."""
+    """Changes without effect on behaviour do not change the normal form."""
     assert normal_form(one) == normal_form(other)
 
 
@@ -126,7 +126,7 @@ def test_comments_docstrings_and_formatting_do_not_count(one: str, other: str) -
     ],
 )
 def test_everything_else_counts(one: str, other: str) -> None:
-    """The smallest change of meaning changes the form."""
+    """The smallest change of behaviour changes the normal form."""
     assert normal_form(one) != normal_form(other)
 
 
@@ -190,7 +190,7 @@ def test_a_third_partys_package_files_count(package: Package) -> None:
 
 
 def test_sources_are_read_once_until_they_are_forgotten(package: Package, tmp_path: Path) -> None:
-    """Within one process a digest does not change under a plan's feet, unless that is asked for."""
+    """Within one process a digest stays the same until ``forget_code``."""
     name = package({"__init__.py": "", "plugin.py": "x = 1"})
     before = code_digest([f"{name}.plugin"])
     (tmp_path / name / "plugin.py").write_text("x = 2")

@@ -1,4 +1,4 @@
-"""What a thing is: canonical text and ids."""
+"""Identities: canonical text and task ids."""
 
 import json
 import random
@@ -48,7 +48,7 @@ def node(**changes: Any) -> Task:
 
 
 @given(VALUES)
-def test_canonical_text_says_everything(value: Any) -> None:
+def test_canonical_text_is_injective(value: Any) -> None:
     """Reading it back gives the same value, types included: no two values share a text."""
     assert typed(json.loads(canonical(value))) == typed(value)
 
@@ -134,7 +134,7 @@ def test_changing_any_one_field_changes_the_id(change: dict[str, Any]) -> None:
     assert node(**change).id != node().id
 
 
-def test_advice_is_no_identity() -> None:
+def test_hints_do_not_count() -> None:
     """Label, cost, order and names may change and no result is computed again; every field is one or the other."""
     advice = {"label": "x", "after": (TaskId("d" * 64),), "cost": 9.0, "workload": "w", "scheme": "s", "attack": "a"}
 
@@ -143,7 +143,7 @@ def test_advice_is_no_identity() -> None:
 
 
 def test_ids_stay_what_they_are() -> None:
-    """The id of a fixed task, written down once: if this fails, every stored result is lost to its owner."""
+    """The id of a fixed task: if this fails, stored results are not found any more."""
     assert node().text == (
         '{"code":"code","config":{"lr":0.1,"workload":{"epochs":12,"name":"digits_mlp"}},"data":"data",'
         f'"kind":"attack","parents":[["start","{"b" * 64}"],["victim","{"a" * 64}"]],"seed":3}}'

@@ -1,4 +1,4 @@
-"""One node and the graph: what a task waits for, what sharing saves, what is refused."""
+"""Tasks and the graph: dependencies, sharing, refused plans."""
 
 import pytest
 
@@ -82,7 +82,7 @@ def test_children_come_in_planning_order() -> None:
 
 @pytest.mark.parametrize("kind", FailureKind)
 def test_only_what_may_end_differently_is_tried_again(kind: FailureKind) -> None:
-    """Errors, divergence and cancellation are no accidents; a damaged parent is repaired instead."""
+    """Errors, divergence and cancellation are final; a damaged parent is computed again instead."""
     final = {FailureKind.ERROR, FailureKind.DIVERGED, FailureKind.CORRUPT, FailureKind.CANCELLED}
 
     assert kind.retryable == (kind not in final)

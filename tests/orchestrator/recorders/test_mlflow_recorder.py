@@ -1,4 +1,4 @@
-"""The MLflow mirror: what it shows, that it shows it once, and that nothing stops or leaks through it."""
+"""The MLflow recorder: content, exactly-once sending, failures, and no leaked keys."""
 
 import json
 import re
@@ -181,7 +181,7 @@ def test_syncing_again_sends_nothing(world: World, client: Any) -> None:
     assert len(runs_of(client)) == 1 + len(world.entries)
 
 
-def test_what_was_sent_but_not_marked_is_found_again(world: World, client: Any) -> None:
+def test_an_entry_sent_but_not_marked_is_found_again(world: World, client: Any) -> None:
     """A recorder killed after the last write and before its mark leaves no second run behind."""
     world.whole_run("r1")
     recorder_of(world).sync("r1")
@@ -197,7 +197,7 @@ def test_what_was_sent_but_not_marked_is_found_again(world: World, client: Any) 
 
 
 def test_a_half_written_run_is_replaced(world: World, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recorder killed in the middle of an entry: the next one takes the half back and sends it whole."""
+    """A recorder killed in the middle of an entry: the next one deletes the half and sends it completely."""
     world.whole_run("r1")
 
     def killed(*_: object, **__: object) -> None:
@@ -217,7 +217,7 @@ def test_a_half_written_run_is_replaced(world: World, client: Any, monkeypatch: 
 
 
 def test_two_recorders_at_once_send_once(world: World, client: Any) -> None:
-    """A sync by hand while the recorder of a run is at work: they take turns."""
+    """A manual sync while a run's recorder is working: they exclude each other."""
     world.whole_run("r1")
 
     def sync() -> int:
@@ -326,8 +326,8 @@ def test_an_execution_followed_by_another_is_over(world: World, client: Any) -> 
     assert executions(client)["r1"].info.status == "KILLED"
 
 
-def test_a_place_that_was_lost_is_filled_again(world: World, client: Any) -> None:
-    """The mirror can be thrown away at any time: marks speak of one experiment of one database, not of its name."""
+def test_a_deleted_database_is_filled_again(world: World, client: Any) -> None:
+    """Marks belong to one experiment of one database, not to its name."""
     world.whole_run("r1")
     recorder_of(world).sync("r1")
     client.rename_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id, "put away")
@@ -338,8 +338,8 @@ def test_a_place_that_was_lost_is_filled_again(world: World, client: Any) -> Non
     assert nested(client).keys() == {t.id for t in world.entries}
 
 
-def test_a_server_that_is_away_costs_a_warning(world: World, client: Any) -> None:
-    """Nothing is raised, no password is shown, and the next sync with a living tracker sends everything."""
+def test_an_unreachable_server_is_a_warning(world: World, client: Any) -> None:
+    """Nothing is raised, no password is shown, and the next sync with a running server sends everything."""
     world.whole_run("r1")
 
     report = recorder_of(world, "http://ann:pw1@127.0.0.1:9").sync("r1")
@@ -366,8 +366,8 @@ class Refusing(MlflowTracker):
         return super().send(delivery)
 
 
-def test_one_refused_entry_does_not_hold_the_others(world: World, client: Any) -> None:
-    """A refusal is counted and tried again; a tracker that went away ends the pass."""
+def test_one_refused_entry_does_not_stop_the_others(world: World, client: Any) -> None:
+    """A refusal is counted and tried again; an unreachable tracker ends the pass."""
     world.whole_run("r1")
 
     away = Mirror(world.store, world.journal, Refusing(world.store.root, world.embed, unreachable=True)).sync("r1")
@@ -394,7 +394,7 @@ def test_results_outlive_their_artifacts(world: World, client: Any) -> None:
     assert run.outputs.model_outputs == []
 
 
-def test_the_report_lies_beside_the_execution(world: World, client: Any) -> None:
+def test_the_report_is_attached_to_the_execution(world: World, client: Any) -> None:
     """Spec, plan, tables and figures are artifacts; other files of the folder are not; a rebuilt report replaces it."""
     world.whole_run("r1")
     folder = world.store.report_dir(EXPERIMENT, "r1")
@@ -491,7 +491,7 @@ def test_the_process_follows_a_run_and_drains(world: World, client: Any) -> None
 
 
 def test_the_process_may_die_or_lose_its_driver(world: World, client: Any) -> None:
-    """Killed, it has done no harm; when the driver dies, it sends what there is, closes the execution and ends."""
+    """Killed, it loses nothing; when the driver dies, it sends the rest, closes the execution and ends."""
     world.start("r1")
     world.finish("r1", world.clean)
     killed = RecorderProcess(world.store, "r1")

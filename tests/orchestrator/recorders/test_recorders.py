@@ -1,4 +1,4 @@
-"""What recorders share: fields, notes, addresses, the plan's file, the order of things; no tracker is needed here."""
+"""Parts of recorders that need no tracker: fields, notes, addresses, the plan's file, the order of entries."""
 
 import json
 import threading
@@ -35,7 +35,7 @@ def entry_of(world: World, task: Task) -> TrackerEntry:
     return describe(rows[task.id], rows, run_id="r1", link=links.get(task.id), data_sets={"digits_mlp": "digits"})
 
 
-def test_a_cell_gathers_the_numbers_of_everything_behind_it(world: World) -> None:
+def test_a_cell_has_the_metrics_of_its_ancestors(world: World) -> None:
     """Clean twin, marked model, suspect, strength and verdict stand in the verify task's entry, under column names."""
     found = entry_of(world, world.cells[5]).metrics
 
@@ -53,7 +53,7 @@ def test_a_cell_gathers_the_numbers_of_everything_behind_it(world: World) -> Non
     assert [found[f"seconds_{kind}"] for kind in ("embed", "attack", "verify")] == [2.0, 2.0, 2.0]
 
 
-def test_without_the_plan_no_other_model_passes_for_the_clean_twin(world: World) -> None:
+def test_without_the_plan_no_other_model_is_taken_for_the_clean_twin(world: World) -> None:
     """The model that embedding started from is not the compute-matched twin: what is unknown is left out."""
     row, *_ = world.journal.task_rows([world.cells[5].id])
     rows = {r["id"]: r for r in world.journal.task_rows(t.id for t in world.tasks)}
@@ -233,13 +233,13 @@ def test_memory_keeps_each_record_once(world: World) -> None:
 
 
 def test_an_unknown_execution_is_an_error(world: World) -> None:
-    """A mistyped run id is told, not waited for."""
+    """A mistyped run id is a LookupError."""
     with pytest.raises(LookupError, match="got 'r9'"):
         MemoryRecorder(world.journal).sync("r9")
 
 
 class Scripted(Recorder):
-    """Answers ``sync`` from a list."""
+    """A recorder whose ``sync`` returns reports from a list."""
 
     def __init__(self, *answers: SyncReport) -> None:
         self.answers = list(answers)

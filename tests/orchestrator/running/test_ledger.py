@@ -1,4 +1,4 @@
-"""The state of a run: what is ready, in which order, and what a failure or a damage costs."""
+"""The ledger: ready tasks, their order, and the effect of failures and damaged artifacts."""
 
 from collections.abc import Mapping
 
@@ -21,8 +21,8 @@ def run_all(book: Ledger, fails: str = "") -> list[str]:
     return order
 
 
-def test_a_failure_costs_its_descendants_only() -> None:
-    """The others go on; what is skipped names the task that failed, not the one in between."""
+def test_a_failure_skips_its_descendants_only() -> None:
+    """The others continue; a skipped task names the one that failed, not the one in between."""
     plan = diamond()
     book = ledger(plan)
     run_all(book, fails="left")
@@ -65,7 +65,7 @@ def test_after_orders_but_does_not_skip() -> None:
 
 
 def test_verification_goes_first_then_the_longest_path() -> None:
-    """Evidence as early as possible; among the rest, what holds up most."""
+    """Evidence as early as possible; among the rest, the longest remaining path."""
     root = task("root")
     short, long = task("short", root, cost=1.0), task("long", root, cost=2.0)
     tail = task("tail", short, cost=5.0)
@@ -75,7 +75,7 @@ def test_verification_goes_first_then_the_longest_path() -> None:
 
 
 def test_the_longest_path_counts_not_the_sum_of_branches() -> None:
-    """Six short children after one task hold up less than one child that takes longer than each of them."""
+    """Six short children after one task delay less than one child that takes longer than each of them."""
     wide, deep = task("wide", cost=1.0), task("deep", cost=1.0)
     leaves = [task(f"leaf {i}", wide, cost=2.0) for i in range(6)]
 
@@ -95,7 +95,7 @@ def test_feedback_finishes_rows_early() -> None:
     assert run_all(ledger(Plan(tasks), policy="feedback")) == ["a1", "a2", "a3", "b1", "b2", "b3"]
 
 
-def test_a_worker_gets_the_children_of_what_it_holds() -> None:
+def test_a_worker_gets_the_children_of_its_resident_models() -> None:
     """Among tasks of one rank, one whose parent's model is on the device already; else simply the best."""
     one, other = task("one"), task("other")
     of_one, of_other = task("of one", one, cost=1.0), task("of other", other, cost=2.0)
@@ -109,8 +109,8 @@ def test_a_worker_gets_the_children_of_what_it_holds() -> None:
     assert (near.label, rest.label) == ("of one", "of other")
 
 
-def test_nearness_never_outranks_verification() -> None:
-    """A worker that holds an attack's parent still verifies first."""
+def test_locality_never_outranks_verification() -> None:
+    """A worker with an attack's parent in memory still verifies first."""
     held, other = task("held"), task("other")
     attack, check = task("attack", held, cost=9.0), task("check", other, kind=Kind.VERIFY)
     book = ledger(Plan([held, other, attack, check]), [held, other])
@@ -121,7 +121,7 @@ def test_nearness_never_outranks_verification() -> None:
 
 
 def test_a_task_that_does_not_fit_stays_where_it_is() -> None:
-    """Refusing the best task takes nothing, not even the second best."""
+    """If the best task is refused, none is taken, not even the second best."""
     plan = Plan([task("slow", cost=9.0), task("quick")])
     book = ledger(plan)
 
@@ -157,7 +157,7 @@ def test_ready_siblings_wait_for_a_parent_that_runs_again() -> None:
     assert run_all(book) == ["root", "c0", "c1", "c2"]
 
 
-def test_a_predecessor_that_runs_again_holds_back_who_also_lost_a_parent() -> None:
+def test_a_predecessor_that_runs_again_delays_a_task_that_also_lost_a_parent() -> None:
     """Both must be there again: counting the parent alone would release the task one step too soon."""
     victim = task("victim")
     short = task("short", victim)
@@ -211,8 +211,8 @@ def test_grandparents_that_cannot_be_read_run_again_as_well() -> None:
     assert run_all(book) == ["root", "middle", "child"]
 
 
-def test_who_is_asked_for_seconds() -> None:
-    """Only what is open costs an estimate: a finished plan asks nobody."""
+def test_seconds_are_estimated_for_open_tasks_only() -> None:
+    """A finished plan needs no estimates."""
     asked: list[str] = []
 
     def seconds(item: Task) -> float:
@@ -227,7 +227,7 @@ def test_who_is_asked_for_seconds() -> None:
 
 
 @pytest.mark.parametrize("state", [State.DONE, State.FAILED])
-def test_what_joins_late_sees_how_its_parents_ended(state: State) -> None:
+def test_a_task_added_late_sees_the_states_of_its_parents(state: State) -> None:
     """A task that joins after its parent is settled is ready, or skipped at once."""
     root = task("root")
     plan = Plan([root])
@@ -256,7 +256,7 @@ def test_what_joins_may_be_finished() -> None:
     assert set(run_all(book)) == {"root", "child"}
 
 
-def test_a_ready_task_that_is_given_up_is_neither_counted_nor_handed_out() -> None:
+def test_a_ready_task_that_is_given_up_is_neither_counted_nor_started() -> None:
     """Giving up a run settles tasks that never began."""
     given_up, other = task("given up", cost=9.0), task("other")
     book = ledger(Plan([given_up, other]))

@@ -28,7 +28,7 @@ def graphs(draw: st.DrawFn, most: int = 12) -> list[Task]:
 
 @dataclass
 class Drive:
-    """Plays executor: runs what the ledger hands out in a random order and checks the rules at every step.
+    """A test executor: runs the ledger's tasks in random order and checks its rules at every step.
 
     Attributes:
         broken: tasks that fail whenever they run.
@@ -95,7 +95,7 @@ class Drive:
 
 
 def expected(tasks: list[Task], broken: set[TaskId]) -> dict[TaskId, State]:
-    """Who is done, failed, skipped, by the definition."""
+    """Return the states that follow from the definition."""
     out: dict[TaskId, State] = {}
     for item in tasks:
         lost = any(out[p] is not State.DONE for p in item.parent_ids)
@@ -146,7 +146,7 @@ def test_finished_tasks_are_not_run_again_unless_they_must(data: st.DataObject, 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), graphs())
 def test_damaged_parents_run_again_before_their_children(data: st.DataObject, tasks: list[Task]) -> None:
-    """Whatever is found damaged, whenever: no child starts before its parents are there again, and it all ends."""
+    """For any damage at any time: no child starts before its parents are done again, and the run ends."""
     finished = [t for t in tasks if data.draw(st.booleans())]
     gone = some(data, finished)
     broken = some(data, tasks)

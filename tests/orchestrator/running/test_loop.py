@@ -35,7 +35,7 @@ def attempts(world: World) -> Counter[str]:
 
 
 class Diary:
-    """Notes every event."""
+    """Records every event."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -62,7 +62,7 @@ def test_a_plan_runs_to_its_end(world: World) -> None:
 
 
 def test_a_failure_is_a_result(world: World) -> None:
-    """It costs its descendants and nothing else; all of it is in the journal, and the run says so."""
+    """It skips its descendants and nothing else; the journal has all records, and the run has failed."""
     plan, diary = diamond(), Diary()
     executor = Scripted({"left": [failure(FailureKind.ERROR)]}, store=world.store)
     records = world.run(plan, executor, listeners=[diary])
@@ -100,8 +100,8 @@ def test_failed_and_skipped_tasks_are_attempted_again_by_the_next_run(world: Wor
 @pytest.mark.parametrize(
     "kind", [k for k in FailureKind if k.retryable and k not in (FailureKind.NODE_LOST, FailureKind.WORKER_DIED)]
 )
-def test_accidents_are_retried_up_to_the_limit(world: World, kind: FailureKind) -> None:
-    """Two retries are granted: two accidents are survived, a third one is a failure with its cause."""
+def test_transient_failures_are_retried_up_to_the_limit(world: World, kind: FailureKind) -> None:
+    """With two retries, two failures are survived; a third one is final, with its cause."""
     plan = Plan([task("lucky"), task("unlucky")])
     script = {"lucky": [failure(kind)] * 2, "unlucky": [failure(kind)] * 9}
     records = world.run(plan, Scripted(script, store=world.store), limits=Limits(max_retries=2))
@@ -131,13 +131,13 @@ def test_a_cancelled_attempt_is_no_attempt(world: World) -> None:
 
 
 def tiny(n_tasks: int) -> Plan:
-    """Tasks of one sort that take no time: one that teaches the loop so, and many that wait for it."""
+    """Tasks of one class that take no time: one from which the loop learns this, and many that wait for it."""
     first = task("first")
     return Plan([first, *(task(f"t{i}", first) for i in range(n_tasks))])
 
 
-def test_tiny_tasks_travel_together(world: World) -> None:
-    """Several in a call once their sort has proved tiny, each with its own record; slow ones go alone."""
+def test_tiny_tasks_share_a_call(world: World) -> None:
+    """Several in a call once their class is known to be tiny, each with its own record; slow ones are sent alone."""
     quick, slow = Scripted(store=world.store, seconds=0.0001), Scripted(seconds=1.0)
     records = world.run(tiny(40), quick)
     World(world.store.root / "elsewhere").run(tiny(5), slow)
@@ -155,7 +155,7 @@ def test_a_fair_share_is_left_to_other_workers(world: World) -> None:
     assert max(map(len, executor.calls)) <= 1 + 40 // 8
 
 
-def test_who_dies_in_company_is_not_to_blame(world: World) -> None:
+def test_tasks_that_die_with_others_are_not_counted(world: World) -> None:
     """Tasks of a call that died are repeated alone, without an attempt counted; the killer is found and given up."""
     plan = tiny(8)
     executor = Scripted(seconds=0.0001, store=world.store, fatal={"t3"})
@@ -168,7 +168,7 @@ def test_who_dies_in_company_is_not_to_blame(world: World) -> None:
 
 
 def test_a_worker_that_hangs_is_replaced(world: World) -> None:
-    """Past the timeout the worker is given up and the task is tried again, then given up as well."""
+    """After the timeout the worker is replaced and the task is tried again, then it fails."""
     plan = Plan([task("hangs once"), task("hangs"), task("fine")])
     executor = Scripted({"hangs once": [None], "hangs": [None] * 3}, store=world.store)
     records = world.run(plan, executor, limits=Limits(task_timeout_s=0.0, max_retries=2))
@@ -197,7 +197,7 @@ class Late(Scripted):
 
 
 def test_no_worker_left_ends_the_run(world: World) -> None:
-    """It is said, the run counts as interrupted, and what is finished is kept."""
+    """NoWorkers is raised, the run is interrupted, and finished tasks are kept."""
     plan = diamond()
 
     class Dying(Scripted):

@@ -1,4 +1,4 @@
-"""The loop when the plan changes under it: damage, growth, stopping."""
+"""The loop while the plan changes: damaged artifacts, added tasks, stopping."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ def test_a_damaged_parent_is_computed_again(world: World) -> None:
 
 
 def test_many_children_finding_the_same_damage_repair_it_once(world: World) -> None:
-    """Six workers report the damage at once; the parent runs once more, and nobody's report is held against it."""
+    """Six workers report the damage at once; the parent runs once more, and no report counts as an attempt."""
     root = task("root")
     children = [task(f"c{i}", root) for i in range(6)]
     world.run(Plan([root]))
@@ -55,7 +55,7 @@ def test_many_children_finding_the_same_damage_repair_it_once(world: World) -> N
     assert {records[c.id].attempt for c in children} == {1}
 
 
-def test_a_report_of_damage_that_was_repaired_meanwhile_is_old_news(world: World) -> None:
+def test_an_outdated_report_of_damage_is_ignored(world: World) -> None:
     """A child that began before the repair and reports after it must not throw the repaired artifact away."""
     root = task("root")
     children = [task("early", root), task("late", root)]
@@ -122,7 +122,7 @@ def searching() -> Plan:
 
 
 def test_a_graph_grows_while_it_runs(world: World) -> None:
-    """A finished task asks for more, which asks for more; all of it is part of the run."""
+    """A finished task adds a task, which adds another; all are part of the run."""
     plan = searching()
     records = world.run(plan, grow=bisect)
 
@@ -227,7 +227,7 @@ def test_a_second_ctrl_c_does_not_wait(world: World) -> None:
 
 
 def test_ctrl_c_while_the_executor_starts(world: World) -> None:
-    """Starting workers takes seconds: stopping then is a stop like any other, and half a start is undone."""
+    """A stop while workers start interrupts the run, and started workers are stopped."""
 
     class Starting(Scripted):
         def start(self) -> None:

@@ -1,4 +1,4 @@
-"""What is tried when a device's memory runs out: smaller evaluation batches, then a GPU of its own."""
+"""Out of memory: smaller evaluation batches, then a whole GPU."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class CrampedDigits(DigitsMlp):
 
 @pytest.fixture
 def cramped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """A workbench whose workload runs out of memory as the class variables of ``Cramped`` say."""
+    """A bench whose workload runs out of memory as the class variables of ``Cramped`` say."""
     bench = Bench(tmp_path / "store")
     monkeypatch.setattr(Cramped, "seen", [])
     real = plugins.plugin_class
@@ -107,7 +107,7 @@ def test_a_result_says_how_much_memory_it_took(cramped: Bench) -> None:
 
 @pytest.mark.ray
 def test_a_task_too_big_for_its_share_gets_a_whole_gpu(two_gpus: None, tmp_path: Path) -> None:
-    """Its neighbours step aside, it runs alone at its second attempt, and then the GPU is shared again."""
+    """Its neighbours leave, it runs alone at its second attempt, and then the GPU is shared again."""
     world = World(tmp_path)
     plan = Plan([task(f"warm{i}") for i in range(4)])
     warm = [named(plan, f"warm{i}") for i in range(4)]
@@ -143,23 +143,23 @@ def two_gpus() -> Iterator[None]:
 
 
 def test_the_least_busy_gpu_is_cleared() -> None:
-    """Workers without a task go at once, busy ones when they are done; those on the other GPU stay."""
+    """Idle workers are dropped at once, busy ones after their call; those on the other GPU stay."""
     roster = Roster(patience_s=10.0)
     for index in range(4):
         roster.add(f"w{index}", WorkerSlot(actor=None, asked=0.0), f"hello{index}")
-        roster.greet(f"w{index}", {"node": "n", "gpus": (str(index // 2),)})
+        roster.mark_started(f"w{index}", {"node": "n", "gpus": (str(index // 2),)})
     for busy in (0, 1, 3):
         roster.slots[f"w{busy}"].tasks, roster.slots[f"w{busy}"].call = (task("t"),), object()
 
-    assert roster.step_aside() == ["w2"]
+    assert roster.clear_gpu() == ["w2"]
     assert [name for name, slot in roster.slots.items() if slot.leaving] == ["w2", "w3"]
 
 
-def test_a_gpu_that_nobody_clears_is_not_waited_for() -> None:
-    """Others that leave are waited for as long as they work; after that, patience ends and the answer is no."""
+def test_a_gpu_that_is_not_cleared_is_given_up() -> None:
+    """Leaving workers may finish their calls; ``patience_s`` after that the reservation fails."""
     roster = Roster(patience_s=10.0)
     roster.add("busy", WorkerSlot(actor=None, asked=0.0, leaving=True), "one")
-    roster.greet("busy", {"node": "n", "gpus": ("0",)})
+    roster.mark_started("busy", {"node": "n", "gpus": ("0",)})
     roster.add("alone", WorkerSlot(actor=None, asked=0.0, whole=True), "two")
 
     assert roster.unplaced(100.0) == []

@@ -23,12 +23,12 @@ def world(tmp_path: Path) -> World:
 
 
 def poisoned() -> Plan:
-    """A task that kills whoever takes it, one below it, and one beside it."""
+    """A task that kills its worker, one below it, and one beside it."""
     poison = task("poison")
     return Plan([poison, task("below", poison), task("beside")])
 
 
-def test_lost_machines_are_nobodys_fault(world: World) -> None:
+def test_lost_machines_do_not_count_as_attempts(world: World) -> None:
     """More machines may go than a task has retries; only a task that no machine survives is given up."""
     plan = Plan([task("unlucky"), task("deadly")])
     executor = Scripted({"unlucky": [NODE] * 5, "deadly": [NODE] * 99}, store=world.store)
@@ -41,7 +41,7 @@ def test_lost_machines_are_nobodys_fault(world: World) -> None:
 
 
 def test_a_task_that_kills_every_worker_is_quarantined(world: World) -> None:
-    """It fails with a word about the way out, its descendants are skipped, all others are done."""
+    """It fails with advice, its descendants are skipped, all others are done."""
     plan = poisoned()
     executor = Scripted({"poison": [DEAD] * 99}, store=world.store)
     records = world.run(plan, executor, limits=Limits(max_retries=2))
@@ -110,7 +110,7 @@ def test_only_a_series_of_deaths_is_poison(kinds: list[FailureKind], quarantined
     found = [retries.decide(item, failure(k), attempt=i + 1, alone=True) for i, k in enumerate(kinds)]
 
     assert found == [RetryDecision.AGAIN, RetryDecision.AGAIN, RetryDecision.OVER]
-    assert retries.epitaph(item, failure(kinds[-1]), 3).startswith(QUARANTINED) is quarantined
+    assert retries.final_error(item, failure(kinds[-1]), 3).startswith(QUARANTINED) is quarantined
 
 
 def test_one_death_is_no_proof() -> None:
@@ -118,4 +118,4 @@ def test_one_death_is_no_proof() -> None:
     retries, item = Retries(Limits(max_retries=0)), task("one").id
 
     assert retries.decide(item, DEAD, attempt=1, alone=True) is RetryDecision.OVER
-    assert retries.epitaph(item, Failure(FailureKind.WORKER_DIED, "gone"), 1) == "worker_died: gone"
+    assert retries.final_error(item, Failure(FailureKind.WORKER_DIED, "gone"), 1) == "worker_died: gone"

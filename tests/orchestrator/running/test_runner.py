@@ -1,4 +1,4 @@
-"""One execution: what is finished is found again, what is damaged is not believed, and the books are right."""
+"""One execution: finished tasks are found again, damaged artifacts are not used, the journal is right."""
 
 import os
 import shutil
@@ -81,7 +81,7 @@ def test_artifacts_outlive_the_journal(world: World) -> None:
         assert journal.finished(plan.tasks).keys() == plan.tasks.keys()
 
 
-def test_looking_changes_nothing(world: World) -> None:
+def test_looking_up_finished_tasks_changes_nothing(world: World) -> None:
     """Asking what is finished neither sets damaged artifacts aside nor writes rows."""
     plan = Plan([task("good"), task("bad")])
     world.run(plan)
@@ -115,7 +115,7 @@ def test_a_damaged_artifact_is_not_adopted(world: World) -> None:
 
 
 def test_artifacts_that_were_collected_are_computed_again_only_if_consumed(world: World) -> None:
-    """The journal keeps what they said; a new child needs its parent's files, and nobody else's."""
+    """The journal keeps their results; a new child needs its parent's files only."""
     plan = diamond()
     world.run(plan)
     world.store.gc([], apply=True)
@@ -132,7 +132,7 @@ def test_artifacts_that_were_collected_are_computed_again_only_if_consumed(world
 # Damage
 
 
-def test_a_damaged_parent_is_noticed_by_who_reads_it(world: World) -> None:
+def test_a_damaged_parent_is_detected_by_its_child(world: World) -> None:
     """One flipped byte in a stored file: the parent is computed again, and the child's result is as undisturbed."""
     root, child = task("root"), task("child", task("root"))
     world.run(Plan([root]), inline(world))
@@ -145,7 +145,7 @@ def test_a_damaged_parent_is_noticed_by_who_reads_it(world: World) -> None:
     assert world.store.verify()["damaged"] == []
 
 
-def test_nothing_is_computed_whose_artifact_is_there(world: World) -> None:
+def test_an_existing_artifact_is_not_computed_again(world: World) -> None:
     """A worker that died after its commit and before its answer: the next attempt finds the result."""
     one = task("one")
     world.store.commit(one.id, one.identity(), {"metric": 0.5}, {})
@@ -240,8 +240,8 @@ from wmarena.orchestrator.executors.inline import InlineExecutor
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
 from tests.orchestrator.toys import World, diamond, echo
 
-def deadly(bench, item):
-    result = echo(bench, item)
+def deadly(context, item):
+    result = echo(context, item)
     if item.label == "right":
         os.kill(os.getpid(), signal.SIGKILL)
     return result

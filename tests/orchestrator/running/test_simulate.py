@@ -1,4 +1,4 @@
-"""Simulated schedules: equal to those worked out by hand, made by the loop that runs experiments."""
+"""Simulated schedules of the real loop, compared with schedules computed by hand."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from wmarena.orchestrator.worker.context import Setup
 
 
 class Claiming(InlineExecutor):
-    """Says of every task that it took a second: none counts as tiny or travels with others."""
+    """Reports a second for every task, so that none is tiny or shares a call."""
 
     def wait(self, timeout: float) -> list[Completion]:
         return [replace(ended, seconds=1.0) for ended in super().wait(timeout)]
@@ -122,7 +122,7 @@ def test_one_worker_takes_all_the_work_many_the_longest_chain(
 
 
 def test_one_virtual_worker_starts_tasks_in_the_order_of_the_inline_executor(tmp_path: Path) -> None:
-    """Priorities, nearness of a held parent and predecessors included: one loop makes both schedules."""
+    """Including priorities, locality and predecessors: one loop makes both schedules."""
     tasks: list[Task] = []
     for name, weight in (("a", 3.0), ("b", 1.0), ("c", 2.0)):
         embed = task(f"{name} embed", cost=weight)
@@ -141,7 +141,7 @@ def test_one_virtual_worker_starts_tasks_in_the_order_of_the_inline_executor(tmp
 
 
 def test_the_policy_knows_only_what_is_expected(tmp_path: Path) -> None:
-    """The longer of two is thought shorter: it goes second, and the schedule is the worse for it."""
+    """The longer of two tasks is expected to be shorter: it starts second, and the makespan is longer."""
     plan = Plan([task("a", cost=4.0), task("b", cost=1.0), task("c", cost=3.0)])
     wrong = {"a": 1.0, "b": 2.0, "c": 3.0}
 
@@ -180,7 +180,7 @@ def test_an_empty_plan_takes_no_time(tmp_path: Path) -> None:
 
 
 def test_virtual_time_jumps_to_the_next_end() -> None:
-    """Calls that end together are heard of together; a given up one is never heard of."""
+    """Calls that end together are returned together; a replaced worker's call is never returned."""
     executor = VirtualExecutor(3, cost)
     short, other, long = task("short", cost=2.0), task("other", cost=2.0), task("long", cost=7.0)
     for worker, item in zip(executor.idle(), (short, other, long), strict=True):

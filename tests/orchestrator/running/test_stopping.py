@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks, the second insists."""
+"""Ctrl-C and SIGTERM: the first stops at checkpoints, the second at once."""
 
 import logging
 import signal
@@ -19,8 +19,10 @@ from wmarena.orchestrator.worker.context import Setup, WorkerContext
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_asks_and_the_second_insists(number: signal.Signals, caplog: pytest.LogCaptureFixture) -> None:
-    """Who stops is told how to stop at once; afterwards the handlers of before are back."""
+def test_the_first_signal_sets_the_flag_and_the_second_interrupts(
+    number: signal.Signals, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The message says how to stop at once; the previous handlers are restored."""
     stop, announced = Stop(), []
     with listening():
         before = signal.getsignal(number)
@@ -31,7 +33,7 @@ def test_the_first_signal_asks_and_the_second_insists(number: signal.Signals, ca
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(number)
         assert signal.getsignal(number) is before
-    assert "once more stops at once" in caplog.text
+    assert "a second signal stops at once" in caplog.text
 
 
 def test_a_job_in_the_background_does_not_hear_ctrl_c() -> None:
@@ -47,7 +49,7 @@ def test_a_job_in_the_background_does_not_hear_ctrl_c() -> None:
 
 
 def test_other_threads_need_no_signals() -> None:
-    """They cannot hear them; nothing is raised."""
+    """They cannot handle them; nothing is raised."""
     entered: list[bool] = []
 
     def run() -> None:
@@ -80,7 +82,7 @@ def test_ctrl_c_in_this_process_reaches_the_next_checkpoint(tmp_path: Path) -> N
 
 
 class Pressed:
-    """Presses Ctrl-C as often as told when a task asks for the first time whether to stop."""
+    """Sends Ctrl-C a number of times when a task polls for cancellation for the first time."""
 
     def __init__(self, times: int) -> None:
         self.left = times
@@ -114,7 +116,7 @@ def test_a_second_ctrl_c_in_this_process_does_not_wait(tmp_path: Path) -> None:
 
 
 def test_what_has_not_begun_when_stopping_does_not_begin(tmp_path: Path) -> None:
-    """The rest of a call of several tasks is cancelled, which nobody is blamed for."""
+    """The rest of a call of several tasks is cancelled, which does not count as an attempt."""
     executor = InlineExecutor(Setup(store=World(tmp_path).store.root, device="cpu"), perform=lambda bench, item: {})
     with executor:
         executor.announce_stop()

@@ -1,4 +1,4 @@
-"""Trouble with the store: the run pauses, goes on, or stops in order."""
+"""Store errors: the run pauses, continues, or stops in order."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ def world(tmp_path: Path) -> World:
 
 
 class Disk:
-    """A probe that fails until a time, and a clock that each look at it sets forward."""
+    """A probe that fails until a time, and a clock that advances at each call."""
 
     def __init__(self, well_at: float) -> None:
         self.now = 0.0
@@ -45,32 +45,32 @@ class Disk:
             raise StoreError("no space left on device; free space")
 
 
-def test_a_disk_that_comes_back_is_waited_for() -> None:
-    """Nothing is probed without trouble; then ever less often, until it succeeds."""
+def test_a_disk_that_recovers_is_waited_for() -> None:
+    """Without an error nothing is probed; then with growing pauses, until it succeeds."""
     disk = Disk(well_at=20.0)
-    hiccup = StoreOutage(disk.probe, 30.0, disk.clock)
-    assert hiccup.over()
+    outage = StoreOutage(disk.probe, 30.0, disk.clock)
+    assert outage.over()
     assert disk.probes == 0
 
-    hiccup.begin()
-    while not hiccup.over():
-        hiccup.begin()  # more of the same trouble does not start it anew
+    outage.begin()
+    while not outage.over():
+        outage.begin()  # more of the same trouble does not start it anew
     assert disk.now >= 20.0
     assert disk.probes <= 9
-    assert hiccup.over()
+    assert outage.over()
 
 
-def test_a_disk_that_stays_away_ends_the_run() -> None:
-    """With its own words about the way out."""
+def test_a_disk_that_does_not_recover_ends_the_run() -> None:
+    """With the disk's own message and advice."""
     disk = Disk(well_at=1e9)
-    hiccup = StoreOutage(disk.probe, 30.0, disk.clock)
-    hiccup.begin()
-    with pytest.raises(StoreLost, match="free space; what is finished is kept, mend it and run the same command again"):
-        any(iter(hiccup.over, True))
+    outage = StoreOutage(disk.probe, 30.0, disk.clock)
+    outage.begin()
+    with pytest.raises(StoreLost, match="free space; finished tasks are kept; repair it and run the same command"):
+        any(iter(outage.over, True))
     assert 30.0 < disk.now < 40.0
 
 
-def test_a_hiccup_of_the_store_costs_no_task(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_outage_costs_no_task(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that could not be written run again after the store has been proved to work."""
     probes: list[bool] = []
 
@@ -87,7 +87,7 @@ def test_a_hiccup_of_the_store_costs_no_task(world: World, monkeypatch: pytest.M
     assert len(probes) in (3, 4)
 
 
-def test_a_store_that_stays_away_stops_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_recover_stops_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing fails and nothing is skipped for it: the next run finds those tasks open and completes."""
 
     def probe(store: Store) -> None:
@@ -96,7 +96,7 @@ def test_a_store_that_stays_away_stops_the_run(world: World, monkeypatch: pytest
     monkeypatch.setattr(Store, "probe", probe)
     plan = diamond()
     executor = Scripted({"left": [STORE]}, store=world.store)
-    with pytest.raises(StoreLost, match="read-only file system; what is finished is kept"):
+    with pytest.raises(StoreLost, match="read-only file system; finished tasks are kept"):
         world.run(plan, executor, limits=Limits(store_patience_s=0.5))
     assert executor.stopped == 1
     with world.journal() as journal:
@@ -141,17 +141,17 @@ def test_a_journal_that_cannot_be_written_stops_the_run(world: World, monkeypatc
         (errno.EACCES, FailureKind.ERROR),
     ],
 )
-def test_passing_trouble_of_disks_is_retried(
+def test_transient_disk_errors_are_retried(
     world: World, monkeypatch: pytest.MonkeyPatch, number: int, kind: FailureKind
 ) -> None:
-    """What disks and networks do for a while is no verdict on the task; a file that is not there is."""
+    """Transient errors of disks and networks are retried; a missing file is an error of the task."""
 
-    def trouble(bench: WorkerContext, item: Task, most_evaluated: int | None) -> None:
+    def trouble(context: WorkerContext, item: Task, most_evaluated: int | None) -> None:
         raise OSError(number, os.strerror(number), "/data/images")
 
     monkeypatch.setattr("wmarena.orchestrator.worker.attempt.perform", trouble)
-    bench = WorkerContext(Setup(store=world.store.root, device="cpu"))
-    found = failed(attempt_task(bench, task("one")))
+    context = WorkerContext(Setup(store=world.store.root, device="cpu"))
+    found = failed(attempt_task(context, task("one")))
 
     assert (found.kind, found.kind.retryable) == (kind, kind is FailureKind.STORE)
     assert os.strerror(number) in found.message
@@ -160,10 +160,10 @@ def test_passing_trouble_of_disks_is_retried(
 @pytest.mark.parametrize(
     ("number", "expected"), [(errno.ESTALE, StoreError), (errno.EACCES, StoreError), (errno.EIO, CorruptArtifact)]
 )
-def test_what_cannot_be_read_now_is_not_damaged(
+def test_an_unreadable_store_is_not_damage(
     store: Store, item: Task, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[OSError]
 ) -> None:
-    """A share that is away must not have all its artifacts set aside; a lost sector is damage."""
+    """Artifacts of an unreachable share must not be set aside; a bad sector is damage."""
     put(store, item)
     manifest = Path.read_bytes
 

@@ -1,4 +1,4 @@
-"""Signs of life: who is silent, who makes no progress."""
+"""Supervision: silent workers, workers without progress."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ LIMITS = Limits(task_timeout_s=1000.0, heartbeat_timeout_s=10.0, stall_timeout_s
 
 
 class Ward:
-    """Workers that answer when the test says so, and a clock of its own."""
+    """Heartbeats of workers that answer when the test says so, with a clock of their own."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -40,8 +40,8 @@ class Ward:
         return self.pulses.vitals(busy)
 
 
-def test_who_answers_is_not_silent() -> None:
-    """One question at a time, every five seconds."""
+def test_a_worker_that_answers_is_not_silent() -> None:
+    """One request at a time, every five seconds."""
     ward = Ward()
     ward.at(0.0, "a")
     for now in range(1, 21):
@@ -51,8 +51,8 @@ def test_who_answers_is_not_silent() -> None:
     assert len(ward.asked) == 5
 
 
-def test_silence_counts_from_the_question() -> None:
-    """Not from the last answer: who has not been asked cannot be silent."""
+def test_silence_counts_from_the_request() -> None:
+    """Not from the last answer: a worker without an open request is not silent."""
     ward = Ward()
     ward.at(0.0, "a")
     ward.at(1.0, "a", a=0.0)
@@ -61,7 +61,7 @@ def test_silence_counts_from_the_question() -> None:
     assert ward.at(47.0, "a")["a"].silent_s == 7.0
 
 
-def test_a_driver_that_was_suspended_suspects_nobody() -> None:
+def test_a_suspended_driver_suspects_no_worker() -> None:
     """An answer that has been waiting for an hour is an answer."""
     ward = Ward()
     ward.at(0.0, "a")
@@ -70,8 +70,8 @@ def test_a_driver_that_was_suspended_suspects_nobody() -> None:
     assert ward.at(3600.0, "a", a=0.0)["a"].silent_s == 0.0
 
 
-def test_who_never_answered_is_silent_from_the_first_question_on() -> None:
-    """A worker may hang before it is heard for the first time."""
+def test_a_worker_that_never_answered_is_silent_from_the_first_request() -> None:
+    """A worker may hang before its first answer."""
     ward = Ward()
     ward.at(0.0, "a")
 
@@ -88,7 +88,7 @@ def test_progress_is_the_workers_own_account() -> None:
 
 
 def test_idle_workers_are_forgotten() -> None:
-    """A new call is a new story."""
+    """A new call starts with fresh vitals."""
     ward = Ward()
     ward.at(0.0, "a")
     ward.at(5.0, "a", a=42.0)
@@ -101,13 +101,13 @@ def test_idle_workers_are_forgotten() -> None:
     ("elapsed_s", "vitals", "kind", "said"),
     [
         (1001.0, Vitals(), FailureKind.TIMEOUT, "no result after 1000 s"),
-        (500.0, Vitals(silent_s=11.0), FailureKind.SILENT, "no sign of life for 10 s"),
+        (500.0, Vitals(silent_s=11.0), FailureKind.SILENT, "did not answer for 10 s"),
         (500.0, Vitals(still_s=101.0), FailureKind.STALLED, "no progress for 100 s"),
         (50.0, Vitals(still_s=101.0), None, ""),
         (500.0, Vitals(9.0, 99.0), None, ""),
     ],
 )
-def test_who_has_to_be_replaced(elapsed_s: float, vitals: Vitals, kind: FailureKind | None, said: str) -> None:
+def test_workers_to_be_replaced(elapsed_s: float, vitals: Vitals, kind: FailureKind | None, said: str) -> None:
     """Late, silent or without progress; what a worker did before this call does not count."""
     failure = overdue(elapsed_s, vitals, LIMITS)
 
@@ -117,7 +117,7 @@ def test_who_has_to_be_replaced(elapsed_s: float, vitals: Vitals, kind: FailureK
 
 
 class Hanging(Scripted):
-    """Says of the first call of each task what a script says of it."""
+    """Workers whose first call of each task has scripted vitals."""
 
     def __init__(self, signs: Mapping[str, Sequence[Vitals]], world: World) -> None:
         super().__init__({label: [None] for label in signs}, store=world.store)
@@ -141,7 +141,7 @@ def test_a_silent_worker_is_replaced_long_before_the_timeout(tmp_path: Path) -> 
     assert records[named(plan, "one").id].attempt == 2
 
 
-def test_a_stalled_task_is_told_of_before_its_worker_is_replaced(tmp_path: Path) -> None:
+def test_a_stalled_task_is_reported_before_its_worker_is_replaced(tmp_path: Path) -> None:
     """Once, when half of its time without progress has passed."""
     world, plan = World(tmp_path), Plan([task("one")])
     heard: list[str] = []

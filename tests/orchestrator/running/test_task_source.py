@@ -1,4 +1,4 @@
-"""Work that arrives while a plan runs: asked for when a worker would idle, heard of when it is settled."""
+"""Task sources: asked for tasks when a worker would idle, notified of settled tasks."""
 
 from pathlib import Path
 
@@ -50,8 +50,8 @@ def test_as_many_are_under_way_as_there_are_workers(world: World, n_workers: int
     assert source.most_open == n_workers
 
 
-def test_failures_and_what_they_cost_are_heard_of(world: World) -> None:
-    """A source that waits for a result hears that there will be none."""
+def test_the_source_is_notified_of_failures_and_skipped_tasks(world: World) -> None:
+    """A source that waits for a result is told that there will be none."""
     source = Chains(1)
     world.run(Plan(), Scripted({"head0": [failure(FailureKind.ERROR)]}, store=world.store), source=source)
 
@@ -59,7 +59,7 @@ def test_failures_and_what_they_cost_are_heard_of(world: World) -> None:
 
 
 def test_what_the_store_has_starts_no_worker(world: World) -> None:
-    """The same source again: everything is heard of, and the executor is not even started."""
+    """The same source again: it is told of every task, and the executor is not started."""
     world.run(Plan(), Scripted(store=world.store), source=Chains(3))
     again, executor = Chains(3), Scripted(store=world.store)
     records = world.run(Plan(), executor, source=again)

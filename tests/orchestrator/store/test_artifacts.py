@@ -1,4 +1,4 @@
-"""Artifacts: whole or nothing, and checked when they are read."""
+"""Artifacts: written atomically, and checked when they are read."""
 
 import json
 import os
@@ -119,8 +119,8 @@ def test_a_damaged_file_is_noticed(store: Store, item: Task, how: str) -> None:
     assert store.verify()["damaged"][0]["task_id"] == item.id
 
 
-def test_a_file_that_rots_after_it_was_checked_is_noticed(store: Store, item: Task) -> None:
-    """``read`` hashes the bytes that it returns, even if time stamp and size say that nothing happened."""
+def test_a_file_damaged_after_its_check_is_detected(store: Store, item: Task) -> None:
+    """``read`` hashes the bytes that it returns, even if time stamp and size are unchanged."""
     put(store, item)
     path = store.path(item.id, "model")
     stamp = path.stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""This machine's copies of a shared store's files: right or not there, and never more than allowed."""
+"""The local cache of a shared store: checked content, bounded size."""
 
 import hashlib
 from pathlib import Path
@@ -42,8 +42,8 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     assert cache.path(fourth, "model") is not None
 
 
-def test_a_rotten_copy_is_removed(tmp_path: Path) -> None:
-    """It is not served, and its place is free for a fresh one."""
+def test_a_damaged_copy_is_removed(tmp_path: Path) -> None:
+    """It is not returned, and can be stored again."""
     cache = FileCache(tmp_path, 100)
     sha256 = keep(cache, b"weights")
     (path,) = tmp_path.rglob("model")

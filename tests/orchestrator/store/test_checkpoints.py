@@ -1,4 +1,4 @@
-"""Checkpoints: the newest intact state comes back, with the curves up to it; torn ones never do."""
+"""Checkpoints: the newest intact state is restored with its curves; damaged ones are ignored."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_state_comes_back_bit_equal(folder: Path) -> None:
-    """Names, types, values; nothing of ours among them."""
+    """Names, types, values, and no internal tensors."""
     open_at(folder).offer(3, state(1.5))
     found = open_at(folder).latest()
 
@@ -169,7 +169,7 @@ def test_curves_go_back_with_the_state(folder: Path) -> None:
 
 
 def test_a_full_disk_is_the_stores_trouble(folder: Path) -> None:
-    """Not the task's: it is retried."""
+    """It is a StoreError, which is retried."""
     folder.parent.mkdir(parents=True)
     folder.write_text("a file is in the way")
 

@@ -1,4 +1,4 @@
-"""The store: what it lists and collects, held by one run, never left by a name."""
+"""The store: listing, garbage collection, locking, safe names."""
 
 import os
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["s3://bucket/store", "gs://x", Path("s3://bucket/store")])
 def test_a_url_is_no_folder(url: str | Path) -> None:
-    """A URL is refused, also after a Path has eaten one of its slashes, and never made into a folder named s3:."""
+    """A URL is refused, also after a Path has dropped one of its slashes; no folder named s3: is created."""
     with pytest.raises(StoreError, match="expected a local folder as store, got the URL"):
         Store(url)
 
@@ -100,7 +100,7 @@ def test_keys_are_for_the_owner_only(store: Store) -> None:
     assert (store.root / "keys").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_store_is_held_by_one_process(store: Store) -> None:
+def test_a_store_is_locked_by_one_process(store: Store) -> None:
     """A second run in another process is refused, and can begin once the first has ended."""
 
     def another_process_is_refused() -> bool:

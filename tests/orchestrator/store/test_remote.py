@@ -1,4 +1,4 @@
-"""Objects behind a URL: whole or not there, on a real S3 server and in a folder."""
+"""Objects behind a URL: written atomically, on a real S3 server and in a folder."""
 
 from collections.abc import Callable
 from pathlib import Path

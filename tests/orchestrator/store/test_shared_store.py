@@ -1,4 +1,4 @@
-"""A store that several nodes share, on a real S3 server: whole artifacts only, whoever writes, dies or rots."""
+"""A shared store on a real S3 server: complete artifacts only, with concurrent, killed and damaged writers."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.store.manifest import CorruptArtifact
 from wmarena.orchestrator.store.opening import open_store
 from wmarena.orchestrator.store.shared import SharedStore
-from wmarena.orchestrator.store.shared_artifacts import together
+from wmarena.orchestrator.store.shared_artifacts import in_parallel
 from wmarena.orchestrator.worker.context import Setup, WorkerContext
 from wmarena.schemes.keys import Key, KeyFileError
 
@@ -154,7 +154,7 @@ def test_bit_rot_in_the_bucket_is_found_and_set_aside(shared: SharedStore, cache
     put(shared, item)
     rot(shared, item)
     other = elsewhere(shared, caches)
-    with pytest.raises(CorruptArtifact, match="model has other bytes"):
+    with pytest.raises(CorruptArtifact, match="model does not match its manifest"):
         other.read(item.id, "model")
     assert [d["task_id"] for d in other.verify()["damaged"]] == [item.id]
     other.set_aside(item.id)
@@ -166,8 +166,8 @@ def test_bit_rot_in_the_bucket_is_found_and_set_aside(shared: SharedStore, cache
     assert other.verify()["damaged"] == []
 
 
-def test_rot_in_this_machines_copy_is_mended(shared: SharedStore, item: Task) -> None:
-    """The copy is hashed before use, and fetched again from the bucket."""
+def test_a_damaged_local_copy_is_downloaded_again(shared: SharedStore, item: Task) -> None:
+    """The copy is hashed before use, and downloaded again from the bucket."""
     put(shared, item, b"weights")
     copy = shared.path(item.id, "model")
     copy.write_bytes(b"rotten!")
@@ -221,7 +221,7 @@ def test_a_lost_journal_is_rebuilt_from_the_bucket(shared: SharedStore, caches: 
 
 
 def test_damage_is_repaired_while_running(shared: SharedStore, caches: Nodes) -> None:
-    """A rotten parent in the bucket is computed again before its child, which says so."""
+    """A damaged parent in the bucket is computed again before its child, which reports it."""
     plan = diamond()
     run(shared, Plan([named(plan, "root")]))
     rot(shared, named(plan, "root"), "file")
@@ -292,7 +292,7 @@ def test_workers_of_a_node_receive_a_key_at_the_same_time(shared: SharedStore, c
     """They share the folder: each finds the key whole, none trips over another's half-written file."""
     committed_with_key(shared, item, WORDS)
     other = elsewhere(shared, caches)
-    list(together(other.receive_keys, [[item.id]] * 64))
+    list(in_parallel(other.receive_keys, [[item.id]] * 64))
 
     assert load_key(other.key_dir(item.id), WORDS).verifies(key().commitment)
     assert {p.name for p in other.key_dir(item.id).iterdir()} == {"key.json", "secret.sealed", "SHA256SUMS"}

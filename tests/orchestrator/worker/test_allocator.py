@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: large tensors are not paid for in page faults again and again."""
+"""Freed memory stays with the process: large tensors do not cost page faults again."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""What tasks compute, on real digits: repeatable to the last bit, resumable."""
+"""Tasks on real digits: reproducible to the last bit, resumable."""
 
 import json
 from dataclasses import replace
@@ -184,7 +184,7 @@ def test_a_checkpoint_outlives_a_failed_commit(marked: Bench, tmp_path: Path, mo
         raise StoreError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(bench.bench.store, "commit", full)
+        patch.setattr(bench.context.store, "commit", full)
         assert failed(bench.attempt(task)).kind is FailureKind.STORE
     kept = list(bench.store.checkpoint_dir(trajectory_id(task)).iterdir())
     bench.attempt(task)
@@ -198,7 +198,7 @@ def test_a_checkpoint_outlives_a_failed_commit(marked: Bench, tmp_path: Path, mo
 
 def test_the_adversarys_share_is_the_same_for_every_attack(marked: Bench) -> None:
     """A tenth of it is held out; together they are the granted fraction of the owner's data."""
-    arena = marked.bench.arena(marked.workload)
+    arena = marked.context.workload(marked.workload)
     first, again = (adversary_data(arena, ADVERSARY, 0) for _ in range(2))
     other = adversary_data(arena, ADVERSARY, 1)
 
@@ -228,7 +228,7 @@ def test_seeds_are_independent_replicates(marked: Bench) -> None:
 @pytest.mark.parametrize(("fraction", "expected"), [(0.1, 0.1), (0.2, 0.2), (0.5, 0.25)])
 def test_a_disjoint_share_is_counted_in_the_owners_data(marked: Bench, fraction: float, expected: float) -> None:
     """A tenth is a tenth of the owner's training set, wherever it is drawn from; a reserve gives at most itself."""
-    arena = marked.bench.arena(marked.workload)
+    arena = marked.context.workload(marked.workload)
     arena = replace(arena, reserve=arena.train.share(0.25, domain="reserve of tests", seed=0))
     granted = {"data_fraction": fraction, "disjoint": True}
 
@@ -237,7 +237,7 @@ def test_a_disjoint_share_is_counted_in_the_owners_data(marked: Bench, fraction:
 
 def test_a_disjoint_adversary_needs_a_reserve(marked: Bench) -> None:
     """Without data that the owner never saw, the error says how to set some aside."""
-    arena = marked.bench.arena(marked.workload)
+    arena = marked.context.workload(marked.workload)
 
     with pytest.raises(ValueError, match="set the workload's `reserve`"):
         adversary_data(arena, {**ADVERSARY, "disjoint": True}, 0)
@@ -253,7 +253,7 @@ def test_training_from_scratch_gets_as_many_steps(fraction: float, epochs: int, 
 
 
 def test_a_model_trained_on_the_adversarys_data_alone(marked: Bench) -> None:
-    """The yardstick of every removal is trained like any other model, and it is another one."""
+    """The scratch model is trained like any other model, and differs from the clean one."""
     scratch = marked.task(Kind.TRAIN, {"recipe": None, "adversary": ADVERSARY})
     marked.run([scratch])
 

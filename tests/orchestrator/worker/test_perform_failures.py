@@ -1,4 +1,4 @@
-"""Every way to fail is a result, and whoever meets damage says whose it is."""
+"""Failures are results, and damage is attributed to the task that made the artifact."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class Misbehaving(Attack):
-    """Ends as its variant says."""
+    """An attack that ends as its variant says."""
 
     name: ClassVar[str] = "misbehaving"
     family: ClassVar[Family] = "none"
@@ -107,7 +107,7 @@ def test_a_failed_attack_leaves_the_victim_as_it_was(
     """The resident model that others will attack next is not the one that was ruined."""
     monkeypatch.setattr(misbehaving, "how", "nan")
     marked.attempt(marked.attack_task(misbehaving()))
-    victim = marked.bench.model(marked.bench.arena(marked.workload), marked.embed.id)
+    victim = marked.context.model(marked.context.workload(marked.workload), marked.embed.id)
     stored = load(marked.store.read(marked.embed.id, MODEL))
 
     assert all(torch.equal(victim.state_dict()[n], t) for n, t in stored.items())
@@ -130,9 +130,7 @@ def damaged(bench: Bench, what: str) -> None:
 
 @pytest.mark.parametrize("what", ["model", "manifest", "key", "sums"])
 @pytest.mark.parametrize("reader", ["verify", "spoil"])
-def test_whoever_reads_something_damaged_says_whose_it_is(
-    marked: Bench, tmp_path: Path, what: str, reader: str
-) -> None:
+def test_damage_is_attributed_to_the_task_that_made_it(marked: Bench, tmp_path: Path, what: str, reader: str) -> None:
     """Model, manifest, key: the embed task has to run again, whether a verification or an attack finds out."""
     bench = marked.copied(tmp_path)
     damaged(bench, what)
