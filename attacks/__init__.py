@@ -1,4 +1,4 @@
-"""Attacks on watermarks. This file imports no plugin; names become classes when they are used."""
+"""Attacks on watermarks by name. This file imports no plugin: a class is imported when its name is used."""
 
 ATTACKS: dict[str, str] = {
     "none": "wmarena.attacks.none:NoAttack",

@@ -1,8 +1,7 @@
-"""What every attack is, and the little of the world that it may see.
+"""Base class of all attacks, and the view that limits what an attack can read.
 
-An attack writes one verb, ``run``. The final ``__call__`` copies the victim, isolates randomness, checks the outcome
-and leaves the victim untouched. The view holds the adversary's data share, a budget, the algorithm, and the owner's
-key only where ``knows`` says so.
+An attack implements ``run``. The final ``__call__`` copies the victim, isolates randomness and checks the outcome. The
+view holds the adversary's data share, a budget, the algorithm, and the owner's key only if ``knows`` declares it.
 """
 
 import copy
@@ -44,10 +43,13 @@ Family = Literal[
     "chain",
 ]
 
+LUKAS_2022 = "Lukas et al. 2022, SoK: How Robust is Image Classification Deep Neural Network Watermarking?"
+"""The paper of several attacks."""
+
 
 @dataclass(frozen=True)
 class Claim:
-    """A forgery: a key that the adversary presents as theirs, and how many were tried to find it."""
+    """A key that the adversary claims the model with, and the number of keys tried to find it."""
 
     key: Key
     n_tried: int = 1
@@ -64,7 +66,7 @@ class Piracy:
 
 @dataclass(frozen=True)
 class Finding:
-    """A suspect together with what the attack found out on the way (accuracy on another task, queries used)."""
+    """A suspect together with facts that the attack measured (accuracy on another task, queries used)."""
 
     model: nn.Module
     details: dict[str, Json] = field(default_factory=dict)
@@ -74,15 +76,15 @@ AttackOutcome = nn.Module | Claim | Piracy | Finding
 
 
 class AttackView:
-    """All that an attack sees: never test data, never the owner's split, the key only if granted.
+    """The data and services of an attack: no test data, no data of the owner, the key only if granted.
 
     Attributes:
         task: the workload (network, losses, training; no data).
-        scheme: the algorithm with its public hyper-parameters, or None where ``knows`` lacks "algorithm".
+        scheme: the algorithm with its public hyper-parameters, if ``knows`` includes "algorithm".
         data: the adversary's training samples; ``val``: a tenth of the share, held out for model selection.
-        budget: what was granted; its epochs count what training reads of ``data`` and ``val``.
+        budget: the granted budget; its epochs count the samples of ``data`` and ``val`` that training reads.
         auxiliary_data: name of a workload -> its (training, validation) samples, normalised in its own way, and its
-            task, for the data sets that the attack names; else raises NotGranted.
+            task, for the data sets that the attack declares; else raises NotGranted.
         seed: fixes batch order; ``prf``: the adversary's own key seed, unrelated to the owner's.
     """
 
@@ -117,7 +119,7 @@ class AttackView:
 
     @property
     def device(self) -> torch.device:
-        """Where to compute."""
+        """The device to compute on."""
         return self.task.device
 
     @property
@@ -136,39 +138,35 @@ class AttackView:
 
     @property
     def test(self) -> NoReturn:
-        """Nobody's to touch: raises NotGranted."""
+        """Test data, granted to no attack: raises NotGranted."""
         raise NotGranted("expected an attack that reads its own data, got one that reads test data; use data or val")
 
     @property
     def train(self) -> NoReturn:
-        """The owner's split: raises NotGranted."""
+        """The owner's data: raises NotGranted."""
         raise NotGranted("expected an attack that reads its own data, got one that reads the owner's; use data")
 
     @property
     def granted(self) -> Samples:
-        """The share for another view (a chain's next part), which counts its epochs anew."""
+        """The share for another view (a chain's next part), which starts its own count of epochs."""
         return self.data
 
     def spend(self, n_samples: int) -> None:
-        """Count training on samples that were read before: answers or scores belong to inputs in their order.
-
-        Raises:
-            NotGranted: the budget's epochs are used up.
-        """
+        """Count training on samples that were read before. Raises NotGranted: the budget's epochs are used up."""
         if self._meter is not None:
             self._meter.charge(n_samples)
 
     def naming(self, data_sets: Iterable[str]) -> "AttackView":
-        """This view without the other data sets that are not among ``data_sets``; the counts are shared."""
+        """Return this view with only the auxiliary ``data_sets``; the counts are shared."""
         narrowed = copy.copy(self)
         narrowed.auxiliary_data = self.auxiliary_data.only(data_sets)
         return narrowed
 
     def as_owner(self, purpose: str) -> Owner:
-        """The adversary in the owner's role (overwriting, forging): same verbs, own data and seeds.
+        """Return the adversary in the owner's role (overwriting, forging), with own data and seeds.
 
-        The scheme's own number of epochs holds there, not the budget's count. Raises NotGranted unless the attack
-        knows the algorithm.
+        The scheme's own number of epochs applies, not the budget's. Raises NotGranted unless the attack knows the
+        algorithm.
         """
         if self._scheme is None:
             raise NotGranted("expected an attack that knows the algorithm; declare 'algorithm' in its `knows`")
@@ -190,15 +188,15 @@ class Attack(Configurable, ABC):
     knows: ClassVar[frozenset[Knowledge]]
     paper: ClassVar[str]
     incremental: ClassVar[bool] = False
-    """True if a longer strength continues the shorter one's trajectory: the two share checkpoints."""
+    """True if a greater strength continues the smaller one's trajectory: the two share checkpoints."""
     direction: ClassVar[Literal[1, -1]] = 1
-    """1 if a larger strength is a stronger attack, -1 if a smaller one is (bits of a quantiser)."""
+    """1 if larger values of the strength are stronger attacks, -1 if smaller ones are (bits of a quantiser)."""
     rewrites: ClassVar[bool] = False
     """True if weights are rearranged with the function unchanged: white-box marks are also judged after realigning."""
 
     @classmethod
     def strength_field(cls) -> str | None:
-        """Name of the strength field, or None."""
+        """Return the name of the strength field, or None."""
         return next((n for n, p in cls.parameters().items() if p.strength), None)
 
     @property
@@ -220,44 +218,44 @@ class Attack(Configurable, ABC):
 
     @property
     def makes(self) -> frozenset[Literal["model", "claim"]]:
-        """What ``run`` returns: a suspect model, a claim, or both."""
+        """The outcome of ``run``: a suspect model, a claim, or both."""
         return frozenset({"model"})
 
     def resolved(self, victim: Scheme) -> "Attack":
-        """This attack with defaults that depend on the victim filled in (called once, when a plan is made)."""
+        """Return this attack with victim-dependent defaults filled in (called once, when a plan is made)."""
         return self
 
     def within(self, epochs: int, n_samples: int) -> "Attack":
-        """This attack with at most ``epochs`` passes over ``n_samples`` (called once, when a plan is made).
+        """Return this attack with at most ``epochs`` passes over ``n_samples`` (called once, when a plan is made).
 
-        The field ``epochs`` is lowered where there is one; attacks that count otherwise override this.
+        The field ``epochs`` is lowered if there is one; attacks that count otherwise override this.
         """
         if "epochs" not in self.parameters():
             return self
         own = self.config()["epochs"]
         if isinstance(own, int) and own <= epochs:
             return self
-        changes: Any = {"epochs": epochs}  # a field of the attack at hand, which no static type can know
+        changes: Any = {"epochs": epochs}  # a field of the subclass, unknown to static types
         return replace(self, **changes)
 
     def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
-        """Why this attack means nothing against ``victim`` on such a task, or None."""
+        """Return why this attack does not apply to ``victim`` on such a task, or None."""
         return None
 
     def data_sets(self) -> tuple[str, ...]:
-        """Workloads whose data this attack trains on besides the adversary's share (transfer learning)."""
+        """Return the workloads whose data this attack trains on besides the adversary's share."""
         return ()
 
     def needs(self) -> frozenset[Knowledge]:
-        """The knowledge this configured attack must be granted (a chain needs the union of its parts)."""
+        """Return the knowledge that this attack must be granted (for a chain the union of its parts)."""
         return self.knows
 
     def plugins(self) -> list[Configurable]:
-        """Plugins named inside this configuration; their code is part of the task's identity."""
+        """Return the plugins inside this configuration; their code is part of the task's identity."""
         return []
 
     def trajectory(self) -> dict[str, Json]:
-        """Configuration without the strength: attacks that share it share checkpoints."""
+        """Return the configuration without the strength: attacks that share it share checkpoints."""
         config = self.config(until=_ATTACK)
         if self.incremental:
             config.pop(str(self.strength_field()))
@@ -272,11 +270,7 @@ class Attack(Configurable, ABC):
 
     @final
     def __call__(self, victim: nn.Module, view: AttackView) -> AttackOutcome:
-        """Attack a copy of ``victim``.
-
-        Raises:
-            FloatingPointError: the suspect has NaN or infinite weights.
-        """
+        """Attack a copy of ``victim``. Raises FloatingPointError: the suspect has NaN or infinite weights."""
         private = copy.deepcopy(victim).eval()
         for parameter in private.parameters():
             parameter.requires_grad_(True)
@@ -291,7 +285,7 @@ class Attack(Configurable, ABC):
         return outcome
 
     def _sealed(self, model: nn.Module, budget: Budget) -> nn.Module:
-        """``model`` as this attack may see it."""
+        """Return ``model`` as this attack may see it."""
         needs = self.needs()
         if "weights" in needs:
             return model
@@ -302,7 +296,7 @@ _ATTACK: Stage = "attack"
 
 
 def finish(suspect: nn.Module) -> None:
-    """Eval mode, gradients enabled; raises FloatingPointError naming the first non-finite tensor."""
+    """Set eval mode and enable gradients; raises FloatingPointError naming the first non-finite tensor."""
     for name, tensor in suspect.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise FloatingPointError(f"expected finite weights after the attack, got NaN or infinity in {name}")

@@ -1,7 +1,7 @@
-"""Chains: attacks one after the other, each on the suspect that the one before left.
+"""Chains: attacks in order, each on the suspect that the previous one left.
 
-Every part gets its own randomness (its place in the chain enters the seeds) and only the knowledge that it declares,
-so a chain of parts sees no more than the parts alone.
+Every part gets its own randomness (its index enters the seeds) and only the knowledge that it declares, so a chain
+knows no more than its parts.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from wmarena.attacks.base import Attack, AttackOutcome, AttackView, Claim, Family, Finding, Piracy
+from wmarena.attacks.base import LUKAS_2022, Attack, AttackOutcome, AttackView, Claim, Family, Finding, Piracy
 from wmarena.attacks.knowledge import Knowledge
 from wmarena.attacks.phases import PART_SPAN, Phase
 from wmarena.schemes.base import Scheme, TaskInfo
@@ -26,9 +26,7 @@ class Chain(Attack):
     name: ClassVar[str] = "chain"
     family: ClassVar[Family] = "chain"
     knows: ClassVar[frozenset[Knowledge]] = frozenset({"weights"})
-    paper: ClassVar[str] = (
-        "Lukas et al. 2022, SoK: How Robust is Image Classification Deep Neural Network Watermarking?"
-    )
+    paper: ClassVar[str] = LUKAS_2022
 
     attacks: tuple[Attack, ...] = param(doc="the parts, in order", stage="attack")
 
@@ -42,7 +40,7 @@ class Chain(Attack):
             if "model" not in attack.makes:
                 yield (
                     "attacks",
-                    f"expected {attack.name} in the last place, got it earlier: it leaves no model to go on",
+                    f"expected {attack.name} in the last place, got it earlier: it leaves no model to attack",
                 )
 
     @property
@@ -71,7 +69,7 @@ class Chain(Attack):
         return next((f"{name}: {why}" for name, why in reasons if why is not None), None)
 
     def within(self, epochs: int, n_samples: int) -> "Chain":
-        """Every part by itself."""
+        """Shorten every part by itself."""
         return dataclasses.replace(self, attacks=tuple(a.within(epochs, n_samples) for a in self.attacks))
 
     def data_sets(self) -> tuple[str, ...]:
@@ -106,7 +104,7 @@ class Chain(Attack):
         return Finding(model, facts) if facts else model
 
     def _view(self, view: AttackView, index: int) -> AttackView:
-        """What part ``index`` sees."""
+        """Build the view of part ``index``."""
         needs = self.attacks[index].needs()
         return AttackView(
             task=view.task,

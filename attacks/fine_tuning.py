@@ -1,14 +1,15 @@
-"""Fine-tuning as attacks use it: a horizon-free recipe, and pruned weights that stay pruned."""
+"""Fine-tuning for attacks: a recipe that does not depend on the number of epochs, and pruned weights that stay zero."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from wmarena.attacks.base import Attack, AttackView
+from wmarena.attacks.base import Attack, AttackView, Family
+from wmarena.attacks.knowledge import Knowledge
 from wmarena.schemes.base import Checkpoints, Recipe, Samples
 from wmarena.schemes.params import param
 from wmarena.schemes.prf import subseed
@@ -26,39 +27,33 @@ def sgd(
     weight_decay: float = 5e-4,
     bn_mode: Literal["train", "eval"] = "train",
 ) -> Recipe:
-    """SGD, momentum 0.9, constant rate [Adi et al. 2018]: epoch e is the same whatever the number of epochs."""
-    return Recipe(
-        optimiser="sgd",
-        lr=lr,
-        batch_size=batch_size,
-        epochs=epochs,
-        momentum=0.9,
-        weight_decay=weight_decay,
-        schedule="constant",
-        bn_mode=bn_mode,
-    )
+    """Return SGD, momentum 0.9, constant rate [Adi et al. 2018]: epoch e does not depend on ``epochs``."""
+    recipe = Recipe(optimiser="sgd", lr=lr, batch_size=batch_size, epochs=epochs, momentum=0.9, schedule="constant")
+    return replace(recipe, weight_decay=weight_decay, bn_mode=bn_mode)
 
 
 Variant = Literal["ftll", "ftal", "rtll", "rtal"]
-"""ft keeps the head, rt renews it; ll trains the last layer, al all of them [Adi et al. 2018, section 5.4]."""
+"""ft: keep the head, rt: renew it; ll: train the last layer, al: all layers [Adi et al. 2018, section 5.4]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningAttack(Attack):
-    """An attack that is one training by ``sgd``: of all layers, or of a head alone."""
+    """An attack that trains all layers, or a head alone, by ``sgd``."""
+
+    family: ClassVar[Family] = "tune"
+    knows: ClassVar[frozenset[Knowledge]] = frozenset({"weights"})
+    paper: ClassVar[str] = "Adi et al. 2018, Turning Your Weakness Into a Strength"
+    incremental: ClassVar[bool] = True
 
     variant: Variant = param(
-        "ftal",
-        doc="ft: keep the head, rt: a new one; ll: train the last layer, al: all layers",
-        stage="attack",
-        choices=("ftll", "ftal", "rtll", "rtal"),
+        "ftal", doc="ft: keep the head, rt: a new one; ll: train the last layer, al: all layers", stage="attack"
     )
     epochs: int = param(20, doc="passes over the samples", stage="attack", low=1, strength=True)
     lr: float = param(1e-3, doc="learning rate, constant", stage="attack", low=0, low_open=True)
     batch_size: int = param(100, doc="samples a step", stage="attack", low=1)
     weight_decay: float = param(5e-4, doc="L2 penalty", stage="attack", low=0)
     bn_mode: Literal["train", "eval"] = param(
-        "train", doc="train: batch-norm statistics move; eval: they stay", stage="attack", choices=("train", "eval")
+        "train", doc="train: batch-norm statistics move; eval: they stay", stage="attack"
     )
 
     @property
@@ -80,15 +75,23 @@ class TuningAttack(Attack):
             weight_decay=self.weight_decay,
             bn_mode=self.bn_mode,
         )
-        view.task.fit(
-            model,
-            samples,
-            recipe,
-            seed=subseed(view.seed, self.name),
-            log=view.log,
-            checkpoints=view.checkpoints,
-            keep_at=(self.epochs,),
-        )
+        fit(model, view, recipe, self.name, samples=samples, keep_at=(self.epochs,))
+
+
+def fit(
+    model: nn.Module,
+    view: AttackView,
+    recipe: Recipe,
+    purpose: str,
+    *,
+    samples: Samples | None = None,
+    checkpoints: Checkpoints | None = None,
+    keep_at: Iterable[int] = (),
+) -> None:
+    """Train ``model`` in place with the view's seed and log, by default on its data; ``purpose`` names the seed."""
+    data, store = view.data if samples is None else samples, checkpoints or view.checkpoints
+    seed = subseed(view.seed, purpose)
+    view.task.fit(model, data, recipe, seed=seed, log=view.log, checkpoints=store, keep_at=keep_at)
 
 
 def tune_all(
@@ -103,19 +106,30 @@ def tune_all(
     if recipe.epochs == 0:
         return
     with kept_zero(silenced):
-        view.task.fit(
-            model,
-            view.data,
-            recipe,
-            seed=subseed(view.seed, "recover"),
-            log=view.log,
-            checkpoints=checkpoints or view.checkpoints,
-        )
+        fit(model, view, recipe, "recover", checkpoints=checkpoints)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveringAttack(Attack):
+    """An attack that changes weights, then may fine-tune all layers."""
+
+    knows: ClassVar[frozenset[Knowledge]] = frozenset({"weights"})
+
+    epochs: int = param(0, doc="epochs of fine-tuning afterwards; 0 = none", stage="attack", low=0)
+    lr: float = param(1e-3, doc="learning rate of that fine-tuning", stage="attack", low=0, low_open=True)
+
+    def labelled(self, *parts: str) -> str:
+        """Join the attack's name, the non-empty ``parts`` and the epochs of fine-tuning."""
+        return "-".join(p for p in (self.name, *parts, f"ft{self.epochs}" if self.epochs else "") if p)
+
+    def recover(self, model: nn.Module, view: AttackView, silenced: Sequence[Silenced] = ()) -> None:
+        """Fine-tune ``model`` in place; what is ``silenced`` stays zero."""
+        tune_all(model, view, sgd(epochs=self.epochs, lr=self.lr), silenced=silenced)
 
 
 @contextmanager
 def kept_zero(silenced: Sequence[Silenced]) -> Iterator[None]:
-    """Gradients of silenced scalars are zero inside.
+    """Zero the gradients of silenced scalars inside.
 
     A scalar that is zero, has no gradient and no momentum stays exactly zero under SGD and Adam, weight decay
     included (it is proportional to the scalar).
@@ -139,11 +153,7 @@ def silence(parameter: nn.Parameter, mask: Tensor) -> Silenced:
 
 
 def reinitialise(head: nn.Module, seed: int) -> None:
-    """The framework's default initialisation of ``head``, drawn from ``seed`` alone.
-
-    Raises:
-        ValueError: ``head`` has no layer that can be re-initialised.
-    """
+    """Re-initialise ``head`` from ``seed`` alone. Raises ValueError: no layer of it can be re-initialised."""
     resets = [getattr(m, "reset_parameters", None) for m in head.modules()]
     if not any(resets):
         raise ValueError(
@@ -157,7 +167,7 @@ def reinitialise(head: nn.Module, seed: int) -> None:
 
 
 def freeze_all_but(model: nn.Module, head: nn.Module) -> None:
-    """Only the parameters of ``head`` require gradients: the backward pass ends there."""
+    """Let only the parameters of ``head`` require gradients: the backward pass ends there."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in head.parameters():

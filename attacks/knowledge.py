@@ -1,14 +1,14 @@
-"""What an adversary is granted, and the guards that hold an attack to it.
+"""The adversary's knowledge and budget, and the guards that enforce them.
 
-    weights     the model itself; without it a ``SealedModel`` comes, which answers questions and nothing else
-    queries     answers of the model, ``Budget.max_queries`` of them at most
+    weights     the model itself; without it the attack gets a ``SealedModel``, which only answers queries
+    queries     answers of the model, at most ``Budget.max_queries``
     algorithm   the victim's scheme with its public hyper-parameters
     key         the owner's key (spoiling only)
 
-Data, epochs and queries are numbers of the ``Budget``. The guards are types, not promises: what was not granted is
-absent from the view, and reaching for it raises ``NotGranted``. They hold against mistakes and shortcuts of attack
-code, not against code that searches the process's memory, goes around them by name, or keeps samples that it read
-without gradients and trains on them in secret (who trains on kept samples says so with ``AttackView.spend``).
+Data, epochs and queries are limited by the ``Budget``. What was not granted is absent from the view, and access to it
+raises ``NotGranted``. The guards protect against mistakes and shortcuts of attack code, not against code that searches
+the process's memory, bypasses them by name, or trains in secret on samples that it read without gradients (an honest
+attack counts these with ``AttackView.spend``).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,12 +27,12 @@ Knowledge = Literal["weights", "algorithm", "key", "queries"]
 
 
 class NotGranted(PermissionError):
-    """An attack reached for something outside its declared knowledge or budget."""
+    """An attack accessed something outside its declared knowledge or budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget(Configurable):
-    """What the adversary is granted."""
+    """The adversary's data, epochs, queries and tolerated accuracy drop."""
 
     name: ClassVar[str] = "adversary"
 
@@ -41,10 +41,7 @@ class Budget(Configurable):
     )
     disjoint: bool = param(False, doc="draw the share from data that the owner never trained on", stage="attack")
     max_epochs: int | None = param(
-        None,
-        doc="passes over the share in one attack; longer attacks are shortened to it; none = any",
-        stage="attack",
-        low=1,
+        None, doc="passes over the share in one attack; longer attacks are shortened; none = any", stage="attack", low=1
     )
     max_queries: int | None = param(
         None, doc="answers of the model to an attack without weights; none = any number", stage="attack", low=1
@@ -55,7 +52,7 @@ class Budget(Configurable):
 
 
 class Meter:
-    """The samples that an adversary may still read in training: ``epochs`` passes over ``n_samples``."""
+    """A count of the samples that training may still read: ``epochs`` passes over ``n_samples``."""
 
     def __init__(self, epochs: int, n_samples: int) -> None:
         self._epochs = epochs
@@ -72,14 +69,10 @@ class Meter:
 
 
 class Metered:
-    """The adversary's samples (``wmarena.schemes.base.Samples``) with a count of what training reads of them.
+    """The adversary's samples (``wmarena.schemes.base.Samples``), which count what training reads.
 
-    Reading in order or raw without gradients (evaluation, activation statistics) is free; everything else counts, by
-    the sample. Parts of the samples share the count of the whole.
-
-    Args:
-        samples: what was granted.
-        meter: what may be read of them.
+    Reading in order or raw without gradients (evaluation, activation statistics) is not counted; everything else is,
+    by the sample. Shares and splits use the same meter.
 
     Raises:
         NotGranted: from the iterator, at the first batch beyond the count.
@@ -93,36 +86,36 @@ class Metered:
         return len(self._samples)
 
     def batches(self, batch_size: int, *, seed: int, epoch: int, augment: bool = True) -> Iterator[Batch]:
-        """One shuffled epoch, counted."""
+        """Yield one shuffled epoch, counted."""
         for batch in self._samples.batches(batch_size, seed=seed, epoch=epoch, augment=augment):
             self._meter.charge(len(batch[0]))
             yield batch
 
     def in_order(self, batch_size: int = 1000) -> Iterator[Batch]:
-        """All samples once; counted where gradients are enabled."""
+        """Yield all samples once; counted where gradients are enabled."""
         for batch in self._samples.in_order(batch_size):
             if torch.is_grad_enabled():
                 self._meter.charge(len(batch[0]))
             yield batch
 
     def raw(self) -> Batch:
-        """Raw inputs and targets; counted where gradients are enabled."""
+        """Return raw inputs and targets; counted where gradients are enabled."""
         if torch.is_grad_enabled():
             self._meter.charge(len(self))
         return self._samples.raw()
 
     def share(self, fraction: float, *, domain: str, seed: int) -> Samples:
-        """A part, on the same count."""
+        """Return a share on the same meter."""
         return Metered(self._samples.share(fraction, domain=domain, seed=seed), self._meter)
 
     def split(self, fraction: float, *, domain: str, seed: int) -> tuple[Samples, Samples]:
-        """Two parts, on the same count."""
+        """Return two parts on the same meter."""
         rest, part = self._samples.split(fraction, domain=domain, seed=seed)
         return Metered(rest, self._meter), Metered(part, self._meter)
 
 
 def uncounted(samples: Samples) -> Samples:
-    """The samples under a count: for the next view, which counts anew, and for a scheme that sets its own epochs."""
+    """Return the samples without their meter, for a view that counts anew or a scheme that sets its own epochs."""
     return samples._samples if isinstance(samples, Metered) else samples
 
 
@@ -131,28 +124,24 @@ AuxiliaryDataSet = tuple[Samples, Samples, TaskInfo]
 
 
 class AuxiliaryData:
-    """Other data sets by the names of their workloads: those that an attack names, and no others."""
+    """The data sets that an attack declares, by the names of their workloads."""
 
     def __init__(self, data_sets: Mapping[str, AuxiliaryDataSet]) -> None:
         self._data_sets = dict(data_sets)
 
     def __call__(self, workload: str) -> AuxiliaryDataSet:
-        """The data set of ``workload``.
-
-        Raises:
-            NotGranted: the attack does not name it.
-        """
+        """Return the data set of ``workload``. Raises NotGranted: the attack does not declare it."""
         if workload not in self._data_sets:
             raise NotGranted(f"expected a data set that the attack names, got {workload!r}; add it to its `data_sets`")
         return self._data_sets[workload]
 
     def only(self, workloads: Iterable[str]) -> "AuxiliaryData":
-        """Those of ``workloads`` that are here."""
+        """Return only the data sets of ``workloads``."""
         named = frozenset(workloads)
         return AuxiliaryData({name: found for name, found in self._data_sets.items() if name in named})
 
     def counted(self, epochs: int | None) -> "AuxiliaryData":
-        """The same with ``epochs`` passes over each training set, on counts of their own; None for any number."""
+        """Limit each training set to ``epochs`` passes, on counts of their own; None for any number."""
         return AuxiliaryData({name: _counted(found, epochs) for name, found in self._data_sets.items()})
 
 
@@ -165,53 +154,53 @@ def _counted(found: AuxiliaryDataSet, epochs: int | None) -> AuxiliaryDataSet:
 
 
 @dataclass
-class _Behind:
-    """What stands behind a sealed model's interface."""
+class _Sealed:
+    """The model of a ``SealedModel``, its limit and its count."""
 
     model: nn.Module
     limit: int | None
     queries: int = 0
 
 
-_BEHIND: WeakKeyDictionary[nn.Module, _Behind] = WeakKeyDictionary()
+_SEALED: WeakKeyDictionary[nn.Module, _Sealed] = WeakKeyDictionary()
 
 
 class SealedModel(nn.Module):
-    """A model behind an interface: probabilities (n, C) for normalised inputs (n, ...), each answer counted.
+    """A model that only answers queries: probabilities (n, C) for normalised inputs (n, ...), each answer counted.
 
-    The model is kept beside this object, not in it: no attribute, closure or copy leads to it.
+    The model is stored outside of this object: no attribute, closure or copy refers to it.
 
     Args:
         model: in eval mode.
         limit: answers granted, None for any number.
 
     Raises:
-        NotGranted: from any access to weights, buffers or state, from a query that is traced or hooked on all modules,
-            and from one answer too many.
+        NotGranted: on access to weights, buffers or state, on a query that is traced or hooked on all modules, and on
+            queries beyond the limit.
     """
 
     def __init__(self, model: nn.Module, limit: int | None) -> None:
         super().__init__()
-        _BEHIND[self] = _Behind(model.eval(), limit)
+        _SEALED[self] = _Sealed(model.eval(), limit)
 
     @property
     def queries(self) -> int:
-        """Answers given so far."""
-        return _BEHIND[self].queries
+        """Number of answers so far."""
+        return _SEALED[self].queries
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(n, C) probabilities without gradients; n answers are charged before they are given."""
+        """Return (n, C) probabilities without gradients; n queries are counted before they are answered."""
         if torch.jit.is_tracing() or _has_any_global_hook():  # type: ignore[attr-defined, no-untyped-call]
             raise NotGranted("expected a plain query, got one that is traced or hooked on all modules; both see layers")
-        behind = _BEHIND[self]
-        asked = behind.queries + len(inputs)
-        if behind.limit == 0:
+        sealed = _SEALED[self]
+        asked = sealed.queries + len(inputs)
+        if sealed.limit == 0:
             raise NotGranted("expected an attack that was granted queries; declare 'queries' in its `knows`")
-        if behind.limit is not None and asked > behind.limit:
-            raise NotGranted(f"expected at most {behind.limit} queries, got {asked}; raise adversary.max_queries")
-        behind.queries = asked
+        if sealed.limit is not None and asked > sealed.limit:
+            raise NotGranted(f"expected at most {sealed.limit} queries, got {asked}; raise adversary.max_queries")
+        sealed.queries = asked
         with torch.no_grad():
-            probabilities: Tensor = behind.model(inputs).float().softmax(dim=1)
+            probabilities: Tensor = sealed.model(inputs).float().softmax(dim=1)
         return probabilities
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:

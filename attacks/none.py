@@ -1,4 +1,4 @@
-"""No attack: the published model itself, as the reference that every other row is compared with."""
+"""No attack: the published model itself, the reference for all other rows."""
 
 from dataclasses import dataclass
 from typing import ClassVar

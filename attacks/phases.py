@@ -1,11 +1,10 @@
-"""Checkpoints for computations that run several training loops one after the other.
+"""Checkpoints for computations that run several training loops in order.
 
-Every loop counts its own steps from zero, so two loops that share one ``Checkpoints`` would take each other's state
-for their own. A ``Phase`` gives each loop a window of step numbers: phase i stores its step s as i * span + s.
+Every loop counts its steps from zero, so two loops on one ``Checkpoints`` would load each other's state. A ``Phase``
+gives each loop a range of step numbers: phase i stores its step s as i * span + s.
 
-When only the newest checkpoint survives an interruption, the phases before it find none and run again (they are
-deterministic, so with the same result) and the interrupted phase continues from its own state: the outcome is
-bit-equal to an undisturbed run.
+If only the newest checkpoint survives an interruption, the earlier phases find none and run again, with the same
+result, and the interrupted phase continues from its own state: the outcome is bit-equal to an undisturbed run.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,7 @@ PART_SPAN = 10**7
 
 
 class Phase:
-    """One loop's window on the checkpoints of the whole computation (a ``wmarena.schemes.base.Checkpoints``)."""
+    """One loop's range of the checkpoints of the whole computation (a ``wmarena.schemes.base.Checkpoints``)."""
 
     def __init__(self, checkpoints: Checkpoints, index: int, span: int = LOOP_SPAN) -> None:
         self._checkpoints = checkpoints
@@ -30,7 +29,7 @@ class Phase:
         self._last = self._first + span - 1
 
     def latest(self, at_most: int | None = None) -> tuple[int, dict[str, Tensor]] | None:
-        """The newest (step, state) of this phase with step <= ``at_most``, or None."""
+        """Return the newest (step, state) of this phase with step <= ``at_most``, or None."""
         limit = self._last if at_most is None else min(self._first + at_most, self._last)
         found = self._checkpoints.latest(limit)
         if found is None or found[0] < self._first:
@@ -38,5 +37,5 @@ class Phase:
         return found[0] - self._first, found[1]
 
     def offer(self, step: int, state: Callable[[], dict[str, Tensor]], *, keep: bool = False) -> None:
-        """Save if one is due. ``keep`` is dropped: no other strength ever continues from inside a phase."""
+        """Save if one is due. ``keep`` is ignored: no other strength continues from inside a phase."""
         self._checkpoints.offer(self._first + step, state)

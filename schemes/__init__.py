@@ -1,4 +1,4 @@
-"""Watermarking schemes: what is defended. This file imports no plugin; names become classes when they are used."""
+"""Watermarking schemes by name. This file imports no plugin: a class is imported when its name is used."""
 
 SCHEMES: dict[str, str] = {
     "mtlsign": "wmarena.schemes.mtlsign.scheme:MTLSign",

@@ -1,14 +1,14 @@
-"""What every scheme is.
+"""Base class of all schemes.
 
-A scheme writes ``keygen``, ``embed``, ``verify`` (and hooks that make spoil, overwrite and ambiguity generic). What it
-may ask of the workload that it protects is in ``wmarena.schemes.workload``, what it answers in
-``wmarena.schemes.verdict``; both are exported here, so that a plugin needs one import.
+A scheme implements ``keygen``, ``embed``, ``verify``, and hooks that the attacks spoil, overwrite and ambiguity use.
+The workload that it protects is described in ``wmarena.schemes.workload``, its result in ``wmarena.schemes.verdict``;
+both are exported here, so that a plugin needs one import.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -41,12 +41,12 @@ class Suspect:
         self.queries = 0
 
     def labels(self, raw: Tensor) -> Tensor:
-        """(n,) top-1 labels for raw inputs (n, *input_shape)."""
+        """Return (n,) top-1 labels for raw inputs (n, *input_shape)."""
         self.queries += len(raw)
         return self.task.predict(self.model, raw)
 
     def mismatch(self, architecture: Mapping[str, Json]) -> str | None:
-        """Why the suspect's tensors differ from ``architecture`` (name -> shape), or None."""
+        """Return why the suspect's tensors differ from ``architecture`` (name -> shape), or None."""
         own = self.task.architecture(self.model)
         absent = [n for n in architecture if n not in own]
         if absent:
@@ -59,12 +59,12 @@ class Suspect:
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """What the owner (or an adversary playing owner) embeds with. Holds no test data.
+    """The data, seed and services that an owner, or an adversary as owner, embeds with; no test data.
 
     Attributes:
         task: the workload.
         train, val: the owner's data; hyper-parameters and stopping read ``val`` only.
-        seed: fixes batch order and everything random that is not key material.
+        seed: fixes batch order and all randomness outside the key.
     """
 
     task: Workload
@@ -100,29 +100,29 @@ class Scheme(Configurable, ABC):
         return False
 
     def applicable(self, info: TaskInfo) -> str | None:
-        """Why this scheme cannot protect such a task, or None."""
+        """Return why this scheme cannot protect such a task, or None."""
         return None
 
     def twin_recipe(self, task: Workload, n_train: int) -> Recipe | None:
-        """The training that ``embed`` adds to the clean model, without the mark: the compute-matched clean twin.
+        """Return the training that ``embed`` adds to the clean model, without the mark: the twin's training.
 
         None for schemes that train from scratch: their twin is the clean model.
         """
         return None
 
     def as_overwriter(self) -> "Scheme":
-        """This scheme as somebody runs it on a stolen model: from that model, not from scratch."""
+        """Return this scheme in the form that continues from a given (stolen) model, not from scratch."""
         return self
 
     def licensed_task(self, task: Workload, key: Key) -> Workload | None:
-        """The task as those see it who may use the model (DSN: with the serial number in each input).
+        """Return the task as licensed users run it (DSN: with the serial number in each input).
 
-        None where everybody may. What the marked model is worth is then measured on this task.
+        None if no licence is needed. The marked model's accuracy is measured on this task.
         """
         return None
 
     def for_epochs(self, epochs: int, n_train: int) -> "Scheme":
-        """This scheme with an embedding of ``epochs`` passes over ``n_train`` samples (for overwriting)."""
+        """Return this scheme with an embedding of ``epochs`` passes over ``n_train`` samples (for overwriting)."""
         raise NotImplementedError(f"{self.name} has no epochs to set")
 
     @abstractmethod
@@ -139,72 +139,81 @@ class Scheme(Configurable, ABC):
 
     @abstractmethod
     def verify(self, suspect: Suspect, key: Key) -> Verdict:
-        """Evidence on a suspect that fits the key; called through ``judge``, in eval mode, without gradients."""
+        """Test a suspect that fits the key; called through ``judge``, in eval mode, without gradients."""
 
     @abstractmethod
     def randomise_key(self, key: Key, prf: Prf) -> Key:
-        """A key that its holder did not embed, with the same public structure: the stranger's key."""
+        """Return a key of the same public structure that was never embedded: the stranger's key."""
 
     @abstractmethod
     def incompatible(self, suspect: Suspect, key: Key) -> str | None:
-        """Why the suspect's structure does not fit the key, or None."""
+        """Return why the suspect's structure does not fit the key, or None."""
 
     @abstractmethod
     def trials(self, key: Key) -> tuple[int, float | None]:
-        """(n, q) of the key's test, for evidence on suspects that do not fit; q is None where p is not binomial."""
+        """Return (n, q) of the key's test, for suspects that do not fit; q is None if p is not binomial."""
 
     @final
     def judge(self, suspect: Suspect, key: Key) -> Verdict:
-        """``verify`` without side effects on weights, flags or random state; an incompatible suspect is no error."""
+        """Call ``verify`` without side effects on weights, flags or random state; accept incompatible suspects."""
         why = self.incompatible(suspect, key)
         if why is not None:
             n, q = self.trials(key)
             return Verdict.structure(n, q, access=self.access, found=why, p_method=self.p_method)
         with untouched(suspect.model), torch.no_grad(), torch.autocast(suspect.task.device.type, enabled=False):
             verdict = self.verify(suspect, key)
-        return Verdict(**{**verdict.__dict__, "queries": suspect.queries if self.access == "black" else 0})
+        return replace(verdict, queries=suspect.queries if self.access == "black" else 0)
 
-    # Hooks: what makes spoil, overwrite and ambiguity generic. None means: this scheme has no such thing.
+    # Hooks that the attacks spoil, overwrite and ambiguity use. None: the scheme has no such thing.
 
     def triggers(self, key: Key) -> tuple[Tensor, Tensor] | None:
-        """(raw inputs (n, *input_shape), labels (n,)) of a black-box scheme."""
+        """Return (raw inputs (n, *input_shape), labels (n,)) of a black-box scheme."""
         return None
 
     def mark_loss(self, model: nn.Module, task: Workload, key: Key, labels: Tensor | None = None) -> Tensor | None:
-        """Differentiable loss of the mark (scalar), over the key's own labels/bits or over ``labels`` (n,)."""
+        """Return the mark's differentiable loss (scalar) over the key's own labels or bits, or over ``labels`` (n,)."""
         return None
 
     def carriers(self, model: nn.Module, key: Key) -> list[Carrier]:
-        """The scalars that carry a weight-type mark."""
+        """Return the scalars that carry a weight-type mark."""
         return []
 
     def with_holder_data(self, holder: Owner, key: Key) -> Key:
-        """``key``, fresh from ``keygen``, with the data of its holder that evidence rests on; no model is read.
+        """Complete ``key``, fresh from ``keygen``, with the holder's data that evidence needs; no model is read.
 
-        What ``embed`` starts from, and what an adversary presents who embeds nothing. Keys that need no data, or whose
-        holder has none that fit, stay as they are.
+        ``embed`` starts from this key; an adversary who embeds nothing presents it. A key that needs no data, or
+        whose holder has no fitting data, is returned unchanged.
         """
         return key
 
     def forge(self, model: nn.Module, forger: Owner, key: Key) -> Key | None:
-        """Level-2 ambiguity: complete a random ``key`` so that the frozen ``model`` passes with it; None if unknown."""
+        """Complete a random ``key`` so that the frozen ``model`` passes (level-2 ambiguity); None if unknown."""
         return None
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; training flags and the global random state are as before afterwards."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Set eval mode inside, which keeps batch-norm statistics; restore every training flag afterwards."""
     flags = {m: m.training for m in model.modules()}
-    state = torch.get_rng_state()
     model.eval()
     try:
         yield
     finally:
         for module, training in flags.items():
             module.training = training
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Set eval mode inside; restore training flags and the CPU's global random state afterwards."""
+    state = torch.get_rng_state()
+    try:
+        with evaluating(model):
+            yield
+    finally:
         torch.set_rng_state(state)
 
 
 def lists(value: Any) -> Any:
-    """Nested tuples and torch sizes as nested lists: JSON's own shape."""
+    """Convert nested tuples and torch sizes to nested lists, as JSON has them."""
     return [lists(v) for v in value] if isinstance(value, list | tuple | torch.Size) else value

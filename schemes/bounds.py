@@ -11,11 +11,7 @@ import math
 
 
 def _share(k: int, n: int, q: float) -> float:
-    """k / n, where a bound says something.
-
-    Raises:
-        ValueError: the share is not above q.
-    """
+    """Return k / n, checked to lie above q. Raises ValueError: the share is not above q."""
     share = k / n
     if not q < share <= 1:
         raise ValueError(f"expected more than {q:g} of {n}, got {k}: these bounds are of the upper tail")
@@ -23,12 +19,12 @@ def _share(k: int, n: int, q: float) -> float:
 
 
 def log10_hoeffding(k: int, n: int, q: float) -> float:
-    """log10 of Hoeffding's bound on P[X >= k], X ~ Binomial(n, q)."""
+    """Return log10 of Hoeffding's bound on P[X >= k], X ~ Binomial(n, q)."""
     return -2 * n * (_share(k, n, q) - q) ** 2 / math.log(10)
 
 
 def log10_chernoff(k: int, n: int, q: float, exponent: float | None = None) -> float:
-    """log10 of Chernoff's bound on P[X >= k] with l = ``exponent``; None: with the best one."""
+    """Return log10 of Chernoff's bound on P[X >= k] with l = ``exponent``; None: with the best one."""
     share = _share(k, n, q)
     if exponent is None:
         exponent = best_exponent(k, n, q)
@@ -38,6 +34,6 @@ def log10_chernoff(k: int, n: int, q: float, exponent: float | None = None) -> f
 
 
 def best_exponent(k: int, n: int, q: float) -> float:
-    """l*; infinite where all n match."""
+    """Return l*; infinite if all n match."""
     share = _share(k, n, q)
     return math.inf if share == 1 else math.log(share * (1 - q) / (q * (1 - share)))

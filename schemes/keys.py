@@ -1,7 +1,7 @@
-"""Keys: a seed, what was drawn or trained from it, and the commitment that is published before the model.
+"""Keys: a secret seed, tensors drawn or trained from it, and the commitment that is published before the model.
 
-A key's form outside of memory is three files: ``key.json`` (public part, commitment), ``secret.safetensors`` (seed and
-secret tensors) and ``SHA256SUMS``; one altered byte anywhere is refused. Reading and writing them is not done here.
+A key is stored as three files: ``key.json`` (public part, commitment), ``secret.safetensors`` (seed and secret
+tensors) and ``SHA256SUMS``; one altered byte is refused. ``orchestrator/keys/`` reads and writes them.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class Key:
     Attributes:
         scheme: name of the scheme.
         seed: 32 secret bytes; all of the key's randomness follows from them.
-        public: what may be shown: scheme configuration, workload, information string. JSON values only.
+        public: scheme configuration, workload, information string; JSON values that may be published.
         secret: tensors that embedding added or that are costly to redraw (side networks, triggers).
     """
 
@@ -45,27 +45,27 @@ class Key:
     seed: bytes = field(repr=False)
     public: Mapping[str, Json] = field(default_factory=dict)
     secret: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    _kept: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _cache: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def cached(self, name: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` returns, made once per key object: expensive things drawn from the key live and die with it.
+        """Return what ``make`` returns, computed once per key object and freed with it.
 
-        Never in a cache of a module: an attack could reach that without having been given the key.
+        Not in a cache of a module, which an attack could read without being granted the key.
         """
-        if name not in self._kept:
-            self._kept[name] = make()
-        value: T = self._kept[name]
+        if name not in self._cache:
+            self._cache[name] = make()
+        value: T = self._cache[name]
         return value
 
     @property
     def prf(self) -> Prf:
-        """The stream that everything in this key is drawn from."""
+        """The random stream of everything in this key."""
         return Prf(self.seed)
 
     def with_parts(
         self, *, public: Mapping[str, Json] | None = None, secret: Mapping[str, Tensor] | None = None
     ) -> Self:
-        """A completed key (trained head, information string); its commitment covers the additions."""
+        """Return a completed key (trained head, information string); its commitment covers the additions."""
         tensors = {k: v.detach().cpu().clone() for k, v in (secret or {}).items()}
         return replace(self, public={**self.public, **(public or {})}, secret={**self.secret, **tensors})
 
@@ -76,15 +76,15 @@ class Key:
 
     @property
     def commitment(self) -> str:
-        """Hex hash commitment to the whole key: publish it (with a time stamp) before the model."""
+        """Hex commitment to the whole key: publish it (with a time stamp) before the model."""
         return commit(self._content(), self.prf.stream("opening", 32))
 
     def verifies(self, commitment: str) -> bool:
-        """True if this key opens a published commitment."""
+        """Return True if this key opens a published commitment."""
         return verifies(commitment, self._content(), self.prf.stream("opening", 32))
 
     def to_files(self) -> dict[str, bytes]:
-        """The files of this key, by name; equal keys give equal bytes."""
+        """Return the files of this key, by name; equal keys give equal bytes."""
         tensors = {f"tensor.{name}": t.detach().cpu().contiguous() for name, t in self.secret.items()}
         tensors["seed"] = torch.frombuffer(bytearray(self.seed), dtype=torch.uint8)
         public = {
@@ -98,10 +98,9 @@ class Key:
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Self:
-        """The key that ``to_files`` wrote; other files among them are ignored.
+        """Read the key that ``to_files`` wrote; ignore other files.
 
-        Raises:
-            KeyFileError: a file is missing, or any byte differs from what ``to_files`` wrote.
+        Raises KeyFileError: a file is missing, or any byte differs from what ``to_files`` wrote.
         """
         missing = [name for name in (PUBLIC, SECRET, SUMS) if name not in files]
         if missing:
@@ -127,7 +126,7 @@ class Key:
 
     @classmethod
     def _decoded(cls, files: Mapping[str, bytes]) -> tuple[Self, dict[str, Any]]:
-        """The key and its public file, as far as they can be read."""
+        """Decode the key and its public file; nothing is checked."""
         public: dict[str, Any] = json.loads(files[PUBLIC])
         tensors = load(files[SECRET])
         seed = bytes(tensors.pop("seed").numpy().tobytes())
@@ -136,5 +135,5 @@ class Key:
 
 
 def checksums(files: Mapping[str, bytes]) -> bytes:
-    """What ``SHA256SUMS`` says of ``files``; ``sha256sum --check`` understands it."""
+    """Return the content of ``SHA256SUMS`` for ``files``, as ``sha256sum --check`` reads it."""
     return "".join(f"{hashlib.sha256(files[n]).hexdigest()}  {n}\n" for n in sorted(files)).encode()

@@ -1,7 +1,7 @@
 """Typed configuration shared by workloads, schemes and attacks.
 
 A plugin is a frozen dataclass; its fields *are* its configuration: they are validated here, shown by
-``wmarena list``, written into task identities, MLflow parameters and search spaces, and nowhere repeated.
+``wmarena list``, and written into task identities, MLflow parameters and search spaces.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 class ConfigError(ValueError):
-    """One or more fields are wrong; ``problems`` holds (field, message) pairs, all of them."""
+    """One or more fields are wrong; ``problems`` holds (field, message) pairs for all of them."""
 
     def __init__(self, problems: Iterable[tuple[str, str]]) -> None:
         self.problems = list(problems)
@@ -30,7 +30,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Param:
-    """What is known of one field: its range, its stage, its meaning."""
+    """The range, stage and meaning of one field."""
 
     doc: str
     stage: Stage
@@ -42,7 +42,7 @@ class Param:
     strength: bool = False
 
     def interval(self) -> str:
-        """The range in mathematical notation, '' where there is none."""
+        """Return the range in mathematical notation, '' if there is none."""
         if self.low is None and self.high is None:
             return ""
         left = "(" if self.low_open or self.low is None else "["
@@ -52,7 +52,7 @@ class Param:
         return f"{left}{low}, {high}{right}"
 
     def problem(self, value: object) -> str | None:
-        """Why ``value`` is outside the range, or None."""
+        """Return why ``value`` is outside the range, or None."""
         if self.choices is not None and value is not None and value not in self.choices:
             return f"expected one of {', '.join(self.choices)}, got {value!r}"
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -78,14 +78,14 @@ def param(
     high_open: bool = False,
     strength: bool = False,
 ) -> Any:
-    """A dataclass field with range, stage and meaning.
+    """Declare a dataclass field with range, stage and meaning.
 
     Args:
         default: the default; without one the field is required.
         doc: one line: meaning and unit.
         stage: when the field acts (``Stage``).
         low, high: closed bounds (open with ``low_open``/``high_open``), for numbers.
-        choices: the allowed words, for strings.
+        choices: the allowed words of a string; a ``Literal`` field has its own.
         strength: True for the one field that is an attack's monotone strength.
     """
     words = None if choices is None else tuple(choices)
@@ -96,10 +96,9 @@ def param(
 
 
 def coerce(annotation: Any, value: object) -> Any:
-    """``value`` as ``annotation`` wants it: int becomes float, list becomes tuple; nothing else.
+    """Coerce ``value`` to ``annotation``: int becomes float, list becomes tuple; nothing else.
 
-    Raises:
-        TypeError: expected / got, when the value is of another type.
+    Raises TypeError: expected / got, when the value is of another type.
     """
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
@@ -180,11 +179,11 @@ class Configurable:
             raise ConfigError(wrong)
 
     def problems(self) -> Iterable[tuple[str, str]]:
-        """(field, message) for what no single field's range can say; called once all types are right."""
+        """Return (field, message) pairs for constraints between fields; called once all types are right."""
         return ()
 
     def config(self, *, until: Stage | None = None) -> dict[str, Json]:
-        """Resolved configuration, defaults included, as canonical JSON values.
+        """Return the resolved configuration, defaults included, as canonical JSON values.
 
         Args:
             until: keep only the fields that act at this stage or before; None keeps all.
@@ -198,22 +197,23 @@ class Configurable:
 
     @classmethod
     def parameters(cls) -> dict[str, Param]:
-        """Field name -> range, stage, meaning."""
-        return {f.name: f.metadata["param"] for f in dataclasses.fields(cls)}
+        """Return field name -> range, stage, meaning; the choices of a ``Literal`` field are its words."""
+        found: dict[str, Param] = {f.name: f.metadata["param"] for f in dataclasses.fields(cls)}
+        return {n: dataclasses.replace(p, choices=p.choices or _words(_hints(cls)[n])) for n, p in found.items()}
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """Field name -> default; required fields are absent."""
+        """Return field name -> default; required fields are absent."""
         return {f.name: f.default for f in dataclasses.fields(cls) if f.default is not MISSING}
 
     @classmethod
     def annotations(cls) -> dict[str, Any]:
-        """Field name -> type."""
+        """Return field name -> type."""
         return {f.name: _hints(cls)[f.name] for f in dataclasses.fields(cls)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The object that ``config()`` described. Unknown fields raise ConfigError."""
+        """Build the object that ``config()`` described. Unknown fields raise ConfigError."""
         given = {k: v for k, v in config.items() if k != "name"}
         unknown = sorted(set(given) - set(cls.parameters()))
         if unknown:
@@ -225,7 +225,7 @@ class Configurable:
 
     @classmethod
     def summary(cls) -> str:
-        """First line of the docstring."""
+        """Return the first line of the docstring."""
         return (cls.__doc__ or cls.name).strip().splitlines()[0]
 
 
@@ -238,9 +238,16 @@ def _hints(cls: type) -> dict[str, Any]:
     return _HINTS[cls]
 
 
+def _words(annotation: Any) -> tuple[str, ...] | None:
+    """Return the words of a ``Literal``, also of an optional one; None for other types."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    options = typing.get_args(annotation) if union else (annotation,)
+    return next((typing.get_args(o) for o in options if typing.get_origin(o) is Literal), None)
+
+
 def _plain(value: Any) -> Json:
     if isinstance(value, Configurable):
-        # What acts on a nested plugin's verification cannot change what is computed with it now.
+        # Fields of a nested plugin that act on verification do not change its embedding or attack.
         return value.config(until="attack")
     if isinstance(value, tuple):
         return [_plain(v) for v in value]

@@ -23,22 +23,23 @@ class Prf:
         self._seed = seed
 
     def stream(self, label: str, n_bytes: int) -> bytes:
-        """The first ``n_bytes`` of the stream of ``label``."""
+        """Return the first ``n_bytes`` of the stream of ``label``."""
         return hashlib.shake_256(self._seed + b"\x00" + label.encode()).digest(n_bytes)
 
     def child(self, label: str) -> "Prf":
-        """An independent PRF for a sub-purpose."""
+        """Return an independent PRF for a sub-purpose."""
         return Prf(self.stream("child/" + label, 32))
 
     def bits(self, label: str, n: int) -> np.ndarray:
-        """(n,) uint8 in {0, 1}."""
+        """Return (n,) uint8 in {0, 1}."""
         raw = np.frombuffer(self.stream(label, (n + 7) // 8), dtype=np.uint8)
         return np.unpackbits(raw)[:n].copy()
 
     def integers(self, label: str, n: int, high: int) -> np.ndarray:
-        """(n,) int64, uniform on [0, high), by rejection sampling of 64-bit words."""
+        """Return (n,) int64, uniform on [0, high), by rejection sampling of 64-bit words."""
         if not 0 < high <= 2**62:
             raise ValueError(f"expected 0 < high <= 2**62, got {high}")
+        # Words above the largest multiple of ``high`` would make small remainders more likely.
         limit = (2**64 // high) * high
         taken: list[int] = []
         words = n + 16
@@ -49,7 +50,7 @@ class Prf:
         return np.asarray(taken, dtype=np.int64)
 
     def distinct_integers(self, label: str, n: int, high: int) -> np.ndarray:
-        """(n,) distinct int64 on [0, high), in drawing order, repeats rejected."""
+        """Return (n,) distinct int64 on [0, high), in drawing order, repeats rejected."""
         if n > high:
             raise ValueError(f"expected n <= high for distinct integers, got n={n}, high={high}")
         draws = 2 * n + 16
@@ -60,12 +61,12 @@ class Prf:
             draws *= 2
 
     def uniform(self, label: str, n: int) -> np.ndarray:
-        """(n,) float64 on [0, 1) with 53 random bits each."""
+        """Return (n,) float64 on [0, 1) with 53 random bits each."""
         raw = np.frombuffer(self.stream(label, 8 * n), dtype="<u8")
         return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def normal(self, label: str, shape: Sequence[int]) -> np.ndarray:
-        """``shape`` float64, N(0, 1) by Box-Muller on 53-bit uniforms."""
+        """Return ``shape`` float64, N(0, 1) by Box-Muller on 53-bit uniforms."""
         n = int(np.prod(shape))
         pairs = (n + 1) // 2
         u = self.uniform(label, 2 * pairs)
@@ -75,16 +76,16 @@ class Prf:
         return both[:n].reshape(tuple(shape))
 
     def permutation(self, label: str, n: int) -> np.ndarray:
-        """(n,) int64: a uniform permutation (ranks of 64-bit words; a tie has probability < n^2 / 2^64)."""
+        """Return (n,) int64: a uniform permutation (ranks of 64-bit words; a tie has probability < n^2 / 2^64)."""
         raw = np.frombuffer(self.stream(label, 8 * n), dtype="<u8")
         return np.argsort(raw, kind="stable").astype(np.int64)
 
     def seed(self, label: str) -> int:
-        """A non-negative 63-bit integer, for ``torch.Generator.manual_seed``."""
+        """Return a non-negative 63-bit integer, for ``torch.Generator.manual_seed``."""
         return int.from_bytes(self.stream(label, 8), "little") >> 1
 
     def generator(self, label: str, device: torch.device | str = "cpu") -> torch.Generator:
-        """A torch generator for things that may depend on the device (batch order, dropout), never for keys."""
+        """Return a torch generator for things that may depend on the device (batch order, dropout), never for keys."""
         return torch.Generator(device=device).manual_seed(self.seed(label))
 
     def __repr__(self) -> str:
@@ -92,19 +93,19 @@ class Prf:
 
 
 def subseed(seed: int, *path: str | int) -> int:
-    """A seed for one purpose: adding a purpose never shifts the others. Non-negative, fits torch's int64."""
+    """Derive a seed for one purpose; adding a purpose never shifts the others. Non-negative int64."""
     raw = hashlib.sha256("/".join(map(str, (seed, *path))).encode()).digest()
     return int.from_bytes(raw[:8], "big") >> 1
 
 
 def derive(root: bytes, domain: str, *parts: str) -> bytes:
-    """HMAC-SHA256(root, domain || parts): 32 bytes; parts are length-prefixed, so no two lists collide."""
+    """Return HMAC-SHA256(root, domain || parts): 32 bytes; parts are length-prefixed, so no lists collide."""
     message = b"".join(len(p.encode()).to_bytes(8, "big") + p.encode() for p in (domain, *parts))
     return hmac.new(root, message, hashlib.sha256).digest()
 
 
 def as_tensor(values: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """A float64 array as float32 on ``device``; integers stay int64."""
+    """Convert a float64 array to float32 on ``device``; integers stay int64."""
     if values.dtype == np.float64:
         return torch.from_numpy(values.astype(np.float32)).to(device)
     return torch.from_numpy(values.astype(np.int64)).to(device)

@@ -1,4 +1,4 @@
-"""A training loop's whole state as a flat dict of tensors, so that it fits in one safetensors file.
+"""Resumable training loops: the whole state as a flat dict of tensors, which fits in one safetensors file.
 
 Per-step randomness comes from (seed, epoch or step), so no generator state needs saving; optimiser moments, network,
 batch-norm buffers and a loop's own tensors do.
@@ -6,15 +6,18 @@ batch-norm buffers and a loop's own tensors do.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from wmarena.schemes.workload import Batch, Checkpoints, Samples
 
 
 def pack(
     model: nn.Module, optimiser: torch.optim.Optimizer, extra: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Copies of everything a bit-equal continuation needs, on the CPU."""
+    """Copy to the CPU everything that a bit-equal continuation needs."""
     out = {f"model.{k}": v.detach().cpu().clone() for k, v in model.state_dict().items()}
     for index, slots in optimiser.state_dict()["state"].items():
         for slot, value in slots.items():
@@ -27,7 +30,7 @@ def pack(
 
 
 def unpack(state: Mapping[str, Tensor], model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Restore what ``pack`` took; returns the loop's own ``extra`` tensors."""
+    """Restore what ``pack`` copied; return the loop's own ``extra`` tensors."""
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in state.items():
@@ -42,18 +45,49 @@ def unpack(state: Mapping[str, Tensor], model: nn.Module, optimiser: torch.optim
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside, the global generators of the CPU and of ``device`` follow from ``seed``; afterwards they are as before.
+    """Seed the global generators of the CPU and of ``device`` inside; restore them afterwards.
 
-    Dropout draws from them: a loop that seeds each epoch by its number does not depend on where it was resumed.
+    Dropout draws from them: a loop that seeds each epoch by its number does not depend on the point of resumption.
     """
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        # Not torch.manual_seed: it would seed the other devices too, which nobody restores.
+        # torch.manual_seed would also seed the other devices, which fork_rng does not restore here.
         torch.default_generator.manual_seed(seed)
         if on_gpu:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def epochs_left(
+    checkpoints: Checkpoints,
+    n_epochs: int,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    *,
+    keep_last: bool = False,
+) -> Iterator[int]:
+    """Restore the latest checkpoint if there is one, then yield the epochs that are left, counted from 0.
+
+    A checkpoint is offered after each epoch; ``keep_last`` keeps the last one for longer trainings.
+    """
+    found = checkpoints.latest(n_epochs)
+    if found is not None:
+        unpack(found[1], model, optimiser)
+    for epoch in range(0 if found is None else found[0], n_epochs):
+        yield epoch
+        last = epoch + 1 == n_epochs
+        checkpoints.offer(epoch + 1, partial(pack, model, optimiser), keep=last and keep_last)
+
+
+def batches_from(step: int, samples: Samples, batch_size: int, seed: int) -> Iterator[Batch]:
+    """Yield training batches without end, from ``step`` on; epoch e depends on (seed, e) only."""
+    epoch, skipped = divmod(step, -(-len(samples) // batch_size))
+    while True:
+        for index, batch in enumerate(samples.batches(batch_size, seed=seed, epoch=epoch)):
+            if index >= skipped:
+                yield batch
+        epoch, skipped = epoch + 1, 0
 
 
 def _lay_out(optimiser: torch.optim.Optimizer) -> None:

@@ -16,11 +16,11 @@ projections to spell secret bits.
 Source: Uchida, Nagai, Sakazawa, Satoh, "Embedding Watermarks into Deep Neural Networks", ICMR 2017,
 section 3 (fine-tune-to-embed).
 Differs from the paper: bits are random (the authors' code writes all ones, which any constant offset matches); no
-position serves two bits in "direct" and "diff"; training goes on from the clean network by Adam on a one-cycle
+position serves two bits in "direct" and "diff"; training continues from the clean network by Adam on a one-cycle
 schedule, for at least ``MIN_STEPS`` steps.
 
-X and b are drawn anew from the seed at each use and never stored. So a forger cannot choose an X that reads the
-wished bits from a frozen network: only seeds can be tried, which is what ``log10_p_adj`` charges for.
+X and b are drawn from the seed at each use and never stored. So a forger cannot choose an X that reads the wanted bits
+from a frozen network, only try seeds, for which ``log10_p_adj`` corrects.
 """
 
 import math
@@ -52,9 +52,7 @@ class Uchida(Scheme):
     threat_model: ClassVar[str] = "the adversary holds the weights and knows the algorithm, neither projection nor bits"
 
     bits: int = param(128, doc="T, number of bits; at least 20, or no reading reaches p <= 1e-6", stage="key", low=20)
-    projection: Literal["random", "direct", "diff"] = param(
-        "random", doc="kind of secret directions X", stage="key", choices=("random", "direct", "diff")
-    )
+    projection: Literal["random", "direct", "diff"] = param("random", doc="kind of secret directions X", stage="key")
     layer: str | None = param(
         None, doc="weight that carries the bits; none: the first convolution (else linear layer) with room", stage="key"
     )
@@ -64,7 +62,7 @@ class Uchida(Scheme):
     )
     lr: float | None = param(
         None,
-        doc="peak rate of Adam's one cycle; none: half the workload's own, 1e-3 where it trains by SGD",
+        doc="peak rate of Adam's cycle; none: half the workload's, 1e-3 for SGD",
         stage="embed",
         low=0,
         low_open=True,
@@ -78,11 +76,7 @@ class Uchida(Scheme):
         return replace(self, epochs=epochs)
 
     def keygen(self, task: Workload, prf: Prf) -> Key:
-        """Draw a seed and settle on a layer.
-
-        Raises:
-            ValueError: no layer, or not the one named, has room for the bits.
-        """
+        """Draw a seed and choose a layer. Raises ValueError: no layer, or not the one named, has room for the bits."""
         layer, shape = self._choose_layer(task)
         public: dict[str, Json] = {
             "config": self.config(until="key"),
@@ -110,7 +104,7 @@ class Uchida(Scheme):
 
     def verify(self, suspect: Suspect, key: Key) -> Verdict:
         mark = _Mark.of(key)
-        # float64 on the CPU: the same reading on every device.
+        # In float64 on the CPU the bits are the same on every device.
         read = mark.directions() @ mark.mean_filter(suspect.model).detach().cpu().double().numpy() >= 0
         matches = int((read == mark.bits()).sum())
         details: dict[str, Json] = {"layer": mark.layer, "bit_error_rate": 1 - matches / mark.n_bits}
@@ -128,7 +122,7 @@ class Uchida(Scheme):
         return _Mark.of(key).n_bits, 0.5
 
     def mark_loss(self, model: nn.Module, task: Workload, key: Key, labels: Tensor | None = None) -> Tensor:
-        """E_R / T: a mean, so that it weighs as much as other schemes' mark losses whatever T is."""
+        """Return E_R / T: as a mean it does not grow with T and is comparable to other schemes' mark losses."""
         mark = _Mark.of(key)
         directions, bits = mark.tensors(task.device)
         return _bit_loss(mark.mean_filter(model), directions, bits if labels is None else labels.to(bits))
@@ -137,21 +131,12 @@ class Uchida(Scheme):
         return [Carrier(_Mark.of(key).layer)]
 
     def _recipe(self, task: Workload, n_train: int) -> Recipe:
-        own = task.recipe
         steps_per_epoch = math.ceil(n_train / self.batch_size)
         steps = max(steps_per_epoch, MIN_STEPS) if self.epochs is None else self.epochs * steps_per_epoch
-        return Recipe(
-            optimiser="adam",
-            lr=self.lr or (own.lr / 2 if own.optimiser == "adam" else 1e-3),
-            batch_size=self.batch_size,
-            epochs=math.ceil(steps / steps_per_epoch),
-            steps=steps,
-            schedule="one_cycle",
-            augment=own.augment,
-        )
+        return task.recipe.continued(lr=self.lr, sgd_lr=1e-3, batch_size=self.batch_size, steps=steps, n_train=n_train)
 
     def _choose_layer(self, task: Workload) -> tuple[str, torch.Size]:
-        """Name and shape of the weight that ``layer`` names; by default the first convolution with M >= 2T, else the
+        """Return name and shape of the weight ``layer``; by default the first convolution with M >= 2T, else the
         largest that has room, else the same among linear layers. Never the output layer: attackers replace it."""
         network = task.network(seed=0)
         output = set(task.head(network).modules())
@@ -185,7 +170,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass(frozen=True)
 class _Mark:
-    """What a key says of its mark; directions and bits are drawn from the seed at each use."""
+    """The mark of a key; directions and bits are drawn from the seed at each use."""
 
     prf: Prf
     layer: str
@@ -195,7 +180,7 @@ class _Mark:
 
     @classmethod
     def of(cls, key: Key) -> "_Mark":
-        """Raises ValueError if the key is not one of this scheme."""
+        """Read a key. Raises ValueError if it is not one of this scheme."""
         layer, shape = key.public.get("layer"), key.public.get("shape")
         n_bits, projection = key.public.get("bits"), key.public.get("projection")
         if isinstance(layer, str) and isinstance(shape, list) and isinstance(n_bits, int):
@@ -203,11 +188,11 @@ class _Mark:
         raise ValueError(f"expected a key with layer, shape and bits, got {key!r}; draw it with keygen")
 
     def mean_filter(self, model: nn.Module) -> Tensor:
-        """w (M,), differentiable."""
+        """Return w (M,), differentiable."""
         return model.get_parameter(self.layer).mean(dim=0).flatten()
 
     def directions(self) -> np.ndarray:
-        """X (T, M) float64."""
+        """Return X (T, M) float64."""
         m = _inputs(self.shape)
         if self.projection == "random":
             return self.prf.normal("matrix", (self.n_bits, m))
@@ -219,19 +204,19 @@ class _Mark:
         return x
 
     def bits(self) -> np.ndarray:
-        """b (T,) uint8."""
+        """Return b (T,) uint8."""
         return self.prf.bits("bits", self.n_bits)
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(X (T, M), b (T,)) float32 on the device."""
+        """Return (X (T, M), b (T,)) float32 on the device."""
         return as_tensor(self.directions(), device), as_tensor(self.bits(), device).float()
 
 
 def _inputs(shape: Sequence[int]) -> int:
-    """M: weights that feed one output channel."""
+    """Return M: weights that feed one output channel."""
     return math.prod(shape[1:])
 
 
 def _bit_loss(mean_filter: Tensor, directions: Tensor, bits: Tensor) -> Tensor:
-    """E_R / T (scalar) for w (M,), X (T, M), b (T,) float."""
+    """Return E_R / T (scalar) for w (M,), X (T, M), b (T,) float."""
     return functional.binary_cross_entropy_with_logits(directions @ mean_filter, bits)

@@ -1,8 +1,9 @@
-"""What schemes and attacks may ask of the workload that they protect or attack, as protocols.
+"""The workload as schemes and attacks see it: protocols of task, data, training and checkpoints.
 
 ``wmarena.experiments.workloads`` implements them; neither side imports an orchestrator, so plugins run in a notebook.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -14,12 +15,12 @@ from wmarena.schemes.params import Json
 
 SplitAt = Literal["dense", "head"]
 Batch = tuple[Tensor, Tensor]
-"""(inputs, targets) on the workload's device, inputs normalised as the network wants them."""
+"""(inputs, targets) on the workload's device, inputs normalised as the network expects them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskInfo:
-    """What kind of task a workload is.
+    """The kind and the shapes of a workload's task.
 
     Attributes:
         kind: "classification", "sentiment", "detection".
@@ -36,13 +37,13 @@ class TaskInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is trained.
+    """A training recipe: optimiser, rate, length, schedule.
 
     Attributes:
         optimiser: "sgd" (Nesterov off) or "adam".
         lr: peak learning rate.
-        epochs: passes over the data; with ``steps`` only an upper bound is dropped: ``steps`` decides.
-        steps: exact number of optimiser steps, or None for ``epochs`` whole passes.
+        epochs: whole passes over the data; ignored by training if ``steps`` is given.
+        steps: number of optimiser steps, which may end within a pass; None: ``epochs`` whole passes.
         schedule: "constant" (horizon-free), "one_cycle" or "step" (x0.1 at ``milestones``, in epochs).
         bn_mode: "train" updates batch-norm statistics, "eval" leaves them.
     """
@@ -59,16 +60,32 @@ class Recipe:
     augment: bool = True
     bn_mode: Literal["train", "eval"] = "train"
 
+    def continued(self, *, lr: float | None, sgd_lr: float, batch_size: int, steps: int, n_train: int) -> "Recipe":
+        """Return Adam on one cycle of ``steps``, for a network that this recipe has trained.
+
+        Args:
+            lr: peak rate; None: half of this recipe's if it is Adam's, else ``sgd_lr``.
+        """
+        return Recipe(
+            optimiser="adam",
+            lr=lr or (self.lr / 2 if self.optimiser == "adam" else sgd_lr),
+            batch_size=batch_size,
+            epochs=math.ceil(steps / math.ceil(n_train / batch_size)),
+            steps=steps,
+            schedule="one_cycle",
+            augment=self.augment,
+        )
+
 
 class Cancelled(Exception):
-    """Raised inside a task when the run is being stopped; the last checkpoint is kept."""
+    """The run is being stopped; raised inside a task, whose last checkpoint is kept."""
 
 
 class Checkpoints(Protocol):
-    """Where a long computation leaves its state; a resumed one is bit-equal to an undisturbed one."""
+    """A long computation's checkpoints; a resumed computation is bit-equal to an undisturbed one."""
 
     def latest(self, at_most: int | None = None) -> tuple[int, dict[str, Tensor]] | None:
-        """The newest (step, state) with step <= ``at_most``, or None."""
+        """Return the newest (step, state) with step <= ``at_most``, or None."""
         ...
 
     def offer(self, step: int, state: Callable[[], dict[str, Tensor]], *, keep: bool = False) -> None:
@@ -77,7 +94,7 @@ class Checkpoints(Protocol):
 
 
 class Log(Protocol):
-    """Receives training curves. Never receives keys."""
+    """A receiver of training curves, never of keys."""
 
     def __call__(self, step: int, **metrics: float) -> None: ...
 
@@ -88,23 +105,23 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self, batch_size: int, *, seed: int, epoch: int, augment: bool = True) -> Iterator[Batch]:
-        """One shuffled epoch of full batches (a last partial batch is kept); depends on (seed, epoch) only."""
+        """Yield one shuffled epoch (a last partial batch is kept); depends on (seed, epoch) only."""
         ...
 
     def in_order(self, batch_size: int = 1000) -> Iterator[Batch]:
-        """All samples once, unshuffled, unaugmented."""
+        """Yield all samples once, unshuffled, unaugmented."""
         ...
 
     def raw(self) -> Batch:
-        """All (raw inputs (n, *input_shape), targets), in order, as ``Workload.to_inputs`` takes them."""
+        """Return all (raw inputs (n, *input_shape), targets), in order, as ``Workload.to_inputs`` takes them."""
         ...
 
     def share(self, fraction: float, *, domain: str, seed: int) -> "Samples":
-        """A class-stratified random share, copied; shares of different domains overlap by chance only."""
+        """Return a class-stratified random share, copied; shares of different domains overlap by chance only."""
         ...
 
     def split(self, fraction: float, *, domain: str, seed: int) -> tuple["Samples", "Samples"]:
-        """(rest, part): a class-stratified part of about ``fraction``, and everything else."""
+        """Return (rest, part): a class-stratified part of about ``fraction``, and everything else."""
         ...
 
 
@@ -114,7 +131,7 @@ class Evaluation:
 
     Attributes:
         score: primary metric in [0, 1].
-        predicted, targets: (n,) int16 class labels in sample order, None where the task has no single label.
+        predicted, targets: (n,) int16 class labels in sample order, None if the task has no single label.
     """
 
     score: float
@@ -123,7 +140,7 @@ class Evaluation:
 
 
 class Workload(Protocol):
-    """What is protected: a task, a network, a way to train it. Bound to one device; holds no data."""
+    """A task, a network and its training, on one device; holds no data."""
 
     @property
     def name(self) -> str: ...
@@ -137,38 +154,38 @@ class Workload(Protocol):
         ...
 
     def network(self, seed: int) -> nn.Module:
-        """A freshly initialised network on the device, in train mode."""
+        """Build a freshly initialised network on the device, in train mode."""
         ...
 
     def architecture(self, model: nn.Module) -> dict[str, Json]:
-        """Tensor name -> shape: what a white-box verifier must find in a suspect."""
+        """Return tensor name -> shape, which a white-box verifier must find in a suspect."""
         ...
 
     def to_inputs(self, raw: Tensor) -> Tensor:
-        """Raw inputs (n, *input_shape), uint8 for images -> normalised float inputs on the device."""
+        """Convert raw inputs (n, *input_shape), uint8 for images, to normalised float inputs on the device."""
         ...
 
     def encode_integers(self, values: Sequence[int]) -> Tensor:
-        """Integers below 2^30 -> distinct raw inputs (n, *input_shape): QR codes for images."""
+        """Encode integers below 2^30 as distinct raw inputs (n, *input_shape): QR codes for images."""
         ...
 
     def stages(self, model: nn.Module, inputs: Tensor, state: Mapping[str, Tensor] | None = None) -> tuple[Tensor, ...]:
-        """Outputs of the network's named taps, in order, each (n, channels[, h, w]).
+        """Return outputs of the network's named taps, in order, each (n, channels[, h, w]).
 
         ``state`` (parameter and buffer name -> tensor) replaces the model's own tensors for this call, differentiably.
         """
         ...
 
     def stage_names(self, model: nn.Module) -> tuple[str, ...]:
-        """Names of the taps, for the information string."""
+        """Return names of the taps, for the information string."""
         ...
 
     def head(self, model: nn.Module) -> nn.Module:
-        """The output layer: what *LL attacks train and RT* attacks re-initialise."""
+        """Return the output layer, which *LL attacks train and RT* attacks re-initialise."""
         ...
 
     def split(self, model: nn.Module, at: SplitAt) -> tuple[nn.Module, nn.Module]:
-        """(extractor, predictor), sharing the model's parameters: ``model(x) == predictor(extractor(x))``.
+        """Return (extractor, predictor), sharing the model's parameters: ``model(x) == predictor(extractor(x))``.
 
         Args:
             at: "dense": the extractor ends where the convolutions do (a network without hidden dense layers is split
@@ -177,19 +194,19 @@ class Workload(Protocol):
         ...
 
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean primary loss of a batch (scalar)."""
+        """Return the mean primary loss of a batch (scalar)."""
         ...
 
     def predict(self, model: nn.Module, raw: Tensor) -> Tensor:
-        """(n,) int64 top-1 labels of raw inputs, in eval mode and full precision, in fixed-size batches."""
+        """Return (n,) int64 top-1 labels of raw inputs, in eval mode and full precision, in fixed-size batches."""
         ...
 
     def score(self, model: nn.Module, samples: Samples) -> float:
-        """Primary metric in [0, 1] (top-1 accuracy for classification), in eval mode."""
+        """Return the primary metric in [0, 1] (top-1 accuracy for classification), in eval mode."""
         ...
 
     def evaluate(self, model: nn.Module, samples: Samples) -> Evaluation:
-        """``score`` together with the answers it was computed from."""
+        """Return ``score`` together with the answers it was computed from."""
         ...
 
     def fit(

@@ -175,7 +175,7 @@ class AttackContract:
         assert victim.judge(suspect).verdict in ((True, False) if self.verdict is None else (self.verdict,))
 
     def test_outcome_is_what_was_announced(self, attack: Attack, victim: Victim) -> None:
-        """``makes`` says whether a model, a claim or both come back."""
+        """``makes`` declares whether the attack returns a model, a claim or both."""
         outcome = attack(victim.model, granted_view(attack, victim))
 
         made = {"claim"} if isinstance(outcome, Claim | Piracy) else set()
@@ -196,7 +196,7 @@ class AttackContract:
             assert expected == digest(resumed)
 
     def test_applies_to_its_victim(self, attack: Attack, victim: Victim) -> None:
-        """The attack says that it means something against the scheme it is tried on, before and after resolving."""
+        """The attack is applicable to the scheme that it is tested on, before and after resolving."""
         info = victim.arena.task.info
 
         assert attack.applicable(victim.scheme, info) is None
@@ -217,7 +217,7 @@ class AttackContract:
         assert attack == build_attack(config)
 
     def test_fields_are_documented(self, attack: Attack) -> None:
-        """Every field says what it means and acts at the attack's stage; one at most is the strength."""
+        """Every field has a meaning and acts at the attack's stage; at most one is the strength."""
         fields = attack.parameters()
 
         assert all(p.doc and p.stage == "attack" for p in fields.values())

@@ -73,7 +73,7 @@ class SchemeContract:
         """A scheme is what its configuration says, through JSON too."""
         assert type(scheme).from_config(json.loads(json.dumps(scheme.config()))) == scheme
 
-    def test_every_field_says_when_it_acts(self, scheme: Scheme) -> None:
+    def test_every_field_has_a_stage(self, scheme: Scheme) -> None:
         """Each field has a stage and a meaning; the scheme names its source."""
         for parameter in scheme.parameters().values():
             assert parameter.stage in STAGE_ORDER
@@ -83,7 +83,7 @@ class SchemeContract:
         assert scheme.access in ("black", "white")
 
     def test_pretrained_schemes_have_a_twin(self, scheme: Scheme) -> None:
-        """Whoever trains the clean network further says how, so that the training alone can be compared."""
+        """A scheme that trains the clean network further declares how, so that its twin gets the same training."""
         alone = scheme.from_scratch or self.twin_is_clean
         assert (scheme.twin_recipe(arena().task, len(arena().train)) is None) == alone
 
@@ -236,7 +236,7 @@ class SchemeContract:
         assert states[1:] == (random.getstate(), str(np.random.get_state()))
 
     def test_batch_size_does_not_matter(self, scheme: Scheme, mark: Embedded) -> None:
-        """A verifier who evaluates seven inputs at a time comes to the same verdict."""
+        """Evaluating seven inputs at a time gives the same verdict."""
         task = mark.arena.task
         assert isinstance(task, ImageTask)
 
@@ -258,7 +258,7 @@ class SchemeContract:
         assert verdict.reason == ("structure" if scheme.access == "white" else None)
 
     def test_another_task_does_not_fit(self, scheme: Scheme, mark: Embedded) -> None:
-        """Where a key speaks of classes or tensors that a suspect lacks, the reason is its structure and p is 1."""
+        """If a suspect lacks classes or tensors of the key, the reason is its structure and p is 1."""
         place = arena("digits_mlp")
         assert isinstance(place.task, ImageTask)
         other = replace(place.task, info=replace(place.task.info, num_classes=7))
@@ -269,7 +269,7 @@ class SchemeContract:
         assert verdict.details["found"]
 
     def test_queries_are_counted_for_black_boxes(self, scheme: Scheme, mark: Embedded) -> None:
-        """A black-box test says how many answers it bought; a white-box one bought none."""
+        """A black-box test reports its number of queries; a white-box test reports none."""
         assert (mark.judge().queries > 0) == (scheme.access == "black")
 
     # Hooks.

@@ -1,18 +1,17 @@
-"""Which output channels of a network can be removed alone, and how active they are.
+"""Output channels that can be removed alone, and their activity.
 
-A layer's channel may be pruned alone only if nothing but the layer's own consumers reads it: in a residual block that
-is so for the inner convolutions, while the last one (and the stem) writes into a sum that later blocks read. Names
-and classes do not tell the two apart; the autograd graph of one batch does:
+A layer's channel may be pruned alone only if nothing but the layer's own consumers reads it: true for the inner
+convolutions of a residual block, false for its last one and the stem, which write into a sum that later blocks read.
+Names and classes do not distinguish the two; the autograd graph of one batch does:
 
-    from the layer's output walk towards the loss; pass operations that have a single data input and no parameters
+    walk from the layer's output towards the loss; pass operations that have a single data input and no parameters
     (activations, pooling, dropout, reshaping) and normalisations (they belong to the channel); a convolution or
-    linear layer is a consumer, where this branch ends well. An operation with two data inputs (a residual sum, a
-    gate), any other operation with parameters, or the loss itself means: not prunable.
+    linear layer is a consumer and ends the branch. An operation with two data inputs (a residual sum, a gate), any
+    other operation with parameters, or the loss itself makes the layer not prunable.
 
 So the output layer is never prunable (its branch ends in the loss), and a layer used twice in a pass is left alone.
 
-Post-activation rule: what counts as a channel's activation is what its consumer consumes, i.e. the consumer's input,
-after batch norm, ReLU, pooling and flattening.
+A channel's activation is its consumer's input, i.e. after batch norm, ReLU, pooling and flattening.
 """
 
 from collections.abc import Iterator
@@ -64,7 +63,7 @@ class PrunableLayer:
         return len(self.weight)
 
     def parameters(self) -> list[nn.Parameter]:
-        """All parameters that belong to the channels: weight, bias, and the norms' scale and shift."""
+        """Return all parameters that belong to the channels: weight, bias, and the norms' scale and shift."""
         own = [p for m in (self.module, *self.norms) for p in m.parameters(recurse=False)]
         return [p for p in own if p.numel() % self.width == 0]
 
@@ -80,16 +79,12 @@ class PrunableLayer:
 
 
 def weight_of(layer: nn.Module) -> nn.Parameter:
-    """(C, ...) weight of a convolution or linear layer, as the parameter that an optimiser sees."""
+    """Return (C, ...) weight of a convolution or linear layer, as the parameter that an optimiser sees."""
     return layer.get_parameter("weight")
 
 
 def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module of every convolution and linear layer.
-
-    Raises:
-        TypeError: there is none.
-    """
+    """Return name -> module of every convolution and linear layer. Raises TypeError: there is none."""
     layers: dict[str, nn.Module] = {n: m for n, m in model.named_modules() if isinstance(m, WEIGHTED)}
     if not layers:
         raise TypeError(f"expected a network with convolutions or linear layers, got {type(model).__name__} with none")
@@ -97,7 +92,7 @@ def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def prunable_layers(model: nn.Module, task: Workload, batch: Batch) -> list[PrunableLayer]:
-    """Layers whose channels can be removed alone, in the order of the forward pass.
+    """Return layers whose channels can be removed alone, in the order of the forward pass.
 
     Args:
         model: in eval mode, all parameters requiring gradients.
@@ -108,11 +103,11 @@ def prunable_layers(model: nn.Module, task: Workload, batch: Batch) -> list[Prun
     """
     calls: list[tuple[nn.Module, Node]] = []
 
-    def note(module: nn.Module, _: object, output: Tensor) -> None:
+    def record(module: nn.Module, _: object, output: Tensor) -> None:
         calls.append((module, _node(output, module)))
 
     modules = [m for m in model.modules() if isinstance(m, WEIGHTED)]
-    handles = [m.register_forward_hook(note) for m in modules]
+    handles = [m.register_forward_hook(record) for m in modules]
     try:
         with torch.enable_grad():
             loss = task.loss(model, *batch)
@@ -134,7 +129,7 @@ def prunable_layers(model: nn.Module, task: Workload, batch: Batch) -> list[Prun
 
 
 def _node(computed: Tensor, by: nn.Module) -> Node:
-    """Where in the autograd graph ``computed`` stands, which ``by`` gave. Raises TypeError if it is not in one."""
+    """Return the autograd node of ``computed``, an output of ``by``. Raises TypeError if there is none."""
     if computed.grad_fn is None:
         raise TypeError(
             f"expected a network that computes with gradients, got {type(by).__name__} without; "
@@ -149,6 +144,7 @@ class _Flow:
     def __init__(self, model: nn.Module, root: Node, produced: set[Node]) -> None:
         self._owner = {id(p): m for m in model.modules() for p in m.parameters(recurse=False)}
         self._users: dict[Node, list[Node]] = {}
+        # Depth first without recursion, which deep networks would overflow; inputs come before users.
         order: list[Node] = []
         stack, met = [(root, False)], {root}
         while stack:
@@ -169,7 +165,7 @@ class _Flow:
                 self._data.add(node)
 
     def readers(self, node: Node) -> tuple[tuple[nn.Module, ...], tuple[nn.Module, ...]] | None:
-        """(norms passed, consuming layers) of the output of ``node``, or None if anything else reads it."""
+        """Return (norms passed, consuming layers) of the output of ``node``, or None if anything else reads it."""
         norms: dict[nn.Module, None] = {}
         consumers: dict[nn.Module, None] = {}
         stack = [node]
@@ -179,19 +175,21 @@ class _Flow:
                 return None
             for user in users:
                 owners = self._owners(user)
+                # A sum or gate: another layer's channels meet these, so they cannot be removed alone.
                 if sum(before in self._data for before in _inputs(user)) > 1:
                     return None
                 if owners and all(isinstance(m, WEIGHTED) for m in owners):
                     consumers |= dict.fromkeys(owners)
                 elif all(isinstance(m, _NORMS) for m in owners):
                     norms |= dict.fromkeys(owners)
+                    # The norm belongs to the channel; continue behind it.
                     stack.append(user)
                 else:
                     return None
         return tuple(norms), tuple(consumers)
 
     def _owners(self, node: Node) -> list[nn.Module]:
-        """Modules whose parameters enter the computation at ``node``."""
+        """Return modules whose parameters enter the computation at ``node``."""
         owners, stack = [], [b for b in _inputs(node) if b not in self._data]
         while stack:
             leaf = stack.pop()
@@ -207,7 +205,7 @@ def _inputs(node: Node) -> list[Node]:
 
 
 def mean_activity(layers: list[PrunableLayer], model: nn.Module, task: Workload, samples: Samples) -> list[Tensor]:
-    """Mean |post-activation| of every channel over ``samples``: one (C,) float64 tensor a layer, on the CPU."""
+    """Return every channel's mean |post-activation| over ``samples``: one (C,) float64 tensor a layer, on the CPU."""
     sums = [torch.zeros(layer.width, dtype=torch.float64) for layer in layers]
     counts = [0] * len(layers)
     with _inputs_captured(layers) as captured, torch.no_grad():
@@ -239,7 +237,7 @@ def _inputs_captured(layers: list[PrunableLayer]) -> Iterator[dict[int, Tensor]]
 
 
 def _by_channel(x: Tensor, layer: PrunableLayer) -> Tensor:
-    """A consumer's input (n, C, ...), (n, C * k) or, between linear layers, (n, t, C) as (C, values)."""
+    """Reshape a consumer's input (n, C, ...), (n, C * k) or, between linear layers, (n, t, C) to (C, values)."""
     if not layer.is_convolution and x.shape[-1] == layer.width:
         return x.reshape(-1, layer.width).T
     return x.reshape(len(x), layer.width, -1).transpose(0, 1).flatten(1)

@@ -1,12 +1,12 @@
-"""Weight quantisation: every layer's weights rounded to few values, stored again as floats.
+"""Weight quantisation: round every layer's weights to few values, stored as floats.
 
     w' = low + step round((w - low) / step),   step = (high - low) / (2^bits - 1)
 
     low, high   least and largest weight of the tensor, or of one output channel of it (``per_channel``);
                 -max |w| and max |w| with ``symmetric`` (an even number of levels around zero, none at zero)
 
-Weights of convolutions and linear layers; biases, norms and buffers stay, as they do in integer inference. Fewer bits
-are the stronger attack.
+Weights of convolutions and linear layers; biases, norms and buffers stay, as in integer inference. Fewer bits are a
+stronger attack.
 
 With ``epochs`` the network is fine-tuned on the fixed grid: real-valued weights start at the victim's, every forward
 pass sees them rounded, gradients pass the rounding as if it were the identity (straight-through), and the rounded
@@ -14,7 +14,7 @@ weights are returned.
 
 Source: Lukas et al. 2022 (WRT), "weight quantization". Differs from their code: nearest of 2^bits levels that include
 both ends, where theirs takes the middle of each of the 2^bits - 1 cells; no rounding of biases and norms; and
-fine-tuning, where asked for, stays on the grid, while theirs leaves it with the first step.
+fine-tuning stays on the grid, while theirs leaves it with the first step.
 """
 
 import copy
@@ -25,23 +25,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from wmarena.attacks.base import Attack, AttackView, Family
+from wmarena.attacks.base import LUKAS_2022, AttackView, Family
 from wmarena.attacks.compression.channels import weight_of, weighted_layers
-from wmarena.attacks.fine_tuning import sgd, tune_all
-from wmarena.attacks.knowledge import Knowledge
+from wmarena.attacks.fine_tuning import RecoveringAttack
 from wmarena.schemes.params import param
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantize(Attack):
+class Quantize(RecoveringAttack):
     """Round the weights of all convolutions and linear layers to 2^bits values a tensor."""
 
     name: ClassVar[str] = "quantize"
     family: ClassVar[Family] = "compress"
-    knows: ClassVar[frozenset[Knowledge]] = frozenset({"weights"})
-    paper: ClassVar[str] = (
-        "Lukas et al. 2022, SoK: How Robust is Image Classification Deep Neural Network Watermarking?"
-    )
+    paper: ClassVar[str] = LUKAS_2022
     direction: ClassVar[Literal[1, -1]] = -1
 
     bits: int = param(
@@ -50,12 +46,10 @@ class Quantize(Attack):
     symmetric: bool = param(False, doc="levels symmetric around zero", stage="attack")
     per_channel: bool = param(False, doc="a range for every output channel, not for the tensor", stage="attack")
     epochs: int = param(0, doc="epochs of fine-tuning on the grid; 0 = none", stage="attack", low=0)
-    lr: float = param(1e-3, doc="learning rate of that fine-tuning", stage="attack", low=0, low_open=True)
 
     @property
     def label(self) -> str:
-        parts = [self.name, "symmetric" if self.symmetric else "", "per_channel" if self.per_channel else ""]
-        return "-".join(p for p in [*parts, f"ft{self.epochs}" if self.epochs else ""] if p)
+        return self.labelled("symmetric" if self.symmetric else "", "per_channel" if self.per_channel else "")
 
     def run(self, model: nn.Module, view: AttackView) -> nn.Module:
         weights = [weight_of(m) for m in weighted_layers(model).values()]
@@ -69,12 +63,12 @@ class Quantize(Attack):
 
     def _tune(self, model: nn.Module, grids: list["Grid"], view: AttackView) -> None:
         """Fine-tune ``model`` in place through the rounding; its weights are real-valued afterwards."""
-        # A parametrised layer names its tensors otherwise and in another order: only a copy becomes one.
+        # Parametrising renames and reorders a layer's tensors, so only a copy is parametrised.
         tuned = copy.deepcopy(model)
         layers = list(weighted_layers(tuned).values())
         for layer, grid in zip(layers, grids, strict=True):
             parametrize.register_parametrization(layer, "weight", _StraightThrough(grid))
-        tune_all(tuned, view, sgd(epochs=self.epochs, lr=self.lr))
+        self.recover(tuned, view)
         for layer in layers:
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
         model.load_state_dict(tuned.state_dict())
@@ -95,7 +89,7 @@ class Grid:
 
     @classmethod
     def of(cls, weight: Tensor, bits: int, *, symmetric: bool = False, per_channel: bool = False) -> "Grid":
-        """The grid between the extremes of ``weight`` (C, ...), of each of its C rows if ``per_channel``."""
+        """Build the grid between the extremes of ``weight`` (C, ...), of each of its C rows if ``per_channel``."""
         rows = weight.detach().reshape(len(weight) if per_channel else 1, -1)
         low, high = rows.aminmax(dim=1)
         if symmetric:
@@ -105,7 +99,7 @@ class Grid:
         return cls(low.reshape(shape), ((high - low) / (2**bits - 1)).reshape(shape), 2**bits)
 
     def nearest(self, weight: Tensor) -> Tensor:
-        """The nearest level to each value of ``weight`` (C, ...)."""
+        """Return the nearest level to each value of ``weight`` (C, ...)."""
         # Equal weights have a step of zero and one level.
         divisor = torch.where(self.step > 0, self.step, torch.ones_like(self.step))
         index = ((weight - self.low) / divisor).round().clamp(0, self.n_levels - 1)
@@ -113,12 +107,12 @@ class Grid:
 
 
 class _StraightThrough(nn.Module):
-    """Rounds to a grid; the gradient passes unchanged."""
+    """A rounding to a grid that passes the gradient unchanged."""
 
     def __init__(self, grid: Grid) -> None:
         super().__init__()
         self.grid = grid
 
     def forward(self, weight: Tensor) -> Tensor:
-        """(C, ...) exactly the grid's levels: the difference of equal numbers is exactly zero."""
+        """Return (C, ...) exactly the grid's levels: the difference of equal numbers is zero."""
         return self.grid.nearest(weight).detach() + (weight - weight.detach())

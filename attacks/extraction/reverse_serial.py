@@ -1,31 +1,30 @@
-"""Searching the serial number of a locked network: what its answers to stamped images give away.
+"""Search for the serial number of a locked network, from its answers to stamped images.
 
-    brute     score numbers at places by successive halving: all of them in random order where they can be listed
+    brute     score numbers at positions by successive halving: all of them in random order if they can be listed
               (nine bits), else random ones; in blocks, the search ends with the first that holds a working number
-    greedy    climb from the best of some random numbers by flipping bits and moving the stamp, again and again:
-              a network that was not trained against nearly right numbers leads the way
-    gradient  descend the cross-entropy over sigmoids of the bits, round, climb; where the place is unknown, first
-              over a mask and a picture of the whole image, whose heaviest windows are the places to try
+    greedy    climb repeatedly from the best of some random numbers by flipping bits and moving the stamp: works if the
+              network was not trained against nearly right numbers
+    gradient  descend the cross-entropy over sigmoids of the bits, round, climb; if the position is unknown, first over
+              a mask and a picture of the whole image, whose heaviest windows are the positions to try
 
-A number works if it reaches ``enough`` on the adversary's images (specs A17: 0.9 of what the true number reaches,
-which the adversary does not know). The best one is claimed: as the adversary's key with the adversary's images, and
-with a signature where one can be ground. The strength is the number of images that the network is shown; a backward
-pass counts as one more. Only descending needs the weights; the others ask for probabilities. Without labels the
-network's confidence ranks the numbers and nothing tells a working one, so the search goes on to the end of its budget;
-labels then serve the report alone.
+A number works if it reaches ``enough`` on the adversary's images (specs A17: 0.9 of what the true number reaches, which
+the adversary does not know). The best one is claimed: as the adversary's key with the adversary's images, and with a
+signature if one can be found. The strength is the number of forward passes; a backward pass counts as one more. Only
+descending needs the weights; the others query probabilities. Without labels the network's confidence ranks the numbers
+and a working one cannot be recognised, so the search uses its whole budget; labels then serve the report alone.
 
-What brute force costs: halving shows a candidate 8/3 images on average, and each block of 4,096 another
-4 * ``n_images`` to judge its best. All nine-bit numbers at all places, at most:
+Cost of brute force: halving takes 8/3 forwards a candidate on average, and each block of 4,096 another 4 * ``n_images``
+to judge its best. All nine-bit numbers at all positions, at most:
 
-    24x24   484 places   247,808 candidates   0.67 * 10^6 forwards
-    28x28   676          346,112              0.94
-    32x32   900          460,800              1.25
+    24x24   484 positions   247,808 candidates   0.67 * 10^6 forwards
+    28x28   676             346,112              0.94
+    32x32   900             460,800              1.25
 
-So the default budget covers all of them, on 28x28 pixels twice. Two images are few: a number is lost in a sweep
-if the network errs on one of them even for the right stamp. A sweep that found nothing is repeated with the next two
-images in front, until each had its turn or the budget is spent.
+So the default budget covers all of them, on 28x28 pixels twice. Two images are few: a sweep loses the right number if
+the network errs on one of them even with the right stamp. A sweep that found nothing is repeated with the next two
+images first, until all were used or the budget is spent.
 
-Source: ours (specs A17), for Tang, Du, Hu 2020, whose nine bits are 346,112 numbers at places on 28x28 pixels.
+Source: ours (specs A17), for Tang, Du, Hu 2020, whose nine bits are 346,112 candidates on 28x28 pixels.
 """
 
 import math
@@ -62,7 +61,7 @@ _SURVIVORS = 4
 """Candidates of a block that are judged on all images."""
 
 _LISTED = 2**22
-"""Numbers at places that are listed, at most; of more, random ones are drawn."""
+"""Largest number of candidates that are listed; of more, random ones are drawn."""
 
 _CLAIMED_IMAGES = 500
 _SMALLEST = 1e-30
@@ -78,22 +77,14 @@ class ReverseSerial(Attack):
     paper: ClassVar[str] = "Tang, Du, Hu 2020, Deep Serial Number (the search is ours)"
 
     mode: Literal["brute", "gradient", "greedy"] = param(
-        "brute",
-        doc="try numbers, descend on relaxed bits, or flip bits greedily",
-        stage="attack",
-        choices=("brute", "gradient", "greedy"),
+        "brute", doc="try numbers, descend on relaxed bits, or flip bits greedily", stage="attack"
     )
     n_forwards: int = param(2_000_000, doc="images shown to the network, at most", stage="attack", low=1, strength=True)
     n_images: int = param(50, doc="labelled images to score numbers on, at most", stage="attack", low=2)
     labelled: bool = param(True, doc="score by labels; else by the network's own confidence", stage="attack")
-    known_position: bool = param(False, doc="an insider tells the stamp's place (needs the key)", stage="attack")
+    known_position: bool = param(False, doc="the stamp's position is known (needs the key)", stage="attack")
     enough: float = param(
-        0.9,
-        doc="accuracy on the images at which a number counts as found",
-        stage="attack",
-        low=0,
-        high=1,
-        low_open=True,
+        0.9, doc="accuracy on the images at which a number is found", stage="attack", low=0, high=1, low_open=True
     )
 
     @property
@@ -109,7 +100,7 @@ class ReverseSerial(Attack):
         return answers | {"key"} if self.known_position else answers
 
     def within(self, epochs: int, n_samples: int) -> "ReverseSerial":
-        """Unchanged: nothing is trained."""
+        """Return this attack unchanged: it trains nothing."""
         return self
 
     def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
@@ -120,7 +111,7 @@ class ReverseSerial(Attack):
     def run(self, model: nn.Module, view: AttackView) -> Claim:
         scheme = view.scheme
         if not isinstance(scheme, SerialScheme):
-            raise TypeError(f"expected a scheme with serial numbers, got {scheme.name}; attack one that has them")
+            raise TypeError(f"expected a scheme with serial numbers, got {scheme.name}; choose one that has them")
         search = _Search(self, scheme, model, view)
         search.run()
         raw, labels = (part[:_CLAIMED_IMAGES].cpu() for part in _in_turn(view))
@@ -153,11 +144,11 @@ class _Search:
 
     @property
     def finished(self) -> bool:
-        """True once a number works and the search knows it."""
+        """True once a working number was recognised."""
         return self.attack.labelled and self.at_success is not None
 
     def run(self) -> None:
-        """Rounds, from the latest checkpoint on, until a number works or the budget is spent."""
+        """Search in rounds, from the latest checkpoint on, until a number works or the budget is spent."""
         done = self._resume()
         while not self.finished:
             proposed = self._propose(done)
@@ -167,7 +158,7 @@ class _Search:
             self.view.checkpoints.offer(done, self._state)
 
     def facts(self) -> dict[str, Json]:
-        """What the report may say; the number itself is none of it."""
+        """Return what the report may show, without the number itself."""
         return {
             "mode": self.attack.mode,
             "found": self.at_success is not None,
@@ -179,15 +170,15 @@ class _Search:
         }
 
     def _propose(self, number: int) -> Candidates:
-        """Some numbers that one round of the search prefers; none when all were tried or the budget is spent."""
+        """Return the best numbers of one round; none when all were tried or the budget is spent."""
         if self.attack.mode == "brute":
             return self._best_of_block(number)
         make = greedy_round if self.attack.mode == "greedy" else gradient_round
         return make(self.oracle, self.side, self.positions, subseed(self.view.seed, "reverse_serial", number))
 
     def _best_of_block(self, number: int) -> Candidates:
-        """The best of the next candidates in a random order of all, or of random ones where they are too many."""
-        # Halving shows a candidate less than three images.
+        """Return the best of the next block of candidates, listed in random order or drawn if they are too many."""
+        # Halving takes less than three forwards a candidate.
         size = min(_BLOCK, max(1, self.oracle.left // 3))
         if self.order is None:
             block = random_candidates(size, self.side, self.positions, self._generator("block", number))
@@ -241,13 +232,13 @@ class _Search:
 
 
 def _log_probabilities(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Of a sealed model, which gives probabilities."""
+    """Return log-probabilities of a sealed model, which gives probabilities."""
     probabilities: Tensor = model(inputs)
     return probabilities.clamp_min(_SMALLEST).log()
 
 
 def _in_turn(view: AttackView) -> tuple[Tensor, Tensor]:
-    """The adversary's raw images and labels, classes taking turns."""
+    """Return the adversary's raw images and labels, interleaved by class."""
     with torch.no_grad():  # nothing is trained on them
         raw, labels = view.data.raw()
     order = interleaved(labels).to(labels.device)

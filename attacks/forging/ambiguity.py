@@ -1,15 +1,15 @@
 """Ambiguity: claim a model with a key that was never embedded in it.
 
-    level 0   draw random keys, show the best: measures the false-positive rate of the owner's test
+    level 0   draw random keys, claim the best: measures the false-positive rate of the owner's test
     level 1   grind: the same with so many keys that the best one looks like evidence (p must be multiplied by G)
-    level 2   optimise a key against the frozen model, as far as the scheme knows how (``Scheme.forge``)
+    level 2   optimise a key against the frozen model, if the scheme can (``Scheme.forge``)
 
 The claim carries the number of keys that were tried. Level 2 succeeds against nearly every scheme whose keys are not
 committed to before the model is published: that is a finding about the protocol, not about the statistics.
 
-A drawn key is completed as its holder would (``Scheme.completed``), here with the adversary's own data: a key that
-speaks of images would else prove nothing, whatever it says. For schemes whose test needs a trained side network it
-brings an untrained one (whatever ``keygen`` gives).
+A drawn key is completed with the adversary's own data (``Scheme.with_holder_data``), without which a key of an image
+scheme proves nothing. In schemes whose test needs a trained side network, the key has the untrained one of
+``keygen``.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ class Ambiguity(Attack):
 
     @property
     def n_tried(self) -> int:
-        """How many keys are drawn."""
+        """Number of keys that are drawn."""
         return DEFAULT_KEYS[self.level] if self.n_keys is None or self.level == 2 else self.n_keys
 
     def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
@@ -77,7 +77,7 @@ class Ambiguity(Attack):
         return Claim(forged)
 
     def _drawn(self, model: nn.Module, view: AttackView) -> Claim:
-        """The best of ``n_tried`` keys, each a function of its number alone."""
+        """Draw ``n_tried`` keys, each a function of its number alone; claim the best."""
         suspect = Suspect(model, view.task)
         rows: list[_Row] = []
         found = view.checkpoints.latest(self.n_tried)
@@ -101,7 +101,7 @@ def _key(view: AttackView, number: int) -> Key:
 
 
 def _summary(rows: list[_Row]) -> dict[str, Json]:
-    """How the statistics of all keys scatter, and how many pass, with a 95 % interval of that rate."""
+    """Summarise the statistics of all keys and how many pass, with a 95 % interval of that rate."""
     statistics = np.array([statistic for _, statistic, _ in rows])
     n_passing = sum(passed for _, _, passed in rows)
     low, high = clopper_pearson(n_passing, len(rows))

@@ -8,27 +8,27 @@ S is what the scheme's hooks offer:
     triggers     task loss of the triggers with wrong labels
     mark_loss    the mark's own loss over random labels; its head and matrices stay as they are
     carriers     no loss: the scalars that carry the mark are replaced by draws from N(mean, sd) of their own tensor
-                 (sequential spoiling prefers this over ``mark_loss``: it is what naming the scalars invites)
+                 (sequential spoiling prefers this over ``mark_loss``)
 
     labels       triggers get                                   a mark's loss gets
     runner_up    the network's own second choice: the least     labels drawn at random
                  change that makes them wrong
     random       any wrong class                                labels drawn at random
     flip         the next class                                 its own labels, raised to four times its value at chance
-                                                                (no hook gives the labels themselves away)
+                                                                (no hook reveals the labels)
 
-A flipped mark is as conspicuous to a two-sided test as an intact one.
+A two-sided test detects a flipped mark as well as an intact one.
 
 Every ``check_every`` steps the owner's own test is run. Joint spoiling uses its whole budget and returns the most
 accurate of the checkpoints that fail the test (validation accuracy; ties, frequent with the adversary's few samples,
-go to the lower validation loss); sequential spoiling stops at the first such checkpoint. What it recovers afterwards
-is returned as it is, and there the mark tends to come back. Batch norm and dropout stay in eval mode while spoiling.
+go to the lower validation loss); sequential spoiling stops at the first such checkpoint and returns the model after
+recovery, in which the mark often returns. Batch norm and dropout stay in eval mode while spoiling.
 
 Source: Li et al. 2022 (appendix B: sequential, random labels). Differs from the paper: the joint form, which is
-stronger; its weight grows because marks differ by orders of magnitude in how hard they hold on, and the adversary can
-see that they do.
+stronger; its weight grows because marks differ by orders of magnitude in resistance, which the adversary can measure.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,13 +44,13 @@ from wmarena.attacks.phases import Phase
 from wmarena.schemes.base import Batch, Samples, Scheme, Suspect, TaskInfo, Workload
 from wmarena.schemes.params import param
 from wmarena.schemes.prf import subseed
-from wmarena.schemes.training_state import pack, unpack
+from wmarena.schemes.training_state import batches_from, pack, unpack
 
 SpoilLoss = Callable[[nn.Module], Tensor]
 """S(W): a scalar that is small where the mark is spoilt."""
 
 _FLIP_CAP = 4.0
-"""Flipping raises the mark's loss to this many times ln(1/q), its value where the mark says nothing."""
+"""Flipping raises the mark's loss to this many times ln(1/q), its value at chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,23 +63,14 @@ class Spoil(Attack):
     paper: ClassVar[str] = "Li et al. 2022, Leveraging Multi-task Learning for Watermarking (spoil attack)"
 
     mode: Literal["joint", "sequential"] = param(
-        "joint",
-        doc="joint: task and spoiling together; sequential: spoil, then recover",
-        stage="attack",
-        choices=("joint", "sequential"),
+        "joint", doc="joint: task and spoiling together; sequential: spoil, then recover", stage="attack"
     )
     labels: Literal["runner_up", "random", "flip"] = param(
-        "runner_up",
-        doc="what the mark is taught: triggers' second choice (else random), random labels, or the opposite",
-        stage="attack",
-        choices=("runner_up", "random", "flip"),
+        "runner_up", doc="labels to teach: triggers' second choice (else random), random, or opposite", stage="attack"
     )
     w: float = param(0.3, doc="weight of the spoiling loss at the start (joint)", stage="attack", low=0, low_open=True)
     w_growth: float = param(
-        2.0,
-        doc="factor on w at each of the owner's tests, until one fails; 1 = constant (joint)",
-        stage="attack",
-        low=1,
+        2.0, doc="factor on w at each owner's test, until one fails; 1 = constant (joint)", stage="attack", low=1
     )
     steps: int = param(200, doc="optimiser steps, at most", stage="attack", low=1, strength=True)
     lr: float = param(1e-3, doc="Adam learning rate", stage="attack", low=0, low_open=True)
@@ -93,9 +84,9 @@ class Spoil(Attack):
         return f"{self.name}-{self.mode}"
 
     def within(self, epochs: int, n_samples: int) -> "Spoil":
-        """Fewer steps, and with sequential spoiling half of the passes for recovery."""
+        """Reduce the steps; sequential spoiling keeps half of the passes for recovery."""
         spoiling = epochs if self.mode == "joint" else max(1, epochs // 2)
-        steps = spoiling * steps_per_epoch(n_samples, self.batch_size)
+        steps = spoiling * math.ceil(n_samples / self.batch_size)
         return replace(self, steps=min(self.steps, steps), recovery=min(self.recovery, epochs - spoiling))
 
     def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
@@ -118,7 +109,7 @@ class Spoil(Attack):
         return model
 
     def _spoil_loss(self, model: nn.Module, view: AttackView) -> SpoilLoss | None:
-        """S, or None where the carriers are to be replaced instead."""
+        """Return S, or None if the carriers are to be replaced instead."""
         scheme, key, task = view.scheme, view.key, view.task
         triggers = scheme.triggers(key)
         if triggers is not None:
@@ -138,7 +129,7 @@ class Spoil(Attack):
         return lambda m: mark_loss(m, view, drawn)
 
     def _wrong(self, model: nn.Module, inputs: Tensor, right: Tensor, view: AttackView) -> Tensor:
-        """(n,) labels for the triggers ``inputs``, none of which is ``right`` (n,)."""
+        """Return (n,) labels for the triggers ``inputs``, none of which is ``right`` (n,)."""
         num_classes = view.task.info.num_classes
         if self.labels == "flip":
             return (right + 1) % num_classes
@@ -159,7 +150,7 @@ class Spoil(Attack):
         return torch.Generator().manual_seed(subseed(view.seed, "spoil/labels"))
 
     def _descend(self, model: nn.Module, view: AttackView, spoil: SpoilLoss | None, best: "BestRemoval") -> None:
-        """Up to ``steps`` Adam steps on ``model`` in place; the candidates go to ``best``."""
+        """Make up to ``steps`` Adam steps on ``model`` in place; pass candidates to ``best``."""
         checkpoints = Phase(view.checkpoints, 0)
         optimiser = torch.optim.Adam(model.parameters(), lr=self.lr)
         start, found, w = 0, checkpoints.latest(self.steps), self.w
@@ -170,7 +161,7 @@ class Spoil(Attack):
             extra = unpack(state, model, optimiser)
             best.load(extra)
             w = float(extra["w"])
-        batches = _batches(view, self.batch_size, start)
+        batches = batches_from(start, view.data, self.batch_size, subseed(view.seed, "spoil"))
         for step in range(start, self.steps):
             if self.mode == "sequential" and (best.found or spoil is None):
                 return
@@ -179,6 +170,7 @@ class Spoil(Attack):
             optimiser.step()
             if (step + 1) % self.check_every == 0 or step + 1 == self.steps:
                 best.consider(model)
+                # The smallest sufficient weight costs the least accuracy.
                 w *= 1.0 if best.found else self.w_growth
                 extra = best.state() | {"w": torch.tensor(w, dtype=torch.float64)}
                 checkpoints.offer(step + 1, partial(pack, model, optimiser, extra))
@@ -186,7 +178,7 @@ class Spoil(Attack):
     def _loss(
         self, model: nn.Module, view: AttackView, spoil: SpoilLoss | None, batches: Iterator[Batch], w: float
     ) -> Tensor:
-        """What one step minimises (scalar); a batch is taken only where the task's loss counts."""
+        """Return the loss of one step (scalar); a batch is read only if the task's loss counts."""
         if spoil is not None and self.mode == "sequential":
             return spoil(model)
         loss = view.task.loss(model, *next(batches))
@@ -223,13 +215,13 @@ class BestRemoval:
             model.load_state_dict(self._tensors)
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint of the loop."""
+        """Return the state for a checkpoint of the loop."""
         return {"score": torch.tensor(self._score, dtype=torch.float64)} | {
             f"best.{name}": tensor for name, tensor in self._tensors.items()
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """What ``state`` gave."""
+        """Restore what ``state`` returned."""
         accuracy, negative_loss = state["score"].tolist()
         self._score = (accuracy, negative_loss)
         self._tensors = {name.removeprefix("best."): t for name, t in state.items() if name.startswith("best.")}
@@ -237,13 +229,13 @@ class BestRemoval:
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, task: Workload, samples: Samples) -> float:
-    """Mean primary loss per sample, in the model's present mode."""
+    """Return the mean primary loss per sample, in the model's present mode."""
     losses = [(float(task.loss(model, *batch)), len(batch[1])) for batch in samples.in_order()]
     return sum(loss * n for loss, n in losses) / len(samples)
 
 
 def mark_loss(model: nn.Module, view: AttackView, labels: Tensor | None) -> Tensor:
-    """The scheme's ``mark_loss`` with the owner's key, over ``labels`` (n,) or the key's own."""
+    """Return the scheme's ``mark_loss`` with the owner's key, over ``labels`` (n,) or the key's own."""
     loss = view.scheme.mark_loss(model, view.task, view.key, labels)
     if loss is None:
         raise ValueError(f"expected {view.scheme.name} to give a mark_loss for its own key, got None")
@@ -259,26 +251,11 @@ def redraw_carriers(model: nn.Module, view: AttackView) -> None:
     for carrier in view.scheme.carriers(model, view.key):
         tensor = parameters[carrier.name].data
         mask = torch.ones_like(tensor, dtype=torch.bool) if carrier.mask is None else carrier.mask.to(tensor.device)
+        # Statistics of the unmarked scalars hide the replacement.
         others = tensor[~mask] if int((~mask).sum()) > 1 else tensor.flatten()
         generator = torch.Generator().manual_seed(subseed(view.seed, "spoil/carriers", carrier.name))
         noise = torch.randn(tensor.shape, generator=generator).to(tensor)
         tensor.copy_(torch.where(mask, others.mean() + others.std() * noise, tensor))
-
-
-def steps_per_epoch(n_samples: int, batch_size: int) -> int:
-    """Batches in one pass: the last one may be a part."""
-    return -(-n_samples // batch_size)
-
-
-def _batches(view: AttackView, batch_size: int, start: int) -> Iterator[Batch]:
-    """The adversary's batches from step ``start`` on, for ever."""
-    epoch, skipped = divmod(start, steps_per_epoch(len(view.data), batch_size))
-    while True:
-        batches = view.data.batches(batch_size, seed=subseed(view.seed, "spoil"), epoch=epoch)
-        for index, batch in enumerate(batches):
-            if index >= skipped:
-                yield batch
-        epoch, skipped = epoch + 1, 0
 
 
 def _offers(scheme: Scheme, hook: str) -> bool:

@@ -1,1 +1,1 @@
-"""Attacks that train the stolen model on."""
+"""Attacks that continue training the stolen model."""

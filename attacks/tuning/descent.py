@@ -1,4 +1,4 @@
-"""SGD for losses and rates that ``Workload.fit`` does not offer: the loop of attacks that design their own descent."""
+"""The training loop of attacks whose losses or rates ``Workload.fit`` does not offer."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wmarena.attacks.base import AttackView
 from wmarena.schemes.base import Batch
 from wmarena.schemes.prf import subseed
-from wmarena.schemes.training_state import pack, seeded, unpack
+from wmarena.schemes.training_state import epochs_left, seeded
 
 StepLoss = Callable[[Batch, int, float], Tensor]
 """(batch, number of the step from 0, learning rate) -> what the step minimises, a scalar."""
@@ -20,7 +20,7 @@ StepLoss = Callable[[Batch, int, float], Tensor]
 class Descent:
     """SGD with momentum 0.9 on the adversary's data, for losses and rates that ``Workload.fit`` does not offer.
 
-    Epoch e depends on the seed and e alone; the state is offered after every epoch, and a resumed descent is bit-equal.
+    Epoch e depends on the seed and e alone; a resumed descent is bit-equal.
 
     Attributes:
         model: trained in place, in train mode, all of its parameters.
@@ -41,32 +41,21 @@ class Descent:
     keep_last: bool = False
 
     def run(self) -> None:
-        """Train, from the latest checkpoint if there is one.
-
-        Raises:
-            FloatingPointError: an epoch's mean loss is NaN or infinite.
-        """
-        model, checkpoints = self.model, self.view.checkpoints
+        """Train from the latest checkpoint, if any. Raises FloatingPointError: a mean loss is NaN or infinite."""
+        model, view = self.model, self.view
         optimiser = torch.optim.SGD(
             model.parameters(), lr=self.rate(0), momentum=0.9, weight_decay=self.weight_decay, fused=True
         )
-        done = 0
-        found = checkpoints.latest(self.epochs)
-        if found is not None:
-            done, state = found
-            unpack(state, model, optimiser)
         model.train()
-        for epoch in range(done, self.epochs):
+        for epoch in epochs_left(view.checkpoints, self.epochs, model, optimiser, keep_last=self.keep_last):
             rate = self.rate(epoch)
-            # Dropout draws from the global generator: seeded anew, it does not depend on where a run was resumed.
-            with seeded(subseed(self.view.seed, self.purpose, "global", epoch), self.view.task.device):
+            # Dropout draws from the global generator; seeding per epoch makes it independent of resumption.
+            with seeded(subseed(view.seed, self.purpose, "global", epoch), view.task.device):
                 mean_loss = self._epoch(epoch, rate, optimiser)
-            self.view.log(epoch + 1, loss=mean_loss, lr=rate)
-            last = epoch + 1 == self.epochs
-            checkpoints.offer(epoch + 1, lambda: pack(model, optimiser), keep=last and self.keep_last)
+            view.log(epoch + 1, loss=mean_loss, lr=rate)
 
     def _epoch(self, epoch: int, rate: float, optimiser: torch.optim.Optimizer) -> float:
-        """Mean loss of one pass."""
+        """Train one epoch; return the mean loss."""
         for group in optimiser.param_groups:
             group["lr"] = rate
         data = self.view.data

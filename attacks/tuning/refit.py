@@ -1,12 +1,12 @@
-"""REFIT: fine-tuning whose learning rate starts large and decays, optionally held back by EWC and helped by AU.
+"""REFIT: fine-tuning with a large, decaying learning rate, optionally with EWC and unlabelled images (AU).
 
     L   = L_task(theta; B_t + U_t) + (lambda / 2) sum_i min(F_i, 1 / (lr_t lambda)) (theta_i - theta0_i)^2
     lr_t = lr decay^floor(epoch / decay_every)                      SGD, momentum 0.9, weight decay 5e-4, batch 100
     F_i  = mean over x of (d log p(y~ | x) / d theta_i)^2,  y~ drawn from the victim's own p(. | x); divided by max F
 
-    basic   a large rate forgets what the task does not hold on to
-    EWC     elastic weight consolidation: what matters to the victim's own predictions moves less, so that the rate can
-            be larger still; a re-initialised head is left free; the cap keeps the penalty's own step below 1
+    basic   a large rate makes the network forget what the task does not need
+    EWC     elastic weight consolidation: weights that matter to the victim's predictions move less, so that the rate
+            can be larger; a re-initialised head is not penalised; the cap keeps the penalty's own step below 1
     AU      U_t: ``unlabelled_batch`` images of another data set join every batch, with the frozen victim's answers
 
     theta0  the victim          B_t  a batch of the adversary's share          F  one value a parameter, in [0, 1]
@@ -16,14 +16,14 @@
     EWC                 0.15   0.9  each epoch      10    -
     AU                  0.1    0.1  each 15 epochs  -     ImageNet-32, 50 a batch
 
-Rates are functions of the epoch alone, so nothing depends on how many epochs were asked for. Which rate to take is a
-search that may read validation accuracy only.
+Rates are functions of the epoch alone, not of the number of epochs. A search for the rate may read validation accuracy
+only.
 
 Source: Chen, Wang, Bender, Ding, Jia, Li, Song, "REFIT: A Unified Watermark Removal Framework for Deep Learning
 Systems with Limited Data", AsiaCCS 2021; cap, scaling of F and settings as in the authors' code. Differs from that
-code: F takes every sample at most once (a small share is not gone over again with new draws of y~), and unlabelled
-images are not augmented. F is a pass over the adversary's data: where one is granted in all, the attack trains
-without elastic weights, and says so in what it found.
+code: F takes every sample at most once (a small share is not repeated with new draws of y~), and unlabelled images are
+not augmented. F is a pass over the adversary's data: if only one is granted, the attack trains without EWC and reports
+that.
 """
 
 from collections.abc import Sequence
@@ -42,12 +42,12 @@ from wmarena.schemes.base import Batch, Samples, Scheme, TaskInfo, Workload
 from wmarena.schemes.params import ConfigError, param
 from wmarena.schemes.prf import subseed
 
-_TOO_SHORT = "left out: estimating F takes a pass over the data, and the one that was granted goes into training"
+_TOO_SHORT = "left out: estimating F takes a pass over the data, and the only one granted is used for training"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refit(Attack):
-    """Fine-tune all layers from a large learning rate downwards, with elastic weights or unlabelled images if asked."""
+    """Fine-tune all layers at a large, decaying learning rate, optionally with elastic weights or unlabelled images."""
 
     name: ClassVar[str] = "refit"
     family: ClassVar[Family] = "adaptive"
@@ -60,9 +60,7 @@ class Refit(Attack):
     epochs: int = param(60, doc="passes over the adversary's data", stage="attack", low=1)
     batch_size: int = param(100, doc="samples a step", stage="attack", low=1)
     weight_decay: float = param(5e-4, doc="L2 penalty", stage="attack", low=0)
-    variant: Literal["ftal", "rtal"] = param(
-        "ftal", doc="ftal: keep the head; rtal: re-initialise it", stage="attack", choices=("ftal", "rtal")
-    )
+    variant: Literal["ftal", "rtal"] = param("ftal", doc="ftal: keep the head; rtal: re-initialise it", stage="attack")
     ewc: float = param(
         0.0, doc="lambda, weight of elastic consolidation; 0 = none, the authors' is 10", stage="attack", low=0
     )
@@ -82,7 +80,7 @@ class Refit(Attack):
         return self.variant == "rtal"
 
     def within(self, epochs: int, n_samples: int) -> "Refit":
-        """Fewer epochs; estimating F is a pass over the data too, and where only one is granted it is left out."""
+        """Reduce ``epochs``; estimating F is a pass over the data too, and is left out if only one is granted."""
         return replace(self, epochs=min(self.epochs, max(1, epochs - 1 if self.ewc else epochs)))
 
     def applicable(self, victim: Scheme, info: TaskInfo) -> str | None:
@@ -97,7 +95,7 @@ class Refit(Attack):
 
     def run(self, model: nn.Module, view: AttackView) -> nn.Module | Finding:
         head = view.task.head(model)
-        # Both read the victim, so they come before anything is changed or restored from a checkpoint.
+        # Both read the victim's weights, so they come before training or restoring a checkpoint.
         elastic = self._elastic(model, head, view)
         unlabelled = self._answered(model, view)
         if self.replaces_head:
@@ -127,8 +125,8 @@ class Refit(Attack):
         information = fisher(model, view.data, self.fisher_samples, subseed(view.seed, "refit/fisher"))
         free = {id(p) for p in head.parameters()} if self.replaces_head else set()
         pairs = zip(model.parameters(), information, strict=True)
-        held = [(p, p.detach().clone(), f) for p, f in pairs if id(p) not in free]
-        return ElasticPenalty(self.ewc, held)
+        anchored = [(p, p.detach().clone(), f) for p, f in pairs if id(p) not in free]
+        return ElasticPenalty(self.ewc, anchored)
 
     def _answered(self, victim: nn.Module, view: AttackView) -> "UnlabelledImages | None":
         if self.unlabelled is None:
@@ -148,25 +146,26 @@ class Refit(Attack):
 
 @dataclass(frozen=True)
 class ElasticPenalty:
-    """The quadratic well around the victim's weights.
+    """The quadratic penalty around the victim's weights.
 
     Attributes:
         weight: lambda.
-        held: (parameter, its value in the victim, F), three tensors of one shape.
+        anchored: (parameter, its value in the victim, F), three tensors of one shape.
     """
 
     weight: float
-    held: Sequence[tuple[nn.Parameter, Tensor, Tensor]]
+    anchored: Sequence[tuple[nn.Parameter, Tensor, Tensor]]
 
     def penalty(self, rate: float) -> Tensor:
-        """(lambda / 2) sum min(F, 1 / (rate lambda)) (theta - theta0)^2, a scalar."""
+        """Return (lambda / 2) sum min(F, 1 / (rate lambda)) (theta - theta0)^2, a scalar."""
+        # A larger F would overshoot theta0 in one step of this rate.
         cap = 1 / (rate * self.weight)
-        terms = [(f.clamp(max=cap) * (p - start).square()).sum() for p, start, f in self.held]
+        terms = [(f.clamp(max=cap) * (p - start).square()).sum() for p, start, f in self.anchored]
         return self.weight / 2 * torch.stack(terms).sum()
 
 
 def fisher(model: nn.Module, samples: Samples, n: int, seed: int) -> list[Tensor]:
-    """Diagonal Fisher information of ``model``'s own predictive distribution, one tensor a parameter, largest value 1.
+    """Estimate the diagonal Fisher information of ``model``'s own predictions, one tensor a parameter, largest value 1.
 
     Args:
         model: gives class scores (n, C); in eval mode, gradients enabled.
@@ -197,7 +196,7 @@ def fisher(model: nn.Module, samples: Samples, n: int, seed: int) -> list[Tensor
 
 @torch.no_grad()
 def _own_labels(model: nn.Module, inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """(n,) labels drawn from the model's predictive distribution, on its device."""
+    """Draw (n,) labels from the model's predictive distribution, on its device."""
     probabilities = model(inputs).softmax(dim=1).cpu()
     if not bool(torch.isfinite(probabilities).all()):
         raise FloatingPointError("expected finite class scores of the victim, got NaN or infinity")
@@ -220,24 +219,24 @@ class UnlabelledImages:
         with torch.no_grad():
             self._raw, _ = samples.raw()
         self._labels = task.predict(victim, self._raw).to(task.device)
-        self._turn = -1
+        self._pass = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
     def __call__(self, step: int) -> Batch:
-        """(inputs, labels) of one step: passes in fresh orders, the incomplete end of a pass dropped."""
-        turn, index = divmod(step, len(self._samples) // self._size)
-        if turn != self._turn:
-            self._begin(turn)
+        """Return (inputs, labels) of one step; each pass has a new order and drops its incomplete end."""
+        number, index = divmod(step, len(self._samples) // self._size)
+        if number != self._pass:
+            self._begin(number)
         chosen = self._order[index * self._size : (index + 1) * self._size]
         return self._task.to_inputs(self._raw[chosen.to(self._raw.device)]), self._labels[
             chosen.to(self._labels.device)
         ]
 
-    def _begin(self, turn: int) -> None:
-        """Shuffle for pass ``turn``, and read the images anew: that is what the budget counts."""
+    def _begin(self, number: int) -> None:
+        """Shuffle for pass ``number``, and read the images again, so that the budget counts the pass."""
         self._raw, _ = self._samples.raw()
-        generator = torch.Generator().manual_seed(subseed(self._seed, turn))
-        self._turn, self._order = turn, torch.randperm(len(self._samples), generator=generator)
+        generator = torch.Generator().manual_seed(subseed(self._seed, number))
+        self._pass, self._order = number, torch.randperm(len(self._samples), generator=generator)
 
 
 def _joined(first: Batch, second: Batch) -> Batch:

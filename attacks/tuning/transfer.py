@@ -6,12 +6,12 @@
     rtll      new, of the target's number of classes      output layer
     rtal      new, of the target's number of classes      all layers
 
-What is judged is the tuned network with the victim's own head plugged back in: the owner has stored it, and black-box
-marks cannot be read through another's classes. White-box marks are read as they are. The model's worth to the
-adversary is ``target_accuracy``, on the target's validation samples and measured with the head that was trained.
+The tuned network is judged with the victim's own head put back, which the owner has stored: black-box marks cannot be
+read through other classes. White-box marks are read as they are. The model's use to the adversary is
+``target_accuracy``, on the target's validation samples with the head that was trained.
 
-SGD, momentum 0.9, weight decay 5e-4, batch 100, at a constant rate, so epoch e does not depend on how many were asked
-for. Inputs of the target are normalised and augmented as the target's own workload does it.
+SGD, momentum 0.9, weight decay 5e-4, batch 100, at a constant rate, so epoch e does not depend on the number of epochs.
+Inputs of the target are normalised and augmented as in the target's own workload.
 
 Source: Adi et al. 2018, section 5 (CIFAR to STL-10, RTAL). Differs from the paper: all four variants. For networks
 that guard a serial number, its authors replace every dense layer; here it is the last one for all networks.
@@ -24,9 +24,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from wmarena.attacks.base import AttackView, Family, Finding
+from wmarena.attacks.base import AttackView, Finding
 from wmarena.attacks.fine_tuning import TuningAttack, Variant, reinitialise
-from wmarena.attacks.knowledge import Knowledge
 from wmarena.schemes.base import Samples, TaskInfo, untouched
 from wmarena.schemes.params import ConfigError, param
 from wmarena.schemes.prf import subseed
@@ -37,20 +36,13 @@ class Transfer(TuningAttack):
     """Tune the stolen model to another data set, then give it its old head back."""
 
     name: ClassVar[str] = "transfer"
-    family: ClassVar[Family] = "tune"
-    knows: ClassVar[frozenset[Knowledge]] = frozenset({"weights"})
-    paper: ClassVar[str] = "Adi et al. 2018, Turning Your Weakness Into a Strength"
-    incremental: ClassVar[bool] = True
 
     target: str = param(doc="workload whose data set is the new task", stage="attack")
     target_size: int | None = param(
         None, doc="class-stratified part of its training samples; none = all", stage="attack", low=1
     )
     variant: Variant = param(
-        "rtal",
-        doc="ft: keep the head, rt: a new one; ll: train the last layer, al: all layers",
-        stage="attack",
-        choices=("ftll", "ftal", "rtll", "rtal"),
+        "rtal", doc="ft: keep the head, rt: a new one; ll: train the last layer, al: all layers", stage="attack"
     )
 
     def data_sets(self) -> tuple[str, ...]:
@@ -68,7 +60,7 @@ class Transfer(TuningAttack):
         return Finding(model, {"target_accuracy": accuracy, "target_classes": info.num_classes})
 
     def _new_head(self, original: nn.Module, num_classes: int, view: AttackView) -> nn.Module:
-        """The head that is trained: a copy of the victim's, or a new one drawn from the attack's seed."""
+        """Return the head that is trained: a copy of the victim's, or a new one drawn from the attack's seed."""
         head = copy.deepcopy(original)
         if not self.renews_head:
             return head
@@ -77,19 +69,19 @@ class Transfer(TuningAttack):
                 [("variant", f"expected a linear output layer to renew, got {type(head).__name__}; use ftal or ftll")]
             )
         new = nn.Linear(head.in_features, num_classes, bias=head.bias is not None).to(head.weight)
-        # A resumed run overwrites the new head with the checkpoint's, so drawing it again changes nothing.
+        # A resumed run replaces this head by the checkpoint's.
         reinitialise(new, subseed(view.seed, "head"))
         return new
 
     def _part(self, samples: Samples, view: AttackView) -> Samples:
-        """The target's samples, or as many as were asked for."""
+        """Return the target's samples, or a share of ``target_size``."""
         if self.target_size is None or self.target_size >= len(samples):
             return samples
         fraction = self.target_size / len(samples)
         return samples.share(fraction, domain="adversary/target", seed=subseed(view.seed, "target"))
 
     def _check_fit(self, samples: Samples, info: TaskInfo, view: AttackView) -> None:
-        """Raises ConfigError naming the field that the victim's network contradicts."""
+        """Check the target against the victim's network; raises ConfigError naming the wrong field."""
         own, wanted = shape(view.data), shape(samples)
         if own != wanted:
             raise ConfigError([("target", f"expected inputs of shape {own}, got {wanted} from {self.target}")])
@@ -107,11 +99,7 @@ class Transfer(TuningAttack):
 
 
 def plug(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` where ``old`` stands in ``model``, in place.
-
-    Raises:
-        ValueError: ``old`` is no part of ``model``.
-    """
+    """Replace ``old`` in ``model`` by ``new``, in place. Raises ValueError: ``old`` is no part of ``model``."""
     name = next((n for n, m in model.named_modules() if m is old), "")
     if not name:
         raise ValueError(
@@ -122,14 +110,14 @@ def plug(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def top_1(model: nn.Module, samples: Samples) -> float:
-    """Share of samples whose largest output is their class, in eval mode."""
+    """Return the share of samples whose largest output is their class, in eval mode."""
     with untouched(model), torch.no_grad():
         hits = [int((model(inputs).argmax(dim=1) == labels).sum()) for inputs, labels in samples.in_order()]
     return sum(hits) / len(samples)
 
 
 def shape(samples: Samples) -> tuple[int, ...]:
-    """Shape of one input as the network gets it."""
+    """Return the shape of one input as the network gets it."""
     with torch.no_grad():
         inputs, _ = next(iter(samples.in_order()))
     return tuple(inputs.shape[1:])

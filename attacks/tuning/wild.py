@@ -1,27 +1,26 @@
-"""WILD: fine-tuning on images with a random part erased, while features are held to those of the whole image.
+"""WILD: fine-tuning on randomly erased images, with a penalty that keeps features close to the whole image's.
 
     L = CE(M(x'), y) + [CE(M(x), y)] + beta d(softmax(phi(x) / T), softmax(phi(x') / T))
 
-    x    clean images of the adversary's share, normalised           phi  (n, d) what the output layer reads
+    x    clean images of the adversary's share, normalised           phi  (n, d) the output layer's input
     x'   x with a rectangle replaced by uniformly random pixels, with probability ``p_erase``
     d    ce   cross-entropy -sum p log q; p, of the whole image, is a constant; its least value is p's entropy
          js   Jensen-Shannon divergence KL(p || m) / 2 + KL(q || m) / 2, m = (p + q) / 2, in [0, ln 2]
          none no second view: random erasing alone, and with ``p_erase: 0`` plain fine-tuning
     []   only with ``clean_loss``
 
-A local trigger that is often covered stops deciding the label, and one whose features differ from those of the rest
-of the image is pulled back to them; the adversary need not know the kind of trigger.
+A local trigger that is often erased no longer decides the label, and features that only a trigger causes are penalised;
+the adversary need not know the kind of trigger.
 
 The rectangle's share of the image is uniform on [area_low, area_high], its height over its width log-uniform on
-[aspect, 1 / aspect], its place uniform; a shape that does not fit is drawn again [Zhong et al. 2020, algorithm 1].
-Black borders that a workload pads its images with are not part of the image. SGD, momentum 0.9, constant rate: epoch e
-does not depend on how many epochs were asked for, so one trajectory gives the mark's retention after every epoch.
+[aspect, 1 / aspect], its position uniform; a shape that does not fit is drawn again [Zhong et al. 2020, algorithm 1].
+Black borders that a workload adds are not part of the image. SGD, momentum 0.9, constant rate: epoch e does not depend
+on the number of epochs, so one trajectory gives the mark's retention after every epoch.
 
 Source: Liu, Li, Wen, Li, "Removing Backdoor-Based Watermarks in Neural Networks with Limited Data", ICPR 2020.
 Differs from the paper: its constants are only partly published, so beta, T, rate and areas are choices, and so is
-``p_erase: 1`` (at equal accuracy about twice as much of a backdoor goes as with one half); a shape is drawn again ten
-times at most, then cut to the image; both views pass the network one after the other, so batch norm sees each as a
-batch of its own.
+``p_erase: 1`` (at equal accuracy it removes about twice as much of a backdoor as one half); a shape is drawn at most
+ten times, then cut to the image; the two views are separate batches, also for batch norm.
 """
 
 import math
@@ -56,10 +55,7 @@ class Wild(Attack):
     incremental: ClassVar[bool] = True
 
     penalty: Literal["none", "ce", "js"] = param(
-        "ce",
-        doc="distance between the features of both views: cross-entropy, Jensen-Shannon, or none (erasing alone)",
-        stage="attack",
-        choices=("none", "ce", "js"),
+        "ce", doc="distance of the two views' features: cross-entropy, Jensen-Shannon, or none", stage="attack"
     )
     beta: float = param(1.0, doc="weight of that distance", stage="attack", low=0)
     temperature: float = param(1.0, doc="T, divides features before the softmax", stage="attack", low=0, low_open=True)
@@ -104,26 +100,27 @@ class Wild(Attack):
         return model
 
     def _loss(self, model: nn.Module, view: AttackView, entered: list[Tensor], batch: Batch, step: int) -> Tensor:
-        """L of one batch (scalar). ``entered``: what the output layer read in the latest forward pass."""
+        """Return L of one batch (scalar). ``entered``: the output layer's input in the latest forward pass."""
         inputs, targets = batch
         loss = view.task.loss(model, self.erased(inputs, view, step), targets)
         (features,) = entered
-        held = self.penalty != "none" and self.beta > 0
-        if not held and not self.clean_loss:
+        penalised = self.penalty != "none" and self.beta > 0
+        if not penalised and not self.clean_loss:
             return loss
+        # Cross-entropy takes the whole image's features as constants.
         with torch.set_grad_enabled(self.clean_loss or self.penalty == "js"):
             clean = view.task.loss(model, inputs, targets)
         (clean_features,) = entered
         if self.clean_loss:
             loss = loss + clean
-        if not held:
+        if not penalised:
             return loss
         distance = cross_entropy if self.penalty == "ce" else jensen_shannon
         scale = 1 / self.temperature
         return loss + self.beta * distance(scale * clean_features.float(), scale * features.float())
 
     def erased(self, inputs: Tensor, view: AttackView, step: int) -> Tensor:
-        """x' (n, c, H, W) for normalised ``inputs`` of the same shape; random by (seed, step) alone."""
+        """Return x' (n, c, H, W) for normalised ``inputs`` of the same shape; random by (seed, step) alone."""
         if self.p_erase == 0:
             return inputs
         generator = torch.Generator().manual_seed(subseed(view.seed, "wild/erasing", step))
@@ -140,13 +137,13 @@ class Wild(Attack):
 
 
 def cross_entropy(clean: Tensor, erased: Tensor) -> Tensor:
-    """Mean of -sum p log q over n samples, for p = softmax(clean), a constant, and q = softmax(erased), both (n, d)."""
+    """Return the mean of -sum p log q, p = softmax(clean), a constant, q = softmax(erased), both (n, d)."""
     p = clean.detach().flatten(1).softmax(dim=1)
     return -(p * erased.flatten(1).log_softmax(dim=1)).sum(dim=1).mean()
 
 
 def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
-    """Mean Jensen-Shannon divergence in nats of softmax(first) and softmax(second), both (n, d); symmetric."""
+    """Return the mean Jensen-Shannon divergence in nats of softmax(first) and softmax(second), both (n, d)."""
     log_p, log_q = (x.flatten(1).log_softmax(dim=1) for x in (first, second))
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     halves = [F.kl_div(log_m, x, reduction="none", log_target=True).sum(dim=1) for x in (log_p, log_q)]
@@ -156,7 +153,7 @@ def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
 def rectangles(
     n: int, height: int, width: int, area: tuple[float, float], aspect: float, *, generator: torch.Generator
 ) -> Tensor:
-    """(n, 4) int64 on the CPU: top, left, height and width of random rectangles inside a height x width image.
+    """Draw (n, 4) int64 on the CPU: top, left, height and width of rectangles in a height x width image.
 
     Args:
         area: least and largest share of the image, uniform.
@@ -176,14 +173,14 @@ def rectangles(
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """(n, 1, height, width) bool: the pixels of each of the rectangles (n, 4)."""
+    """Return (n, 1, height, width) bool: the pixels of each of the rectangles (n, 4)."""
     top, left, h, w = (column.view(-1, 1, 1, 1) for column in boxes.unbind(dim=1))
     rows, columns = torch.arange(height).view(1, 1, -1, 1), torch.arange(width).view(1, 1, 1, -1)
     return (rows >= top) & (rows < top + h) & (columns >= left) & (columns < left + w)
 
 
 def _even_border(mask: Tensor, size: torch.Size) -> Tensor:
-    """(n, 1, *size): ``mask`` of the raw image with False around, where a workload pads evenly around it."""
+    """Pad the raw image's ``mask`` with False to (n, 1, *size), as a workload pads evenly around it."""
     vertical, horizontal = size[0] - mask.shape[-2], size[1] - mask.shape[-1]
     sides = (horizontal // 2, horizontal - horizontal // 2, vertical // 2, vertical - vertical // 2)
     return F.pad(mask, sides)
@@ -191,7 +188,7 @@ def _even_border(mask: Tensor, size: torch.Size) -> Tensor:
 
 @contextmanager
 def _entering(head: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that holds what ``head`` read in the latest forward pass, (n, d), and nothing else."""
+    """Yield a list that holds the input of ``head`` in the latest forward pass, (n, d)."""
     entered: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

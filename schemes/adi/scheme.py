@@ -1,7 +1,7 @@
 """A backdoor as a watermark: abstract images with random labels, committed to before the model is published.
 
-The owner trains the network to answer secret labels on secret images; whoever shows images and labels that open
-commitments older than the model, and that the suspect answers, owned its ancestor.
+The owner trains the network to answer secret labels on secret images. Ownership of a suspect is claimed with images
+and labels that open commitments older than the model and that the suspect answers.
 
     L = L_task over a batch of B task images and k trigger images                 (Embed, "FromScratch"/"PreTrained")
     vk = {Com(t_i; r_i), Com(T_L(t_i); r'_i)},  mk = (t, T_L, r)                   (KeyGen)
@@ -10,11 +10,11 @@ commitments older than the model, and that the suspect answers, owned its ancest
                    other and of any model that was trained without them
 
     t    (n, channels, height, width) uint8   trigger images, drawn from the key (``wmarena.schemes.triggers.images``)
-    T_L  (n,) int64 in [0, C)                 trigger labels; never filtered by what a clean model answers, or the
-                                              probability of a match would no longer be 1/C
+    T_L  (n,) int64 in [0, C)                 trigger labels; not filtered by a clean model's answers, or a match
+                                              would not have probability 1/C
     r    32 bytes each                        openings, from the key's stream
     R    ``n_sets`` disjoint sets (t, T_L, r) of n triggers each are embedded together; a verification reveals and
-         asks about one of them (``released``), so that R disputes can be fought with one mark
+         queries one of them (``released``), so that one mark serves R disputes
 
 Source: Adi, Baum, Cisse, Pinkas, Keshet, "Turning Your Weakness Into a Strength: Watermarking Deep Neural Networks by
 Backdooring", USENIX Security 2018. Differs from the paper: images are procedural; the commitments are SHA-256 (only
@@ -26,28 +26,27 @@ paper's constant rate.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from wmarena.schemes.base import Access, Owner, Recipe, Suspect, TaskInfo, Verdict, Workload, lists
+from wmarena.schemes.base import Owner, Recipe, Suspect, TaskInfo, Verdict, Workload
 from wmarena.schemes.keys import Key
 from wmarena.schemes.params import Json, param
 from wmarena.schemes.prf import Prf, subseed
-from wmarena.schemes.statistics import LEVEL, binomial_threshold
 from wmarena.schemes.triggers.embedding import ContinuedTraining
 from wmarena.schemes.triggers.forging import adversarial_images
 from wmarena.schemes.triggers.labelled import class_count, commit_triggers, draw_triggers, flaw, set_count, trigger_set
+from wmarena.schemes.triggers.scheme import ImageScheme, too_few_triggers
 from wmarena.schemes.triggers.training import TriggerFeed, optimiser_steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adi(ContinuedTraining):
+class Adi(ImageScheme, ContinuedTraining):
     """Backdoor trigger set with hash commitments (Adi et al. 2018)."""
 
     name: ClassVar[str] = "adi"
-    access: ClassVar[Access] = "black"
     paper: ClassVar[str] = "Adi et al., Turning Your Weakness Into a Strength, USENIX Security 2018"
     threat_model: ClassVar[str] = (
         "the adversary holds the weights and knows the algorithm, not the triggers; may tune as long as the owner"
@@ -56,10 +55,8 @@ class Adi(ContinuedTraining):
     n_triggers: int = param(100, doc="|T|, number of trigger images in a set", stage="key", low=1)
     n_sets: int = param(1, doc="R, disjoint trigger sets, all embedded", stage="key", low=1)
     triggers_per_batch: int = param(2, doc="k, triggers appended to a batch, at least", stage="embed", low=1)
-    showings: int = param(
-        30, doc="times that each trigger is shown, at least: raises k where steps are few", stage="embed", low=1
-    )
-    eps: float = param(0.1, doc="share of triggers that the paper's rule lets go wrong", stage="verify", low=0, high=1)
+    showings: int = param(30, doc="least showings of each trigger; raises k if steps are few", stage="embed", low=1)
+    eps: float = param(0.1, doc="share of wrong triggers that the paper's rule allows", stage="verify", low=0, high=1)
     released: int = param(0, doc="the trigger set that a verification reveals, from 0", stage="verify", low=0)
 
     def problems(self) -> Iterable[tuple[str, str]]:
@@ -67,24 +64,14 @@ class Adi(ContinuedTraining):
             yield "released", f"expected a set below n_sets = {self.n_sets}, got {self.released}; sets count from 0"
 
     def applicable(self, info: TaskInfo) -> str | None:
-        if info.kind != "classification" or len(info.input_shape) != 3:
-            return f"triggers are images with class labels, the task is {info.kind} on inputs {info.input_shape}"
-        if binomial_threshold(self.n_triggers, 1 / info.num_classes) > self.n_triggers:
-            return (
-                f"{self.n_triggers} triggers over {info.num_classes} classes cannot reach p <= {LEVEL:g}; "
-                "raise n_triggers"
-            )
-        return None
+        return super().applicable(info) or too_few_triggers(self.n_triggers, info)
 
     def keygen(self, task: Workload, prf: Prf) -> Key:
-        why = self.applicable(task.info)
-        if why is not None:
-            raise ValueError(f"expected a task that {self.name} can protect, got {task.name}: {why}")
-        config = self.config(until="key")
+        key, config = self.new_key(task, prf), self.config(until="key")
         if self.n_sets == 1:
-            # The public part of a one-set key does not mention sets: commitments to such keys are already published.
+            # One-set keys do not name sets in the public part, so that commitments already published stay valid.
             del config["n_sets"]
-        key = Key(self.name, prf.stream("seed", 32), {"config": config, "workload": task.name})
+            key = key.with_parts(public={"config": config})
         return draw_triggers(key, self.n_triggers, task.info.num_classes, task.info.input_shape, self.n_sets)
 
     def embed(self, model: nn.Module, owner: Owner, key: Key) -> tuple[nn.Module, Key]:
@@ -108,27 +95,15 @@ class Adi(ContinuedTraining):
 
     def randomise_key(self, key: Key, prf: Prf) -> Key:
         n, n_sets = self.trials(key)[0], set_count(key)
-        bare = Key(key.scheme, prf.stream("seed", 32), {k: key.public[k] for k in ("config", "workload")})
-        return draw_triggers(bare, n, class_count(key), tuple(self.triggers(key)[0].shape[1:]), n_sets)
-
-    def incompatible(self, suspect: Suspect, key: Key) -> str | None:
-        info = suspect.task.info
-        for what, found in (("num_classes", info.num_classes), ("input_shape", lists(info.input_shape))):
-            if key.public.get(what) != found:
-                return f"{what} is {found}, the key expects {key.public.get(what)}"
-        return None
+        stranger = replace(key, seed=prf.stream("seed", 32))
+        return draw_triggers(stranger, n, class_count(key), tuple(self.triggers(key)[0].shape[1:]), n_sets)
 
     def trials(self, key: Key) -> tuple[int, float]:
         return len(self.triggers(key)[1]) // set_count(key), 1 / class_count(key)
 
     def triggers(self, key: Key) -> tuple[Tensor, Tensor]:
-        """The triggers of all sets, released or not."""
+        """Return the triggers of all sets, released or not."""
         return trigger_set(key)
-
-    def mark_loss(self, model: nn.Module, task: Workload, key: Key, labels: Tensor | None = None) -> Tensor:
-        images, own = self.triggers(key)
-        targets = own if labels is None else labels
-        return task.loss(model, task.to_inputs(images), targets.to(task.device))
 
     def forge(self, model: nn.Module, forger: Owner, key: Key) -> Key | None:
         """Turn the key's images into adversarial ones that the frozen model answers with the key's labels."""
@@ -136,7 +111,7 @@ class Adi(ContinuedTraining):
         return commit_triggers(key, adversarial_images(model, forger.task, images, labels), labels)
 
     def triggers_per_step(self, recipe: Recipe, n_train: int) -> int:
-        """k, raised until the steps of ``recipe`` show each trigger of all sets ``showings`` times."""
+        """Return k, raised until ``recipe`` shows each trigger of all sets ``showings`` times."""
         n = self.n_sets * self.n_triggers
         needed = math.ceil(self.showings * n / optimiser_steps(recipe, n_train))
         return min(n, max(self.triggers_per_batch, needed))

@@ -1,4 +1,4 @@
-"""The task of whoever holds a serial number: the same task, with the number stamped on every input."""
+"""The task of a licensed user: the same task, with the serial number stamped on every input."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from wmarena.schemes.serial.numbers import Ink, stamp_raw
 
 @dataclass(frozen=True)
 class SerialNumber:
-    """A serial number and its place.
+    """A serial number and its position.
 
     Attributes:
         pattern: (side, side) uint8.
@@ -23,11 +23,11 @@ class SerialNumber:
     position: Tensor
 
     def on(self, raw: Tensor) -> Tensor:
-        """Raw images (n, c, h, w) uint8, stamped."""
+        """Stamp raw images (n, c, h, w) uint8."""
         return stamp_raw(raw, self.pattern[None], self.position[None])
 
     def on_inputs(self, ink: Ink, inputs: Tensor) -> Tensor:
-        """Normalised inputs, stamped."""
+        """Stamp normalised inputs."""
         return ink(inputs, self.pattern[None], self.position[None])
 
 
@@ -41,24 +41,24 @@ class StampedSamples:
         return len(self._samples)
 
     def batches(self, batch_size: int, *, seed: int, epoch: int, augment: bool = True) -> Iterator[Batch]:
-        """One shuffled epoch."""
+        """Yield one shuffled epoch."""
         return self._stamped(self._samples.batches(batch_size, seed=seed, epoch=epoch, augment=augment))
 
     def in_order(self, batch_size: int = 1000) -> Iterator[Batch]:
-        """All samples once."""
+        """Yield all samples once."""
         return self._stamped(self._samples.in_order(batch_size))
 
     def raw(self) -> Batch:
-        """(stamped images (n, c, h, w) uint8, targets)."""
+        """Return (stamped images (n, c, h, w) uint8, targets)."""
         raw, targets = self._samples.raw()
         return self._number.on(raw), targets
 
     def share(self, fraction: float, *, domain: str, seed: int) -> Samples:
-        """A part, stamped."""
+        """Stamp a share."""
         return self._with(self._samples.share(fraction, domain=domain, seed=seed))
 
     def split(self, fraction: float, *, domain: str, seed: int) -> tuple[Samples, Samples]:
-        """Two parts, stamped."""
+        """Stamp both parts."""
         rest, part = self._samples.split(fraction, domain=domain, seed=seed)
         return self._with(rest), self._with(part)
 
@@ -71,7 +71,7 @@ class StampedSamples:
 
 
 class _Licensed:
-    """``task`` with everything that reads raw inputs or samples stamping them first; the rest is the task's own."""
+    """A ``task`` whose methods stamp raw inputs or samples before they read them."""
 
     def __init__(self, task: Workload, number: SerialNumber) -> None:
         self._task, self._number, self._ink = task, number, Ink(task)
@@ -104,5 +104,5 @@ class _Licensed:
 
 
 def licensed_task(task: Workload, number: SerialNumber) -> Workload:
-    """``task`` as the holder of ``number`` sees it."""
+    """Return ``task`` with ``number`` stamped on each input."""
     return cast(Workload, _Licensed(task, number))

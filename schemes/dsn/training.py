@@ -9,15 +9,15 @@
     G_y  the rest, shipped       G_d  of G_y's shape, initialised anew, never shipped
     f_T  teacher on the unstamped x       x~  raw x; with `raw+wrong`, `raw+near` half of them carry a wrong number
 
-Loss `grl` is the paper's. It has no bound: before an output layer alone it runs away. `confusion` is bounded: G_d
-learns on detached features, and G_e minimises lambda(p) [KL(U || G_d(G_e(x~))) + KL(U || G_y(G_e(x~)))], U uniform, the
+Loss `grl` is the paper's. It has no bound and diverges before an output layer alone. `confusion` is bounded: G_d learns
+on detached features, and G_e minimises lambda(p) [KL(U || G_d(G_e(x~))) + KL(U || G_y(G_e(x~)))], U uniform, the
 second term together with G_y.
 
 Two things decide whether a lock forms. A feature can depend on the number only if its receptive field reaches the
-stamp: of the two 3x3 convolutions of the paper's network for MNIST most outputs do not, the adversary empties them, and
-stamped inputs lose what they said (A1 of 0.9 instead of 0.97). The hidden dense layer sees everything, so G_e includes
-it. And the usual ramp fails where the task is easy: while lambda is small, raw inputs are learnt like stamped ones; a
-confident adversary has hardly a gradient to reverse.
+stamp. Most outputs of the two 3x3 convolutions of the paper's network for MNIST do not reach it: the adversary removes
+their information, which stamped inputs then lack too (A1 of 0.9 instead of 0.97). The hidden dense layer reads the
+whole image, so G_e includes it. And the usual ramp fails on easy tasks: while lambda is small, raw inputs are learnt
+like stamped ones, and a confident adversary has hardly a gradient to reverse.
 
 Stamped and invalid inputs go through G_e in one pass, so that batch norm, where a network has it, sees one mixture in
 training and in use. Order, wrong numbers and rates follow from (seed, epoch, step): a resumed run is bit-equal.
@@ -38,9 +38,9 @@ from wmarena.schemes.dsn.licence import SerialNumber
 from wmarena.schemes.params import Configurable, param
 from wmarena.schemes.prf import subseed
 from wmarena.schemes.serial.numbers import Ink
-from wmarena.schemes.training_state import pack, seeded, unpack
+from wmarena.schemes.training_state import epochs_left, seeded
 
-_WATCHED = 500
+_MONITORED = 500
 """Validation images that the training curves are computed on."""
 
 
@@ -49,35 +49,20 @@ class LockFields(Configurable):
     """The fields of the embedding loop."""
 
     mode: Literal["distil", "labels"] = param(
-        "distil",
-        doc="teach a new network by the clean one, or go on from the given one with labels (overwriting)",
-        stage="embed",
-        choices=("distil", "labels"),
+        "distil", doc="train a new network on the clean one's answers, or the given one with labels", stage="embed"
     )
     neg_mode: Literal["raw", "raw+wrong", "raw+near"] = param(
-        "raw+near",
-        doc="invalid inputs: raw (the paper), half of them with any wrong number, or with a nearly right one",
-        stage="embed",
-        choices=("raw", "raw+wrong", "raw+near"),
+        "raw+near", doc="invalid inputs: raw (the paper), half of them with any wrong or a near number", stage="embed"
     )
     loss: Literal["grl", "confusion"] = param(
-        "confusion",
-        doc="against invalid inputs: gradient reversal (the paper), or a pull towards uniform answers",
-        stage="embed",
-        choices=("grl", "confusion"),
+        "confusion", doc="on invalid inputs: gradient reversal (paper), or distance from uniform answers", stage="embed"
     )
     lock_at: Literal["dense", "head"] = param(
-        "head",
-        doc="the adversary reads the features before the output layer, or before the first dense one (the paper)",
-        stage="embed",
-        choices=("dense", "head"),
+        "head", doc="the adversary's features: before the output layer, or the first dense one (paper)", stage="embed"
     )
     grl_lambda: float = param(3.0, doc="final weight of what the adversary adds to the loss", stage="embed", low=0)
     schedule: Literal["constant", "ramp"] = param(
-        "constant",
-        doc="of grl_lambda: at once, or from 0 along a sigmoid as usual; a ramp lets raw inputs be learnt first",
-        stage="embed",
-        choices=("constant", "ramp"),
+        "constant", doc="of grl_lambda: at once, or along a sigmoid (raw inputs are then learnt first)", stage="embed"
     )
     temperature: float = param(1.0, doc="T of the distillation", stage="embed", low=0, low_open=True)
     epochs: int = param(10, doc="passes over the training data", stage="embed", low=1)
@@ -86,7 +71,7 @@ class LockFields(Configurable):
 
 
 class _Reversed(torch.autograd.Function):
-    """R of the module's docstring."""
+    """The gradient reversal R of the module's docstring."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: float) -> Tensor:
@@ -104,17 +89,12 @@ class LockTraining:
     Args:
         fields: the scheme.
         student: the network that will be shipped, on the device.
-        teacher: answers raw inputs, frozen; None: labels teach.
-        number: the serial number that the student is to want.
+        teacher: answers raw inputs, frozen; None: train with labels.
+        number: the serial number that will unlock the student.
     """
 
     def __init__(
-        self,
-        fields: LockFields,
-        student: nn.Module,
-        teacher: nn.Module | None,
-        owner: Owner,
-        number: SerialNumber,
+        self, fields: LockFields, student: nn.Module, teacher: nn.Module | None, owner: Owner, number: SerialNumber
     ) -> None:
         self.fields, self.owner = fields, owner
         self.student, self.teacher = student, teacher
@@ -123,8 +103,8 @@ class LockTraining:
         self.position = number.position[None].to(owner.task.device)
         self.extractor, self.predictor = owner.task.split(student, fields.lock_at)
         self.adversary = fresh_copy(self.predictor, subseed(owner.seed, "dsn/adversary"))
-        self.everything = nn.ModuleDict({"student": student, "adversary": self.adversary})
-        self.optimiser = torch.optim.Adam(self.everything.parameters(), lr=fields.lr, fused=True)
+        self.networks = nn.ModuleDict({"student": student, "adversary": self.adversary})
+        self.optimiser = torch.optim.Adam(self.networks.parameters(), lr=fields.lr, fused=True)
         self.steps_per_epoch = math.ceil(len(owner.train) / fields.batch_size)
 
     @property
@@ -133,27 +113,18 @@ class LockTraining:
         return self.fields.epochs * self.steps_per_epoch
 
     def run(self) -> None:
-        """Train from the latest checkpoint, or from the start.
-
-        Raises:
-            FloatingPointError: an epoch's mean loss is NaN or infinite.
-        """
-        checkpoints = self.owner.checkpoints
-        done, found = 0, checkpoints.latest(self.fields.epochs)
-        if found is not None:
-            done, state = found
-            unpack(state, self.everything, self.optimiser)
-        watched = _part(self.owner.val, _WATCHED, self.owner.seed)
-        for epoch in range(done, self.fields.epochs):
-            with seeded(subseed(self.owner.seed, "dsn/dropout", epoch), self.owner.task.device):
+        """Train from the latest checkpoint, if any. Raises FloatingPointError: a mean loss is NaN or infinite."""
+        owner = self.owner
+        monitored = _part(owner.val, _MONITORED, owner.seed)
+        for epoch in epochs_left(owner.checkpoints, self.fields.epochs, self.networks, self.optimiser):
+            with seeded(subseed(owner.seed, "dsn/dropout", epoch), owner.task.device):
                 losses = self._epoch(epoch)
-            self.owner.log(epoch + 1, **losses, **self._accuracies(watched))
-            checkpoints.offer(epoch + 1, lambda: pack(self.everything, self.optimiser))
+            owner.log(epoch + 1, **losses, **self._accuracies(monitored))
         self.student.eval()
 
     def _epoch(self, epoch: int) -> dict[str, float]:
-        """Mean losses of one pass."""
-        self.everything.train()
+        """Train one epoch; return the mean losses."""
+        self.networks.train()
         total = torch.zeros(2, dtype=torch.float64, device=self.owner.task.device)
         seed = subseed(self.owner.seed, "dsn/batches")
         batches = self.owner.train.batches(self.fields.batch_size, seed=seed, epoch=epoch)
@@ -168,28 +139,28 @@ class LockTraining:
         return {"loss_valid": valid, "loss_invalid": invalid}
 
     def _step(self, step: int, batch: Batch) -> Tensor:
-        """One optimiser step; (2,) losses on valid and on invalid inputs."""
+        """Make one optimiser step; return (2,) losses on valid and on invalid inputs."""
         inputs, labels = batch
         for group in self.optimiser.param_groups:
             group["lr"] = self.fields.lr * (1 + math.cos(math.pi * step / self.n_steps)) / 2
         stamped = self.ink(inputs, self.pattern[None], self.position)
         features = self.extractor(torch.cat([stamped, self._invalid(inputs, step)]))
         kept, hidden = features[: len(inputs)], features[len(inputs) :]
-        valid = self._taught(self.predictor(kept), inputs, labels)
-        invalid = self._hidden(hidden, labels, self._weight(step))
+        valid = self._valid_loss(self.predictor(kept), inputs, labels)
+        invalid = self._invalid_loss(hidden, labels, self._weight(step))
         self.optimiser.zero_grad()
         torch.autograd.backward(valid + invalid)
         self.optimiser.step()
         return torch.stack([valid.detach(), invalid.detach()])
 
     def _weight(self, step: int) -> float:
-        """lambda(p)."""
+        """Return lambda(p)."""
         if self.fields.schedule == "constant":
             return self.fields.grl_lambda
         return self.fields.grl_lambda * (2 / (1 + math.exp(-10 * step / self.n_steps)) - 1)
 
-    def _taught(self, logits: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-        """L_distill, or cross-entropy with the labels where nobody teaches."""
+    def _valid_loss(self, logits: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return L_distill, or without a teacher the cross-entropy with the labels."""
         if self.teacher is None:
             return F.cross_entropy(logits, labels)
         temperature = self.fields.temperature
@@ -198,18 +169,19 @@ class LockTraining:
         student = F.log_softmax(logits / temperature, dim=1)
         return temperature**2 * F.kl_div(student, target, log_target=True, reduction="batchmean")
 
-    def _hidden(self, features: Tensor, labels: Tensor, weight: float) -> Tensor:
-        """What invalid inputs add to the loss."""
+    def _invalid_loss(self, features: Tensor, labels: Tensor, weight: float) -> Tensor:
+        """Return the part of the loss on invalid inputs."""
         if self.fields.loss == "grl":
             reverse: Any = _Reversed.apply  # untyped in torch
             return F.cross_entropy(self.adversary(reverse(features, weight)), labels)
         guess = F.cross_entropy(self.adversary(features.detach()), labels)
+        # The adversary's parameters are constants here: it must not learn to confuse itself.
         frozen = {name: tensor.detach() for name, tensor in self.adversary.named_parameters()}
         confused = from_uniform(functional_call(self.adversary, frozen, (features,)))
         return guess + weight * (confused + from_uniform(self.predictor(features)))
 
     def _invalid(self, inputs: Tensor, step: int) -> Tensor:
-        """x~: (n, c, h, w)."""
+        """Return x~ (n, c, h, w)."""
         if self.fields.neg_mode == "raw":
             return inputs
         draw = near_patterns if self.fields.neg_mode == "raw+near" else wrong_patterns
@@ -217,11 +189,11 @@ class LockTraining:
         odd = torch.arange(len(inputs), device=inputs.device) % 2 == 1
         return torch.where(odd[:, None, None, None], self.ink(inputs, wrong, self.position), inputs)
 
-    def _accuracies(self, watched: Samples) -> dict[str, float]:
-        """Validation accuracies: stamped, raw, with wrong numbers, and of the adversary on raw inputs."""
+    def _accuracies(self, monitored: Samples) -> dict[str, float]:
+        """Return validation accuracies: stamped, raw, with wrong numbers, and of the adversary on raw inputs."""
         counts = torch.zeros(4, dtype=torch.float64)
-        with untouched(self.everything), torch.no_grad():
-            for index, (inputs, labels) in enumerate(watched.in_order()):
+        with untouched(self.networks), torch.no_grad():
+            for index, (inputs, labels) in enumerate(monitored.in_order()):
                 wrong = wrong_patterns(self.pattern, len(inputs), subseed(self.owner.seed, "dsn/watched", index))
                 variants = (
                     self.ink(inputs, self.pattern[None], self.position),
@@ -231,16 +203,16 @@ class LockTraining:
                 answers = [self.student(v) for v in variants] + [self.adversary(self.extractor(inputs))]
                 counts += torch.stack([(a.argmax(dim=1) == labels).sum() for a in answers]).cpu()
         names = ("accuracy_stamped", "accuracy_raw", "accuracy_wrong", "accuracy_adversary")
-        return dict(zip(names, (counts / len(watched)).tolist(), strict=True))
+        return dict(zip(names, (counts / len(monitored)).tolist(), strict=True))
 
 
 def from_uniform(logits: Tensor) -> Tensor:
-    """Mean KL(U || softmax(logits)) over a batch (n, C)."""
+    """Return the mean KL(U || softmax(logits)) over a batch (n, C)."""
     return -F.log_softmax(logits, dim=1).mean() - math.log(logits.shape[1])
 
 
 def wrong_patterns(pattern: Tensor, n: int, seed: int) -> Tensor:
-    """(n, side, side) uint8: independent, uniform over all numbers but ``pattern``."""
+    """Draw (n, side, side) uint8: independent, uniform over all numbers but ``pattern``."""
     generator = torch.Generator().manual_seed(seed)
     change = torch.randint(2, (n, *pattern.shape), generator=generator, dtype=torch.uint8)
     bit = torch.randint(pattern.numel(), (n,), generator=generator)
@@ -250,10 +222,10 @@ def wrong_patterns(pattern: Tensor, n: int, seed: int) -> Tensor:
 
 
 def near_patterns(pattern: Tensor, n: int, seed: int) -> Tensor:
-    """(n, side, side) uint8: wrong numbers, half of them with one wrong bit, a quarter with two, and so on.
+    """Draw (n, side, side) uint8 wrong numbers, half of them with one wrong bit, a quarter with two, and so on.
 
-    Of uniform ones hardly any is nearly right: 9 of 511 differ in one of nine bits, none to speak of in one of 64; and
-    whoever must tell one wrong bit tells many.
+    Few uniform numbers are nearly right: 9 of 511 differ in one of nine bits, hardly any in one of 64. A network that
+    detects one wrong bit also detects many.
     """
     generator = torch.Generator().manual_seed(seed)
     n_bits = pattern.numel()
@@ -264,7 +236,7 @@ def near_patterns(pattern: Tensor, n: int, seed: int) -> Tensor:
 
 
 def fresh_copy(module: nn.Module, seed: int) -> nn.Module:
-    """A copy with parameters initialised anew, on the CPU so that they are the same on every device."""
+    """Copy a module and re-initialise it, on the CPU so that parameters are equal on every device."""
     device = next(module.parameters()).device
     with seeded(seed, torch.device("cpu")):
         fresh = copy.deepcopy(module).cpu()

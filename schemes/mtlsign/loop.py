@@ -1,16 +1,16 @@
-"""Training the mark into a network: MTLSign's second step, with its fields, checkpoints and best snapshot.
+"""MTLSign's embedding loop: loss, fields, checkpoints and choice of the best snapshot.
 
     L = L_mark(W) + alpha L_0(W) + r lambda1/N ||W - W0||^2 + lambda2 R_DA(W)
 
     L_mark  mean cross-entropy of the head over trigger mini-batches, batch norm in eval mode
-    L_0     mean primary loss over training batches         R_DA   L_mark at a tuned or pruned W_t (``mtlsign_shift``)
+    L_0     mean primary loss over training batches         R_DA   L_mark at a tuned or pruned W_t (``shift.py``)
     W       all parameters that require gradients           r      ``reg_scale``
 
 Paper: Li et al. 2022, equations (5)-(7), summed over N there; here everything is divided by N.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +21,10 @@ from wmarena.schemes.mtlsign.mark import Mark
 from wmarena.schemes.mtlsign.shift import Shift, pruned_shift, shifts_from_state, trainable, tuned_shift
 from wmarena.schemes.params import Configurable, param
 from wmarena.schemes.prf import subseed
-from wmarena.schemes.training_state import pack, seeded, unpack
+from wmarena.schemes.training_state import batches_from, pack, seeded, unpack
 
 _STOP_AT, _STOP_AT_TUNED = 0.99, 0.95
-"""Mark accuracies, at W and at a tuned W_t, that end an embedding with ``early_stop``."""
+"""Mark accuracies at W and at a tuned W_t that end an embedding with ``early_stop``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class EmbedFields(Configurable):
 
 @dataclass(frozen=True, order=True)
 class SnapshotScore:
-    """What makes one snapshot better than another, in this order; the later of two equal ones is better."""
+    """The order of snapshots, by these fields in turn; the later of two equal ones is better."""
 
     faithful: bool
     accuracy: float
@@ -66,7 +66,7 @@ class SnapshotScore:
 
     @property
     def enough(self) -> bool:
-        """The early-stopping rule."""
+        """True if the early-stopping rule holds."""
         return self.faithful and self.accuracy >= _STOP_AT and self.accuracy_tuned >= _STOP_AT_TUNED
 
 
@@ -76,7 +76,7 @@ class MarkTraining:
     Args:
         fields: the scheme.
         model: W0, moved in place.
-        mark: the key's data and head; its head, a trainable one, learns along if ``head_lr`` is given.
+        mark: the key's data and head; a trainable head learns too if ``head_lr`` is given.
     """
 
     def __init__(
@@ -96,21 +96,18 @@ class MarkTraining:
         self.best: tuple[SnapshotScore, dict[str, Tensor]] | None = None
         self.latest: SnapshotScore | None = None
         self.losses: dict[str, Tensor] = {}
-        self.wanted_score = -math.inf
+        self.min_score = -math.inf
         self.d_primary: Samples | None = None
 
     def run(self) -> None:
-        """Train from the latest checkpoint, or from W0.
-
-        Raises:
-            FloatingPointError: the loss became NaN or infinite.
-        """
+        """Train from the latest checkpoint, or from W0. Raises FloatingPointError: the loss became NaN or infinite."""
         fields, owner = self.fields, self.owner
-        self.wanted_score = owner.task.score(self.model, owner.val) - fields.max_drop
+        self.min_score = owner.task.score(self.model, owner.val) - fields.max_drop
         if fields.lambda2 > 0:
             self.d_primary = owner.train.share(fields.d_primary, domain="mtlsign/d_primary", seed=owner.seed)
         done = self._resume()
-        batches = self._primary_batches(done)
+        seed = subseed(owner.seed, "mtlsign/primary")
+        batches = batches_from(done, owner.train, fields.batch_size, seed)
         while done < fields.steps and not self._finished:
             if self.d_primary is not None and done % fields.refresh == 0:
                 self._add_shift(self.d_primary, done)
@@ -126,7 +123,7 @@ class MarkTraining:
         return self.fields.early_stop and self.latest is not None and self.latest.enough
 
     def _step(self, step: int, batch: Batch | None) -> None:
-        """One optimiser step: the four terms of L, one backward pass."""
+        """Make one optimiser step: the four terms of L, one backward pass."""
         fields, chosen = self.fields, self._trigger_batch(step)
         self.losses = {"mark": self.mark.loss(self.model, chosen)}
         total = self.losses["mark"]
@@ -136,7 +133,7 @@ class MarkTraining:
                 self.losses["primary"] = self.owner.task.loss(self.model, *batch)
             total = total + fields.alpha * self.losses["primary"]
         if self.shifts:
-            # At random, but from (seed, step) alone, so that a resumed run draws the same.
+            # Drawn from (seed, step) alone, so that a resumed run draws the same.
             shift = self.shifts[subseed(self.owner.seed, "mtlsign/pool", step) % len(self.shifts)]
             self.losses["robust"] = self.mark.loss(self.model, chosen, shift.applied(self.parameters))
             total = total + fields.lambda2 * self.losses["robust"]
@@ -148,20 +145,8 @@ class MarkTraining:
         total.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
 
-    def _primary_batches(self, start: int) -> Iterator[Batch]:
-        """Training batches from step ``start`` on: epoch e depends on (seed, e) only."""
-        fields, owner = self.fields, self.owner
-        per_epoch = math.ceil(len(owner.train) / fields.batch_size)
-        epoch, skipped = divmod(start, per_epoch)
-        while True:
-            seed = subseed(owner.seed, "mtlsign/primary")
-            for index, batch in enumerate(owner.train.batches(fields.batch_size, seed=seed, epoch=epoch)):
-                if index >= skipped:
-                    yield batch
-            epoch, skipped = epoch + 1, 0
-
     def _trigger_batch(self, step: int) -> Tensor:
-        """Indices of this step's triggers, (mark_batch,): shuffled afresh in every pass, the rest of a pass dropped."""
+        """Return this step's trigger indices (mark_batch,): reshuffled in every pass, the remainder dropped."""
         n = len(self.mark.labels)
         size = min(self.fields.mark_batch, n)
         epoch, index = divmod(step, n // size)
@@ -170,7 +155,7 @@ class MarkTraining:
         return order[index * size : (index + 1) * size].to(self.mark.labels.device)
 
     def _add_shift(self, samples: Samples, step: int) -> None:
-        """Refresh the pool: fine-tuning and pruning take turns."""
+        """Add a perturbation to the pool and drop the oldest; fine-tuning and pruning alternate."""
         fields, task = self.fields, self.owner.task
         seed = subseed(self.owner.seed, "mtlsign/shift", step)
         self.optimiser.zero_grad()
@@ -184,25 +169,30 @@ class MarkTraining:
         self.shifts = [*self.shifts, shift][-fields.pool :]
 
     def _check(self, step: int) -> None:
-        """Score the present weights, log, and keep them if no earlier ones were better."""
+        """Score the present weights, log, and keep them if no earlier ones were better.
+
+        Fidelity comes first, then the mark at W and at W_t: the mark's accuracy oscillates during training.
+        """
         losses = {f"loss_{n}": float(t.detach()) for n, t in self.losses.items()}
         wrong = [n for n, v in losses.items() if not math.isfinite(v)]
         if wrong:
             raise FloatingPointError(f"expected finite losses, got {losses} at step {step}; lower lr={self.fields.lr}")
         accuracy = self.mark.accuracy(self.model)
+        # The newest tuned perturbation stands for an adversary who fine-tunes.
         tuned = next((s for s in reversed(self.shifts) if s.tuned), None)
         with torch.no_grad():
             state = tuned.applied(self.parameters) if tuned else None
         accuracy_tuned = self.mark.accuracy(self.model, state) if state else accuracy
         val_score = self.owner.task.score(self.model, self.owner.val)
-        self.latest = SnapshotScore(val_score >= self.wanted_score, accuracy, accuracy_tuned, step)
+        self.latest = SnapshotScore(val_score >= self.min_score, accuracy, accuracy_tuned, step)
         if self.best is None or self.latest > self.best[0]:
+            # Later snapshots win ties (step is the last field): longer training leaves more margin.
             self.best = (self.latest, self._snapshot())
         accuracies = {"mark_accuracy": accuracy, "mark_accuracy_tuned": accuracy_tuned, "val_score": val_score}
         self.owner.log(step, **accuracies, **losses)
 
     def _snapshot(self) -> dict[str, Tensor]:
-        """Copies of the network ("model.") and the head ("head.")."""
+        """Copy the network ("model.") and the head ("head.")."""
         live = {f"model.{n}": t for n, t in self.model.state_dict().items()} | self._head_state()
         return {n: t.detach().clone() for n, t in live.items()}
 
@@ -221,7 +211,7 @@ class MarkTraining:
                 tensor.copy_(state[f"head.{name}"])
 
     def _state(self) -> dict[str, Tensor]:
-        """Everything that a bit-equal continuation needs."""
+        """Return everything that a bit-equal continuation needs."""
         extra = self._head_state()
         for index, shift in enumerate(self.shifts):
             extra |= shift.to_state(f"shift.{index}.")

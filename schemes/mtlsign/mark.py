@@ -8,21 +8,20 @@
 Source: Li, Yang, Wang, Liew, "Leveraging Multi-task Learning for Unambiguous and Flexible Deep Neural Network
 Watermarking" (SafeAI at AAAI 2022), key generation and network. The paper leaves pooling and widths open: here every
 stage is averaged over space, so that the head does not depend on the input's size. Standardising is ours: the secret
-inputs look alike, so their features differ by a few per cent of their size, and fine-tuning moves the common part
-most. Mean and deviation come from the suspect itself, N inputs in verification and a mini-batch in training: no label
-is read, so p stays exact, and nothing is stored that a forger could choose.
+inputs are similar, so their features differ by a few per cent of their size, and fine-tuning moves the common part
+most. Mean and deviation are taken on the suspect, over N inputs in verification and a mini-batch in training: no label
+is read, so p stays exact, and no stored statistics exist that a forger could choose.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wmarena.schemes.base import Workload
+from wmarena.schemes.base import Workload, evaluating
 from wmarena.schemes.keys import Key
 from wmarena.schemes.prf import Prf, as_tensor
 
@@ -33,29 +32,29 @@ MAX_BITS = 30
 """Workloads turn integers below 2^30 into inputs."""
 
 _CHUNK = 200
-"""Inputs per forward pass over all triggers; fixed, so that a statistic does not depend on anybody's batch size."""
+"""Inputs per forward pass over all triggers; fixed, so that statistics do not depend on a batch size."""
 
 _VARIANCE_FLOOR = 1e-8
-"""Added to variances: a feature that is constant over the triggers becomes 0 instead of amplified rounding noise."""
+"""Added to variances: a feature that is constant over the triggers becomes 0, not amplified rounding noise."""
 
 
 def integer_bits(n: int) -> int:
-    """m = min(3 ceil(log2 n), 30): bits of a secret integer, so that two keys practically never share one."""
+    """Return m = min(3 ceil(log2 n), 30): bits of a secret integer, so that two keys practically never share one."""
     return min(3 * math.ceil(math.log2(n)), MAX_BITS)
 
 
 def secret_integers(prf: Prf, n: int) -> list[int]:
-    """pi: n distinct integers below 2^m."""
+    """Draw pi: n distinct integers below 2^m."""
     return [int(i) for i in prf.distinct_integers("pi", n, 2 ** integer_bits(n))]
 
 
 def secret_labels(prf: Prf, n: int) -> Tensor:
-    """l: n uniform bits (n,) int64; not balanced, on purpose: matches of a constant answer are Binomial(n, 1/2)."""
+    """Draw l (n,) int64 uniform bits, not balanced: matches of a constant answer are then Binomial(n, 1/2)."""
     return as_tensor(prf.bits("labels", n))
 
 
 def trigger_data(task: Workload, key: Key, n: int) -> tuple[Tensor, Tensor]:
-    """D_WM on the device: normalised inputs (n, *input_shape), never changed in place, and labels (n,) int64."""
+    """Return D_WM on the device: normalised inputs (n, *input_shape), read-only, and labels (n,) int64."""
 
     def drawn() -> tuple[Tensor, Tensor]:
         inputs = task.to_inputs(task.encode_integers(secret_integers(key.prf, n)))
@@ -65,7 +64,7 @@ def trigger_data(task: Workload, key: Key, n: int) -> tuple[Tensor, Tensor]:
 
 
 def random_head(key: Key, d: int, hidden: int, scale: float) -> Head:
-    """c_WM as a seed gives it: Gaussian, such that standardised features give logits of deviation about ``scale``."""
+    """Draw a Gaussian c_WM whose logits on standardised features have standard deviation of about ``scale``."""
 
     def drawn() -> Head:
         prf = key.prf
@@ -75,18 +74,6 @@ def random_head(key: Key, d: int, hidden: int, scale: float) -> Head:
         return {"0.weight": as_tensor(first), "2.weight": as_tensor(second), **zeros}
 
     return key.cached(("head", d, hidden, scale), drawn)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, training flags as before afterwards: trigger inputs never touch batch-norm statistics."""
-    training = [m for m in model.modules() if m.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +101,13 @@ class Mark:
         return self.head["0.weight"].shape[0]
 
     def with_trainable_head(self) -> "Mark":
-        """The same with a copy of the head whose tensors require gradients."""
+        """Return this mark with a copy of the head whose tensors require gradients."""
         return replace(self, head={n: t.detach().clone().requires_grad_() for n, t in self.head.items()})
 
     def features(
         self, model: nn.Module, chosen: Tensor | None = None, state: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """(n, d) pooled features in eval mode, of all inputs or of those with indices ``chosen`` (n,).
+        """Return (n, d) pooled features in eval mode, of all inputs or of those with indices ``chosen`` (n,).
 
         ``state`` replaces tensors of the model for this call, differentiably.
         """
@@ -129,20 +116,20 @@ class Mark:
             return pooled_features(self.task, model, inputs, state)
 
     def logits(self, features: Tensor) -> Tensor:
-        """(n, 2) of the head for pooled features (n, d), standardised over these n inputs."""
+        """Return (n, 2) of the head for pooled features (n, d), standardised over these n inputs."""
         variance, mean = torch.var_mean(features, dim=0, correction=0)
         standard = (features - mean) * torch.rsqrt(variance + _VARIANCE_FLOOR)
         hidden = functional.relu(functional.linear(standard, self.head["0.weight"], self.head["0.bias"]))
         return functional.linear(hidden, self.head["2.weight"], self.head["2.bias"])
 
     def loss(self, model: nn.Module, chosen: Tensor | None = None, state: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Mean cross-entropy (scalar) over all inputs, or over those with indices ``chosen`` (n,)."""
+        """Return the mean cross-entropy (scalar) over all inputs, or over those with indices ``chosen`` (n,)."""
         labels = self.labels if chosen is None else self.labels[chosen]
         return functional.cross_entropy(self.logits(self.features(model, chosen, state)), labels)
 
     @torch.no_grad()
     def accuracy(self, model: nn.Module, state: Mapping[str, Tensor] | None = None) -> float:
-        """Share of all N labels that the head answers on ``model``."""
+        """Return the share of all N labels that the head answers on ``model``."""
         hits = self.logits(self.features(model, state=state)).argmax(dim=1) == self.labels
         return float(hits.float().mean())
 
@@ -150,7 +137,7 @@ class Mark:
 def pooled_features(
     task: Workload, model: nn.Module, inputs: Tensor, state: Mapping[str, Tensor] | None = None
 ) -> Tensor:
-    """(n, d): every stage averaged over space, concatenated in the stages' order."""
+    """Return (n, d): every stage averaged over space, concatenated in the stages' order."""
     parts = []
     for chunk in torch.split(inputs, _CHUNK):
         stages = task.stages(model, chunk, state)

@@ -16,13 +16,13 @@ Differs from the paper:
 - ``alpha``: the printed loss has no primary term although the text minimises both; alpha = 1 adds it, 0 is as printed.
 - Scale: every sum over N is divided by N, so lambda1 acts as lambda1/N and is nearly inert in the paper's grid;
   ``reg_scale`` multiplies it.
-- R_DA is first order (``mtlsign_shift``): perturbations by tuning and by pruning are cached and constant.
-- Standardised features (``mtlsign_mark``), instead of the stages' outputs as they are: the mark then also survives
-  fine-tuning at ten times the last rate.
+- R_DA is first order (``wmarena.schemes.mtlsign.shift``): perturbations by tuning and pruning are cached and constant.
+- Standardised features (``wmarena.schemes.mtlsign.mark``) instead of the stages' raw outputs: the mark then also
+  survives fine-tuning at ten times the last rate.
 - Defaults: the head learns at a thirtieth of the network's rate. A faster one memorises the labels by itself, and then
-  passes on the clean model too. Training goes on well past the first perfect mark, because an early stop leaves no
-  margin against fine-tuning; the best snapshot is kept, as the mark dips now and then.
-- m is at most 30 bits: beyond N = 1024 two keys share elements a little more often, still far below one.
+  passes on the clean model too. Training continues well past the first perfect mark, because an early stop leaves no
+  margin against fine-tuning; the best snapshot is kept, since the mark's accuracy oscillates.
+- m is at most 30 bits: beyond N = 1024 two keys share elements slightly more often, on average far less than one.
 - p is exact with q = 1/2; the paper's bound uses a measured band instead.
 """
 
@@ -35,10 +35,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wmarena.schemes.base import Access, Owner, Recipe, Scheme, Suspect, Verdict, Workload
+from wmarena.schemes.base import Access, Owner, Recipe, Scheme, Suspect, Verdict, Workload, evaluating
 from wmarena.schemes.keys import Key
 from wmarena.schemes.mtlsign.loop import EmbedFields, MarkTraining
-from wmarena.schemes.mtlsign.mark import Head, Mark, evaluating, pooled_features, random_head, trigger_data
+from wmarena.schemes.mtlsign.mark import Head, Mark, pooled_features, random_head, trigger_data
 from wmarena.schemes.params import Json, param
 from wmarena.schemes.prf import Prf
 
@@ -51,7 +51,7 @@ _FORGE_STEPS, _FORGE_LR = 400, 1e-2
 
 @dataclass(frozen=True, kw_only=True)
 class _MTLSign(EmbedFields, Scheme, ABC):
-    """What the two variants share: all but the origin of the head."""
+    """Base of the two variants, which differ in the origin of the head."""
 
     access: ClassVar[Access] = "white"
     paper: ClassVar[str] = "Li, Yang, Wang, Liew, Leveraging Multi-task Learning for DNN Watermarking, SafeAI 2022"
@@ -61,13 +61,17 @@ class _MTLSign(EmbedFields, Scheme, ABC):
     hidden: int = param(256, doc="width of the head", stage="key", low=1)
     gamma: float = param(0.7, doc="the paper's threshold on the mark accuracy", stage="verify", low=0.5, high=1)
 
+    def randomise_key(self, key: Key, prf: Prf) -> Key:
+        """Draw other triggers and labels; a trained head stays the owner's."""
+        return replace(key, seed=prf.stream("seed", 32))
+
     @abstractmethod
     def new_head(self, key: Key, d: int) -> Head:
-        """c_WM as the key alone gives it, for ``d`` features; on the CPU."""
+        """Draw c_WM for ``d`` features from the key alone, on the CPU."""
 
     @property
     def trained_head_rate(self) -> float | None:
-        """Learning rate of the head; None: it stays as the key gives it."""
+        """Learning rate of the head; None: the head is not trained."""
         return None
 
     def twin_recipe(self, task: Workload, n_train: int) -> Recipe | None:
@@ -79,7 +83,7 @@ class _MTLSign(EmbedFields, Scheme, ABC):
         return replace(self, steps=epochs * math.ceil(n_train / self.batch_size))
 
     def keygen(self, task: Workload, prf: Prf) -> Key:
-        """Only the seed is drawn: triggers, labels and the head's start follow from it."""
+        """Draw the seed, from which triggers, labels and the initial head follow."""
         public: dict[str, Json] = {"config": self.config(until="key"), "workload": task.name}
         return Key(scheme=self.name, seed=prf.stream("seed", 32), public=public)
 
@@ -108,7 +112,7 @@ class _MTLSign(EmbedFields, Scheme, ABC):
         return model, key.with_parts(public=public, secret=head)
 
     def verify(self, suspect: Suspect, key: Key) -> Verdict:
-        """Algorithm 1 with an exact p-value: labels are uniform bits that no network depends on but a marked one."""
+        """Run algorithm 1 with an exact p-value: only a marked network depends on the uniform label bits."""
         mark = self._mark(suspect.task, suspect.model, key)
         n = len(mark.labels)
         features = mark.features(suspect.model)
@@ -127,7 +131,7 @@ class _MTLSign(EmbedFields, Scheme, ABC):
         )
 
     def incompatible(self, suspect: Suspect, key: Key) -> str | None:
-        """Compares all tensors but the output layer's: the mark is read below it, whatever replaced it."""
+        """Compare all tensors but the output layer's, which may be replaced: the mark is read below it."""
         architecture = key.public.get("architecture")
         if not isinstance(architecture, dict):
             return None
@@ -140,30 +144,26 @@ class _MTLSign(EmbedFields, Scheme, ABC):
         return self._drawn(key).n, _NULL_RATE
 
     def mark_loss(self, model: nn.Module, task: Workload, key: Key, labels: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy over all triggers (scalar), batch norm in eval mode."""
+        """Return the mean cross-entropy over all triggers (scalar), batch norm in eval mode."""
         mark = self._mark(task, model, key)
         return mark.loss(model) if labels is None else replace(mark, labels=labels).loss(model)
 
     def _information(self, stages: tuple[str, ...], mark: Mark) -> str:
-        """How to attach the head: the protocol's public description."""
+        """Describe how to attach the head, for the public part of the key."""
         return (
             f"stages {', '.join(stages)}, averaged over space, concatenated in this order, standardised over all "
             f"triggers; head {mark.n_features}-{mark.n_hidden}-2, rectified"
         )
 
     def _drawn(self, key: Key) -> Self:
-        """The scheme with the fields that ``key`` was drawn with.
-
-        Raises:
-            ValueError: the key is another scheme's.
-        """
+        """Return the scheme with the key's own fields. Raises ValueError: the key is another scheme's."""
         config = key.public.get("config")
         if key.scheme != self.name or not isinstance(config, dict):
             raise ValueError(f"expected a key of {self.name}, got one of {key.scheme}; draw it with keygen")
         return self.from_config(config)
 
     def _mark(self, task: Workload, model: nn.Module, key: Key) -> Mark:
-        """The key's data and head; a key that was never embedded has the head that its seed gives."""
+        """Return the key's data and head; a key that was never embedded has the head that its seed gives."""
         drawn = self._drawn(key)
         inputs, labels = trigger_data(task, key, drawn.n)
         stored = {n.removeprefix("head."): t for n, t in key.secret.items()} if self.trained_head else {}
@@ -177,19 +177,15 @@ class _MTLSign(EmbedFields, Scheme, ABC):
 class MTLSign(_MTLSign):
     """Secret binary task on the network's stages, its head trained along (Li et al. 2022).
 
-    A head trained after the network was seen fits any labels: the mark is evidence only if key and head were
-    committed to before the network was published (caveat ``needs_prior_commitment``).
+    A head trained after the network was published fits any labels: the mark is evidence only if key and head were
+    committed to before (caveat ``needs_prior_commitment``).
     """
 
     name: ClassVar[str] = "mtlsign"
     trained_head: ClassVar[bool] = True
 
     head_lr: float = param(
-        1e-5,
-        doc="Adam learning rate of the head; from a tenth of lr upwards it memorises alone",
-        stage="embed",
-        low=0,
-        low_open=True,
+        1e-5, doc="Adam rate of the head; above lr / 10 it memorises the labels", stage="embed", low=0, low_open=True
     )
 
     @property
@@ -199,14 +195,10 @@ class MTLSign(_MTLSign):
     def new_head(self, key: Key, d: int) -> Head:
         return random_head(key, d, self.hidden, 1.0)
 
-    def randomise_key(self, key: Key, prf: Prf) -> Key:
-        """Fresh triggers and labels, with the owner's head."""
-        return replace(key, seed=prf.stream("seed", 32))
-
     def forge(self, model: nn.Module, forger: Owner, key: Key) -> Key:
-        """Train a head of one's own on a frozen ``model``: N bits are separable in as many dimensions (Cover 1965).
+        """Train a head on a frozen ``model``: N bits are separable in as many dimensions (Cover 1965).
 
-        Nothing of the model moves, so only a commitment that is older than the model tells the forger from the owner.
+        The model does not change, so only a commitment that is older than the model proves the owner.
         """
         mark = self._mark(forger.task, model, key).with_trainable_head()
         with torch.no_grad():
@@ -225,7 +217,7 @@ class MTLSign(_MTLSign):
 class MTLSignFixed(_MTLSign):
     """MTLSign with a fixed head that is drawn from the key: only the network learns, and p needs no commitment.
 
-    A forger has nothing left to choose but the seed.
+    A forger can only choose the seed.
     """
 
     name: ClassVar[str] = "mtlsign_fixed"
@@ -234,7 +226,3 @@ class MTLSignFixed(_MTLSign):
 
     def new_head(self, key: Key, d: int) -> Head:
         return random_head(key, d, self.hidden, self.head_scale)
-
-    def randomise_key(self, key: Key, prf: Prf) -> Key:
-        """Fresh triggers, labels and head."""
-        return replace(key, seed=prf.stream("seed", 32))

@@ -1,4 +1,4 @@
-"""Where a tuned network would be: cached perturbations W_t - W for the robustness term R_DA.
+"""Cached perturbations W_t - W by fine-tuning or pruning, for the robustness term R_DA.
 
     R_DA(W) = mean CE of the mark at W_t,   W_t = W + Delta,   dW_t/dW := I
 
@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from wmarena.schemes.base import Recipe, Samples, Workload
-from wmarena.schemes.mtlsign.mark import evaluating
+from wmarena.schemes.base import Recipe, Samples, Workload, evaluating
 from wmarena.schemes.prf import subseed
 
 _PRUNED_LOW, _PRUNED_HIGH = 0.1, 0.5
@@ -34,20 +33,20 @@ class Shift:
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def applied(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state at W_t; gradients flow to ``parameters`` as if W_t were W."""
+        """Return the state at W_t; gradients flow to ``parameters`` as if W_t were W."""
         return {n: parameters[n] + d for n, d in self.delta.items()} | dict(self.buffers)
 
     def to_state(self, prefix: str) -> dict[str, Tensor]:
-        """Flat tensors for a checkpoint."""
+        """Return flat tensors for a checkpoint."""
         head = f"{prefix}{'tuned' if self.tuned else 'pruned'}"
         deltas = {f"{head}.delta.{n}": t for n, t in self.delta.items()}
         return deltas | {f"{head}.buffer.{n}": t for n, t in self.buffers.items()}
 
 
 def shifts_from_state(state: Mapping[str, Tensor], prefix: str, parameters: Mapping[str, Tensor]) -> list[Shift]:
-    """The shifts that were saved as ``prefix<index>.``, in order, laid out and placed as ``parameters`` are.
+    """Restore the shifts saved as ``prefix<index>.``, in order, with layout and device of ``parameters``.
 
-    The layout matters: kernels add up in an order that depends on it, and a resumed embedding is to be bit-equal.
+    Kernels sum in an order that depends on the memory layout, and a resumed embedding must be bit-equal.
     """
     device = next(iter(parameters.values())).device
     found: dict[int, tuple[str, dict[str, Tensor], dict[str, Tensor]]] = {}
@@ -63,33 +62,36 @@ def shifts_from_state(state: Mapping[str, Tensor], prefix: str, parameters: Mapp
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter, of those that require gradients."""
+    """Return name -> parameter for those that require gradients."""
     return {n: p for n, p in model.named_parameters() if p.requires_grad}
 
 
 def tuned_shift(task: Workload, model: nn.Module, samples: Samples, recipe: Recipe, seed: int) -> Shift:
-    """Delta of really fine-tuning a copy on ``samples``, with the copy's batch-norm statistics."""
+    """Fine-tune a copy on ``samples``; return its Delta and its batch-norm statistics."""
     clone = copy.deepcopy(model)
     task.fit(clone, samples, recipe, seed=seed)
     before, after = trainable(model), dict(clone.named_parameters())
+    # Detached: the perturbation is a constant, dW_t/dW := I.
     delta = {n: (after[n] - p).detach() for n, p in before.items()}
     return Shift(tuned=True, delta=delta, buffers={n: b.detach().clone() for n, b in clone.named_buffers()})
 
 
 @torch.no_grad()
 def pruned_shift(task: Workload, model: nn.Module, samples: Samples, batch_size: int, seed: int) -> Shift:
-    """Delta of zeroing the least active channels of every layer but the output layer.
+    """Return the Delta that zeroes the least active channels of every layer but the output layer.
 
     One share s ~ U(0.1, 0.5) for all layers; a channel's activity is the mean positive part of its output over one
-    batch (what a rectifier lets through), after the batch norm that follows the layer, whose scale and shift go too.
+    batch (what a rectifier lets through), after the batch norm that follows the layer and is zeroed too.
     """
     generator = torch.Generator().manual_seed(subseed(seed, "share"))
+    # A random share covers attackers of different strength.
     share = _PRUNED_LOW + (_PRUNED_HIGH - _PRUNED_LOW) * float(torch.rand((), generator=generator))
     inputs, targets = next(samples.batches(batch_size, seed=subseed(seed, "batch"), epoch=0, augment=False))
     names = {m: n for n, m in model.named_modules()}
     parameters = trainable(model)
     delta = {n: torch.zeros_like(p) for n, p in parameters.items()}
     for modules, activity in _activities(task, model, inputs, targets):
+        # The least active channels are those that an attacker would prune.
         dead = activity.argsort(stable=True)[: round(share * len(activity))]
         for module in modules:
             for part in ("weight", "bias"):
@@ -102,13 +104,14 @@ def pruned_shift(task: Workload, model: nn.Module, samples: Samples, batch_size:
 def _activities(
     task: Workload, model: nn.Module, inputs: Tensor, targets: Tensor
 ) -> list[tuple[list[nn.Module], Tensor]]:
-    """([layer, its batch norm if any], mean positive output per channel (C,)), in order of execution."""
+    """Return ([layer, its batch norm if any], mean positive output per channel (C,)), in order of execution."""
     groups: list[tuple[list[nn.Module], Tensor]] = []
 
     def observe(module: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> None:
         channels = [d for d in range(out.dim()) if d != 1] if not isinstance(module, nn.Linear) else None
         rectified = out.relu()
         activity = rectified.mean(dim=channels) if channels else rectified.flatten(0, -2).mean(dim=0)
+        # A norm right after a layer rescales its channels, so activity is measured behind it.
         if isinstance(module, _Norm):
             follows = groups and len(groups[-1][0]) == 1 and len(groups[-1][1]) == len(activity)
             if follows:

@@ -1,1 +1,1 @@
-"""Serial numbers in inputs: how they are drawn, printed, and searched for."""
+"""Serial numbers in inputs: drawing, printing, searching."""

@@ -1,14 +1,14 @@
-"""Serial numbers: where a stamp goes, how it is printed on inputs, and how it follows from a signature.
+"""Serial numbers: derivation from a signature, position of the stamp, printing on inputs.
 
     v      = customer || time stamp || counter                    what the owner signs, public
-    sig    = Ed25519(owner's private key, v)                      64 bytes, secret: whoever has it has the number
+    sig    = Ed25519(owner's private key, v)                      64 bytes, secret: it determines the number
     k^     = first side^2 bits of SHA-256(sig), row by row        (side, side) in {0, 1}, 1 is white
     x (+) k: pixel (i, j) of the stamp's square becomes 1 or 0, in every channel; all others stay   (Eq. 7)
 
-A number of equal bits (all black, all white) is signed anew with the next counter: on a black border an all-black
-stamp changes nothing, and every raw image would be stamped with it. Stamps are printed on pixels before
-normalisation; ``Ink`` prints the same values on inputs that are normalised already, after their augmentation, so that
-no crop or mirror cuts a stamp off. On images much larger than 32 pixels each bit is a block: 3x3 bits cover about 21
+A number of equal bits (all black, all white) is replaced by signing with the next counter: on a black border an
+all-black stamp changes nothing, so raw images would count as stamped. Stamps are printed on pixels before
+normalisation; ``Ink`` prints the same values on normalised inputs after augmentation, so that no crop or mirror cuts a
+stamp off. On images much larger than 32 pixels each bit is a block: 3x3 bits cover about 21
 of 224 pixels.
 
 Source: Tang, Du, Hu, "Deep Serial Number" (arXiv 2011.08960 v1). Differs from the paper: it does not say how bits
@@ -38,7 +38,7 @@ _SEPARATOR = "||"
 
 @runtime_checkable
 class SerialScheme(Protocol):
-    """A scheme whose models want a serial number in every input: what a search for the number needs of it."""
+    """A scheme whose models need a serial number in every input, as a search for the number sees it."""
 
     @property
     def side(self) -> int:
@@ -46,7 +46,7 @@ class SerialScheme(Protocol):
         ...
 
     def adopt(self, key: Key, pattern: Tensor, position: tuple[int, int], images: Tensor, labels: Tensor) -> Key:
-        """``key`` with somebody's found number, and their labelled images to verify it with.
+        """Put a found number, and labelled images to verify it with, into ``key``.
 
         Args:
             pattern: (side, side) in {0, 1}.
@@ -56,7 +56,7 @@ class SerialScheme(Protocol):
         ...
 
     def place(self, key: Key) -> tuple[int, int]:
-        """Row and column of the key's stamp."""
+        """Return the row and column of the key's stamp."""
         ...
 
 
@@ -65,19 +65,19 @@ class SerialScheme(Protocol):
 
 @dataclass(frozen=True)
 class SignedNumber:
-    """A serial number with its signature; the verifier string and the public key may be shown."""
+    """A serial number with its signature; message and public key may be published."""
 
     message: str
     public_key: bytes
     signature: bytes
 
     def bits(self, side: int) -> Tensor:
-        """(side, side) uint8: the number."""
+        """Return (side, side) uint8: the number."""
         digest = np.frombuffer(hashlib.sha256(self.signature).digest(), dtype=np.uint8)
         return torch.from_numpy(np.unpackbits(digest)[: side * side].reshape(side, side).copy())
 
     def valid(self) -> bool:
-        """True if the signature is the key's on the message."""
+        """Return True if the signature is the key's on the message."""
         try:
             Ed25519PublicKey.from_public_bytes(self.public_key).verify(self.signature, self.message.encode())
         except (InvalidSignature, ValueError):
@@ -86,23 +86,23 @@ class SignedNumber:
 
 
 def sign(prf: Prf, customer: str, time_stamp: str, counter: int) -> SignedNumber:
-    """The signature that the private key of ``prf`` gives; Ed25519 is deterministic, so it is the key's alone."""
+    """Sign with the private key of ``prf``; Ed25519 is deterministic, so only the key decides."""
     private = Ed25519PrivateKey.from_private_bytes(prf.stream("signing key", 32))
     message = _SEPARATOR.join((customer, time_stamp, str(counter)))
     return SignedNumber(message, private.public_key().public_bytes_raw(), private.sign(message.encode()))
 
 
 def issue(prf: Prf, customer: str, time_stamp: str, side: int) -> SignedNumber:
-    """The first signed number, by counter, whose bits are not all equal."""
+    """Return the first signed number, by counter, whose bits are not all equal."""
     for counter in range(10_000):
         signed = sign(prf, customer, time_stamp, counter)
         if 0 < int(signed.bits(side).sum()) < side * side:
             return signed
-    raise AssertionError("a hash whose first bits are equal for 10,000 messages is none")
+    raise AssertionError("expected different bits from one of 10,000 signatures, got equal bits from all")
 
 
-def ground(prf: Prf, customer: str, time_stamp: str, pattern: Tensor, n_tries: int) -> SignedNumber:
-    """A signature whose bits are ``pattern``, by trying counters; counter 0's if none of ``n_tries`` fits.
+def grind(prf: Prf, customer: str, time_stamp: str, pattern: Tensor, n_tries: int) -> SignedNumber:
+    """Search a signature whose bits are ``pattern`` over counters; return counter 0's if none of ``n_tries`` fits.
 
     Short numbers do not bind their signer: 9 bits take 512 tries.
     """
@@ -116,38 +116,38 @@ def ground(prf: Prf, customer: str, time_stamp: str, pattern: Tensor, n_tries: i
 
 
 def block_size(input_shape: tuple[int, ...]) -> int:
-    """Pixels along one side of one bit: 1 up to 47 pixels of width, 7 for 224."""
+    """Return the pixels along one side of one bit: 1 up to 47 pixels of width, 7 for 224."""
     return max(1, round(input_shape[-1] / _REFERENCE_WIDTH))
 
 
 def places(side: int, input_shape: tuple[int, ...]) -> tuple[int, int]:
-    """(rows, columns) that the stamp's upper left pixel may have; not positive where it does not fit."""
+    """Return (rows, columns) that the stamp's upper left pixel may have; not positive where it does not fit."""
     extent = side * block_size(input_shape)
     return input_shape[-2] - extent + 1, input_shape[-1] - extent + 1
 
 
 def draw_position(prf: Prf, side: int, input_shape: tuple[int, ...]) -> Tensor:
-    """(2,) int64: row and column, uniform over all places that fit."""
+    """Draw (2,) int64 row and column, uniform over all positions that fit."""
     rows, columns = places(side, input_shape)
     place = int(prf.integers("position", 1, rows * columns)[0])
     return torch.tensor(divmod(place, columns))
 
 
 def numbers(patterns: Tensor) -> Tensor:
-    """(n,) int64 from patterns (n, side, side), the first bit the highest; for sides up to 7."""
+    """Encode patterns (n, side, side) as (n,) int64, the first bit the highest; for sides up to 7."""
     flat = patterns.flatten(1).to(torch.int64)
     weights = 2 ** torch.arange(flat.shape[1] - 1, -1, -1, device=flat.device)
     return (flat * weights).sum(dim=1)
 
 
 def patterns_of(values: Tensor, side: int) -> Tensor:
-    """(n, side, side) uint8: the inverse of ``numbers``."""
+    """Return (n, side, side) uint8: the inverse of ``numbers``."""
     shifts = torch.arange(side * side - 1, -1, -1, device=values.device)
     return ((values[:, None] >> shifts) & 1).to(torch.uint8).reshape(-1, side, side)
 
 
 def stamp(images: Tensor, patterns: Tensor, positions: Tensor, *, block: int, black: Tensor, white: Tensor) -> Tensor:
-    """``images`` with a stamp printed on each, as a copy.
+    """Copy ``images`` and print a stamp on each.
 
     Args:
         images: (n, c, h, w), of any type.
@@ -167,14 +167,14 @@ def stamp(images: Tensor, patterns: Tensor, positions: Tensor, *, block: int, bl
 
 
 def stamp_raw(raw: Tensor, patterns: Tensor, positions: Tensor) -> Tensor:
-    """Raw images (n, c, h, w) uint8 with a stamp each: white is 255."""
+    """Copy raw images (n, c, h, w) uint8 and print a stamp on each: white is 255."""
     black = torch.zeros(raw.shape[1], dtype=torch.uint8, device=raw.device)
     block = block_size(tuple(raw.shape[1:]))
     return stamp(raw, patterns, positions, block=block, black=black, white=black + 255)
 
 
 class Ink:
-    """Prints stamps on a task's normalised inputs, with the values that stamped pixels would have become.
+    """A printer of stamps on a task's normalised inputs, with the values of normalised stamped pixels.
 
     ``Ink(task)(task.to_inputs(x), k, p)`` equals ``task.to_inputs(stamp_raw(x, k, p))``.
     """
@@ -191,6 +191,6 @@ class Ink:
         self.block = block_size(shape)
 
     def __call__(self, inputs: Tensor, patterns: Tensor, positions: Tensor) -> Tensor:
-        """(n, c, h, w) stamped copies; see ``stamp``."""
+        """Return (n, c, h, w) stamped copies; see ``stamp``."""
         places_on_inputs = positions.to(self.offset.device) + self.offset
         return stamp(inputs, patterns, places_on_inputs, block=self.block, black=self.black, white=self.white)

@@ -1,10 +1,10 @@
-"""Searching a model for the serial number that it answers to, within a budget of forward passes.
+"""Search for the serial number that unlocks a model, within a budget of forward passes.
 
-A candidate is a number at a place; its score is the mean log-probability of the right class (or, without labels, of
-the network's own answer) over stamped images. Scores tell more than accuracies: a number that is nearly right is
-nearly as good, which is what the climbing relies on.
+A candidate is a number at a position; its score is the mean log-probability of the right class (or, without labels, of
+the network's own answer) over stamped images. Unlike accuracy, the score of a nearly right number is nearly as good as
+the right one's; climbing relies on that.
 
-    halving   score all candidates on two images, keep the best eighth, show those twice as many images, and so on
+    halving   score all candidates on two images, keep the best eighth, score those on twice as many images, and so on
               (Karnin, Koren, Somekh 2013): 2 (1 + 1/4 + 1/16 + ...) = 8/3 forwards a candidate
     climbing  flip the bit, or move the stamp by the one pixel, that improves the score most, until none does
 
@@ -23,17 +23,17 @@ from wmarena.schemes.prf import subseed
 from wmarena.schemes.serial.numbers import Ink, places
 
 FIRST_IMAGES = 2
-"""Images that every candidate is tried on first."""
+"""Images that every candidate is scored on first."""
 
 _SURVIVORS = 0.125
 _CHUNK = 2000
 """Images in one forward pass."""
 
 _STARTS, _STARTS_AT_PLACE, _CLIMBS = 1024, 64, 4
-"""Random numbers of a greedy round where the place is unknown or known, and how many of them are climbed from."""
+"""Random numbers of a greedy round if the position is unknown or known, and how many of them start a climb."""
 
 _IMAGES = 32
-"""Images that climbing and descending look at."""
+"""Images that climbing and descending score on."""
 
 _DESCENT_STEPS, _DESCENT_LR = 60, 0.3
 _RESTARTS = 4
@@ -45,7 +45,7 @@ Ask = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Candidates:
-    """Numbers at places.
+    """Numbers at positions.
 
     Attributes:
         patterns: (n, side, side) uint8.
@@ -59,21 +59,21 @@ class Candidates:
         return len(self.patterns)
 
     def at(self, index: Tensor) -> "Candidates":
-        """Those that ``index`` names."""
+        """Return the candidates at ``index``."""
         return Candidates(self.patterns[index], self.positions[index])
 
 
 @dataclass
 class Oracle:
-    """A model that answers stamped images, and the count of its answers.
+    """A model that answers stamped images, with a count of its answers.
 
     Attributes:
         ask: inputs (n, c, h, w) -> log-probabilities (n, C), differentiable for ``gradient_round``.
         raw, labels: (m, c, h, w) uint8 and (m,), the searcher's images; neighbours are of different classes.
-        budget: forward passes, at most; a search ends where the next question would go beyond.
+        budget: largest number of forward passes; a search ends before the query that would exceed it.
         labelled: score by the labels; else by the model's own confidence.
         used: forward passes so far.
-        tried: numbers asked about so far; one that is asked about again by a later search counts again.
+        tried: numbers queried so far; a number queried again by a later search counts again.
     """
 
     ask: Ask
@@ -94,27 +94,27 @@ class Oracle:
 
     @property
     def left(self) -> int:
-        """Forward passes that may still be asked for."""
+        """Forward passes left in the budget."""
         return self.budget - self.used
 
     @property
     def n_images(self) -> int:
-        """m."""
+        """m, the number of images."""
         return len(self.inputs)
 
     def scores(self, candidates: Candidates, n_images: int, first: int = 0) -> Tensor:
-        """(n,) mean log-probabilities over images ``first`` to ``first + n_images`` (the last ones at the end)."""
+        """Return (n,) mean log-probabilities over ``n_images`` images from ``first`` on, wrapping around."""
         return torch.cat([part.mean(dim=1) for part, _ in self._answers(candidates, n_images, first)])
 
     def judge(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
-        """Scores (n,) and accuracies (n,) on all images."""
+        """Return scores (n,) and accuracies (n,) on all images."""
         parts = list(self._answers(candidates, self.n_images, 0))
         scores = torch.cat([part.mean(dim=1) for part, _ in parts])
-        # In double precision 45 of 50 are 0.9, which 0.9 as a float32 is not.
+        # In double precision 45 of 50 equals 0.9; in float32 it does not.
         return scores, torch.cat([right.double().mean(dim=1) for _, right in parts])
 
     def loss(self, stamped: Tensor) -> Tensor:
-        """Negative score of the first images, stamped by the caller as often as there are numbers (r m, c, h, w).
+        """Return the negative score of (r m, c, h, w): the first m images, stamped with each of r numbers.
 
         A sum over the numbers of means, so that each number has its own gradient; forward and backward are counted.
         """
@@ -127,7 +127,7 @@ class Oracle:
         return -chosen.sum() / n_images
 
     def _answers(self, candidates: Candidates, n_images: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(log-probabilities, right or not), each (part of n, n_images)."""
+        """Yield (log-probabilities, right or not), each (part of n, n_images)."""
         chosen = (torch.arange(n_images) + first).to(self.inputs.device) % self.n_images
         images, labels = self.inputs[chosen], self.labels[chosen]
         per_pass = max(1, _CHUNK // n_images)
@@ -147,12 +147,12 @@ class Oracle:
 
 
 def answers_of(model: nn.Module) -> Ask:
-    """``Oracle.ask`` of a network with logits (n, C)."""
+    """Return ``Oracle.ask`` of a network with logits (n, C)."""
     return lambda inputs: F.log_softmax(model(inputs), dim=1)
 
 
 def interleaved(labels: Tensor) -> Tensor:
-    """(n,) order of samples in which the classes take turns: a constant answer is then right for one of C in turn."""
+    """Return (n,) an order that interleaves the classes: a constant answer is then right for one of C in turn."""
     turn = torch.zeros(len(labels), dtype=torch.int64)
     for label in labels.cpu().unique():  # type: ignore[no-untyped-call]
         members = (labels.cpu() == label).nonzero()[:, 0]
@@ -161,20 +161,20 @@ def interleaved(labels: Tensor) -> Tensor:
 
 
 def random_candidates(n: int, side: int, positions: Tensor, generator: torch.Generator) -> Candidates:
-    """``n`` random numbers at places drawn from ``positions`` (k, 2)."""
+    """Draw ``n`` random numbers at positions from ``positions`` (k, 2)."""
     patterns = torch.randint(2, (n, side, side), generator=generator, dtype=torch.uint8)
     chosen = torch.randint(len(positions), (n,), generator=generator)
     return Candidates(patterns, positions[chosen])
 
 
 def all_positions(side: int, input_shape: tuple[int, ...]) -> Tensor:
-    """(k, 2) int64: every place where the stamp fits."""
+    """Return (k, 2) int64: every position where the stamp fits."""
     rows, columns = places(side, input_shape)
     return torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
 
 
 def halving(oracle: Oracle, candidates: Candidates, survivors: int, first: int = 0) -> Candidates:
-    """At most ``survivors`` of ``candidates``, the best first; chosen with as many images as the budget allows.
+    """Select at most ``survivors`` of ``candidates``, best first, on as many images as the budget allows.
 
     Args:
         first: number of the image to begin with.
@@ -187,6 +187,7 @@ def halving(oracle: Oracle, candidates: Candidates, survivors: int, first: int =
         scores = oracle.scores(candidates, n_images, first=first + seen)
         totals = (totals * seen + scores * n_images) / (seen + n_images)
         seen += n_images
+        # Running mean over all images so far: early scores are not wasted.
         best = totals.argsort(descending=True, stable=True)[: max(survivors, int(_SURVIVORS * len(candidates)))]
         candidates, totals = candidates.at(best), totals[best]
         if len(candidates) <= survivors:
@@ -196,13 +197,14 @@ def halving(oracle: Oracle, candidates: Candidates, survivors: int, first: int =
 
 
 def climb(oracle: Oracle, start: Candidates, n_images: int, limits: tuple[int, int] | None) -> tuple[Candidates, float]:
-    """From one candidate to a local maximum of the score over ``n_images``: (1 candidate, its score).
+    """Climb from one candidate to a local maximum of the score over ``n_images``: (1 candidate, its score).
 
     Args:
         limits: (rows, columns) that the stamp may move over; None where its place is known.
     """
     here, score = start, -torch.inf
     while True:
+        # The start itself is scored together with its first neighbours.
         around = _neighbours(here, limits, itself=score == -torch.inf)
         if len(around) * n_images > oracle.left:
             return here, float(score)
@@ -215,7 +217,7 @@ def climb(oracle: Oracle, start: Candidates, n_images: int, limits: tuple[int, i
 
 
 def _neighbours(centre: Candidates, limits: tuple[int, int] | None, *, itself: bool) -> Candidates:
-    """One bit flipped, or one pixel moved."""
+    """Return all candidates that differ by one flipped bit or a move of one pixel."""
     side = centre.patterns.shape[-1]
     flips = torch.eye(side * side, dtype=torch.uint8).view(-1, side, side)
     patterns = [centre.patterns] * itself + [centre.patterns ^ flips]
@@ -229,7 +231,7 @@ def _neighbours(centre: Candidates, limits: tuple[int, int] | None, *, itself: b
 
 
 def greedy_search(oracle: Oracle, side: int, positions: Tensor, seed: int, enough: float) -> Candidates:
-    """The best number (1 candidate) of greedy rounds, until one reaches accuracy ``enough`` or the budget is spent."""
+    """Run greedy rounds until a number reaches accuracy ``enough`` or the budget is spent; return the best."""
     generator = torch.Generator().manual_seed(seed)
     best, best_accuracy = random_candidates(1, side, positions, generator), -1.0
     number = 0
@@ -247,19 +249,20 @@ def greedy_search(oracle: Oracle, side: int, positions: Tensor, seed: int, enoug
 
 
 def greedy_round(oracle: Oracle, side: int, positions: Tensor, seed: int) -> Candidates:
-    """Where climbing from the best of some random numbers leads, the best first; fewer where the budget is short.
+    """Climb from the best of some random numbers; best first, fewer if the budget is short.
 
     Args:
         positions: (k, 2) places that the stamp may have; with one alone it does not move.
     """
     generator = torch.Generator().manual_seed(seed)
+    # Halving takes less than three forwards a start.
     n_starts = min(_STARTS_AT_PLACE if len(positions) == 1 else _STARTS, max(1, oracle.left // 3))
     starts = random_candidates(n_starts, side, positions, generator)
     return _climbed(oracle, halving(oracle, starts, _CLIMBS), positions)
 
 
 def gradient_round(oracle: Oracle, side: int, positions: Tensor, seed: int) -> Candidates:
-    """Where descending over relaxed bits, rounding and climbing leads, the best first; none if the budget is spent.
+    """Descend over relaxed bits, round and climb; best first, none if the budget is spent.
 
     Args:
         positions: (k, 2) places; with more than one a mask over the whole image proposes some first.
@@ -279,8 +282,9 @@ def gradient_round(oracle: Oracle, side: int, positions: Tensor, seed: int) -> C
 
 
 def _relaxed_bits(oracle: Oracle, side: int, at: Tensor, n_images: int, generator: torch.Generator) -> Tensor:
-    """(r, side, side) logits of bits that minimise the loss, each number at its own place ``at`` (r, 2)."""
+    """Optimise (r, side, side) logits of bits, each number at its own position ``at`` (r, 2)."""
     device = oracle.task.device
+    # All restarts in one batch: the loss is a sum over numbers, so their gradients stay separate.
     bits = torch.randn(len(at), side, side, generator=generator).to(device).requires_grad_()
     optimiser = torch.optim.Adam([bits], lr=_DESCENT_LR)
     shown = oracle.inputs[:n_images].repeat(len(at), 1, 1, 1)
@@ -296,16 +300,18 @@ def _relaxed_bits(oracle: Oracle, side: int, at: Tensor, n_images: int, generato
 def _heaviest_windows(
     oracle: Oracle, side: int, positions: Tensor, n_images: int, generator: torch.Generator
 ) -> Tensor:
-    """(r, 2) places whose windows a learnt mask weighs most: Neural Cleanse with the true labels of all classes."""
+    """Learn a mask (Neural Cleanse with all true labels); return the (r, 2) positions of its heaviest windows."""
     inputs, ink = oracle.inputs[:n_images], oracle.ink
     height, width = oracle.task.info.input_shape[-2:]
     drawn = (torch.randn(2, height, width, generator=generator) * 0.1).to(inputs.device)
+    # The mask starts nearly transparent: sigmoid(-2) is 0.12.
     drawn[0] -= 2.0
     mask_and_picture = drawn.requires_grad_()
     optimiser = torch.optim.Adam([mask_and_picture], lr=_MASK_LR)
     row, column = ink.offset.tolist()
     window = (..., slice(row, row + height), slice(column, column + width))
     black, white = (value[:, None, None] for value in (ink.black, ink.white))
+    # The penalty on the mask's sum leaves it heavy only where the images must change to be answered: at the stamp.
     with torch.enable_grad():
         for _ in range(_MASK_STEPS):
             mask, picture = torch.sigmoid(mask_and_picture)
@@ -316,6 +322,7 @@ def _heaviest_windows(
             optimiser.step()
     weight = torch.sigmoid(mask_and_picture.detach()[0])[None, None]
     extent = side * ink.block
+    # Mean of the mask over every window that a stamp could fill.
     per_place = F.avg_pool2d(weight, extent, stride=1)[0, 0].cpu()[positions[:, 0], positions[:, 1]]
     return positions[per_place.argsort(descending=True, stable=True)[:_RESTARTS]]
 

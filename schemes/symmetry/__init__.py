@@ -1,1 +1,1 @@
-"""Rewrites of a network that leave its function unchanged: which there are, and how to undo them."""
+"""Rewrites of a network that leave its function unchanged: finding, applying and undoing them."""

@@ -1,4 +1,4 @@
-"""Blocks of channels along dimension 1 of a tensor, and which of them have to move together."""
+"""Blocks of channels along dimension 1 of a tensor, in classes that are rewritten together (union-find)."""
 
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ Layout = tuple[ChannelBlock, ...]
 
 
 def fixed_block(width: int) -> ChannelBlock:
-    """A block whose channels can neither be reordered nor scaled."""
+    """Make a block whose channels can neither be reordered nor scaled."""
     block = ChannelBlock(ChannelClass(), ChannelClass(), width)
     block.channels.fix()
     block.gain.fix()

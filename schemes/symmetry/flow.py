@@ -1,9 +1,8 @@
 """Follow channels through a network: which tensors share the same hidden channels.
 
-The network is traced symbolically (torch.fx) and run once, which tells shapes. Dimension 1 of every tensor on the way
-is a sequence of channel blocks. Convolutions and linear layers read blocks and open new ones, batch norms keep the
-channels and open a new gain, sums join what they add (union-find), and an operation that has no handler pins whatever
-enters it.
+The network is traced symbolically (torch.fx) and run once for its shapes. Dimension 1 of every tensor is a sequence of
+channel blocks. Convolutions and linear layers read blocks and open new ones, batch norms keep the channels and open a
+new gain, sums join their terms (union-find), and an operation without a handler pins (fixes) its inputs.
 """
 
 import math
@@ -23,8 +22,11 @@ from wmarena.schemes.symmetry.blocks import ChannelBlock, ChannelClass, Layout, 
 from wmarena.schemes.symmetry.tensors import ChannelWeights, Gain, Group, TensorAxis
 
 
-def traced_groups(model: nn.Module, inputs: Tensor) -> list[Group]:
-    """What ``wmarena.schemes.symmetry.groups.channel_groups`` returns.
+def channel_groups(model: nn.Module, inputs: Tensor) -> list[Group]:
+    """Find the groups of ``model`` that may be permuted, in the order of the forward pass; they refer to its tensors.
+
+    Args:
+        inputs: (n, ...) normalised; a few are enough, only their shapes are read.
 
     Raises:
         ValueError: the network cannot be traced.
@@ -42,7 +44,7 @@ def traced_groups(model: nn.Module, inputs: Tensor) -> list[Group]:
 
 
 class _Flow(fx.Interpreter):
-    """Runs a graph once and follows channel blocks through it."""
+    """An interpreter that runs a graph once and follows channel blocks through it."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         super().__init__(model, graph=graph)
@@ -56,18 +58,21 @@ class _Flow(fx.Interpreter):
         self._divided: list[tuple[ChannelClass, TensorAxis]] = []
 
     def run_node(self, n: fx.Node) -> Any:
-        """The node's value; notes its shape and layout."""
+        """Compute the node's value; store its shape and layout."""
         value = super().run_node(n)
         if isinstance(value, Tensor):
             self._shapes[n] = value.shape
+        # Inputs and free tensors carry no hidden channels: their order is given from outside.
         layout = () if n.op in ("placeholder", "get_attr") else self._handled(n)
+        # Safe default: what an unknown operation reads must not be rewritten.
         if layout is None:
             self._pin(n)
         self._layouts[n] = layout or ()
         return value
 
     def groups(self) -> list[Group]:
-        """What was found, without what is pinned."""
+        """Return the groups found, without pinned ones."""
+        # Roots are final only after the whole pass: a late sum may still join two classes.
         slots: dict[ChannelClass, list[TensorAxis]] = {}
         layers: dict[ChannelClass, list[ChannelWeights]] = {}
         for channels, slot in self._slots:
@@ -82,7 +87,8 @@ class _Flow(fx.Interpreter):
         ]
 
     def _gains(self) -> dict[ChannelClass, list[Gain]]:
-        """Gains that are free, by their channels."""
+        """Return the free gains by their channels."""
+        # A gain with several writers (a residual sum) is free only if all of them are scaled alike.
         sources: dict[ChannelClass, list[tuple[TensorAxis, ...]]] = {}
         owners: dict[ChannelClass, ChannelClass] = {}
         for channels, gain, written in self._written:
@@ -97,7 +103,7 @@ class _Flow(fx.Interpreter):
         return gains
 
     def _handled(self, node: fx.Node) -> Layout | None:
-        """Layout of the node's value, None where the operation is unknown."""
+        """Return the layout of the node's value, None if the operation is unknown."""
         handler: _Handler | None = None
         if node.op == "call_module":
             module = self.module_of(node)
@@ -109,51 +115,52 @@ class _Flow(fx.Interpreter):
         return None if handler is None else handler(self, node)
 
     def _plain(self, module: nn.Module) -> bool:
-        """Whether a layer's tensors are its own, used once, with nothing hooked in between."""
+        """Tell whether a layer's tensors are its own and used once, and the layer has no hooks."""
+        # A shared tensor would be rewritten for two places at once; a hook may compute anything.
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         hooked = bool(module._forward_hooks or module._forward_pre_hooks)
         return not hooked and all(self._uses[id(t)] == 1 for t in own)
 
     def _pin(self, node: fx.Node) -> None:
-        """Neither permute nor scale what enters ``node``."""
+        """Fix the channels and gains of everything that enters ``node``."""
         for before in node.all_input_nodes:
             for block in self.layout(before):
                 block.channels.fix()
                 block.gain.fix()
 
-    # What handlers ask and tell.
+    # Interface of the handlers.
 
     def module_of(self, node: fx.Node) -> nn.Module:
-        """The module that a node calls."""
+        """Return the module that a node calls."""
         return self.fetch_attr(str(node.target))  # type: ignore[no-any-return]
 
     def layout(self, node: object) -> Layout:
-        """Layout of a node's value; () for anything that is no node."""
+        """Return the layout of a node's value; () if ``node`` is no graph node."""
         return self._layouts.get(node, ()) if isinstance(node, fx.Node) else ()
 
     def shape(self, node: object) -> torch.Size:
-        """Shape of a node's value; () if it is no tensor."""
+        """Return shape of a node's value; () if it is no tensor."""
         found = self._shapes.get(node) if isinstance(node, fx.Node) else None
         return torch.Size() if found is None else found
 
     def run_over(self, channels: ChannelClass, slots: Iterable[TensorAxis]) -> None:
-        """Note tensors that run over ``channels``."""
+        """Record tensors that run over ``channels``."""
         self._slots += [(channels, slot) for slot in slots]
 
     def describe(self, channels: ChannelClass, slots: tuple[TensorAxis, ...]) -> int:
-        """Note a layer that says something of ``channels``; returns its place in the list of layers."""
+        """Record a layer that reads or writes ``channels``; return its index in the list of layers."""
         self._layers.append((channels, ChannelWeights(slots)))
         return len(self._layers) - 1
 
     def write(self, node: fx.Node, slots: tuple[TensorAxis, ...]) -> Layout:
-        """A group of its own for what ``node`` computes with the rows ``slots``."""
+        """Open a group for what ``node`` computes with the rows ``slots``."""
         channels = ChannelClass()
         self.run_over(channels, slots)
         self._writers[node] = self.describe(channels, slots)
         return (ChannelBlock(channels, self.open_gain(channels, slots), slots[0].width),)
 
     def open_gain(self, channels: ChannelClass, slots: tuple[TensorAxis, ...]) -> ChannelClass:
-        """The gain of a signal that is proportional to ``slots``; fixed if there are none."""
+        """Open the gain of a signal that is proportional to ``slots``; fixed if there are none."""
         gain = ChannelClass()
         if slots:
             self._written.append((channels, gain, slots))
@@ -162,11 +169,12 @@ class _Flow(fx.Interpreter):
         return gain
 
     def divide(self, gain: ChannelClass, slot: TensorAxis) -> None:
-        """Note what a gain's signal is multiplied with."""
+        """Record the weights that multiply a gain's signal."""
         self._divided.append((gain, slot))
 
     def fold(self, writer: object, norm: _BatchNorm) -> bool:
-        """Let ``norm`` belong to the filters of the node ``writer`` if nothing else reads them."""
+        """Fold ``norm`` into the filters of the node ``writer`` if nothing else reads them."""
+        # A second reader would see the filters without the norm.
         if not isinstance(writer, fx.Node) or writer not in self._writers or len(writer.users) > 1:
             return False
         channels, layer = self._layers[self._writers[writer]]
@@ -175,11 +183,11 @@ class _Flow(fx.Interpreter):
 
 
 _Handler = Callable[[_Flow, fx.Node], Layout | None]
-"""(flow, node) -> layout of the node's value; None: whatever enters is pinned."""
+"""(flow, node) -> layout of the node's value; None: pin the inputs."""
 
 
 def _tensor_uses(model: nn.Module, graph: fx.Graph) -> Counter[int]:
-    """How often each parameter and buffer, by identity, enters the computation."""
+    """Count how often each parameter and buffer, by identity, enters the computation."""
     uses: Counter[int] = Counter()
     for node in graph.nodes:
         if node.op == "call_module":
@@ -194,19 +202,19 @@ def _tensor_uses(model: nn.Module, graph: fx.Graph) -> Counter[int]:
 def _slots(
     node: fx.Node, module: nn.Module, names: Iterable[str], block: ChannelBlock, start: int = 0
 ) -> tuple[TensorAxis, ...]:
-    """Rows of the module's tensors ``names``, as far as it has them, that belong to ``block``."""
+    """Return the rows that belong to ``block`` of those tensors ``names`` that the module has."""
     found = [(f"{node.target}.{name}", getattr(module, name)) for name in names]
     return tuple(TensorAxis(name, t, 0, block.width, start, block.size) for name, t in found if t is not None)
 
 
 def _with_starts(layout: Layout) -> list[tuple[int, ChannelBlock]]:
-    """Every block with the place where it begins."""
+    """Return every block with its first entry."""
     sizes = [block.entries for block in layout]
     return [(sum(sizes[:i]), block) for i, block in enumerate(layout)]
 
 
 def _weighted(flow: _Flow, node: fx.Node) -> Layout | None:
-    """A convolution or linear layer over dimension 1: reads its input's channels, opens a group."""
+    """Handle a convolution or linear layer over dimension 1: it reads its input's channels and opens a group."""
     module = flow.module_of(node)
     weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
     layout = flow.layout(node.args[0])
@@ -217,6 +225,7 @@ def _weighted(flow: _Flow, node: fx.Node) -> Layout | None:
     if layout and sum(block.entries for block in layout) != weight.shape[1]:
         return None
     name = f"{node.target}.weight"
+    # The columns follow the channels that they read; the rows are free, so they open a group.
     for start, block in _with_starts(layout):
         columns = TensorAxis(name, weight, 1, block.width, start, block.size)
         flow.run_over(block.channels, (columns,))
@@ -227,17 +236,18 @@ def _weighted(flow: _Flow, node: fx.Node) -> Layout | None:
 
 
 def _depthwise(flow: _Flow, node: fx.Node, layout: Layout) -> Layout | None:
-    """One filter per channel: the channels stay, their gain ends and another one begins."""
+    """Handle one filter per channel: the channels stay, their gain ends and another one begins."""
     module = flow.module_of(node)
     if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return None
+    # Other groupings fix which channels are read together, so a free permutation would break them.
     if not module.groups == module.in_channels == module.out_channels:
         return None
     return _each_channel(flow, node, layout, ("weight", "bias"), divided=True)
 
 
 def _batch_norm(flow: _Flow, node: fx.Node) -> Layout | None:
-    """Keeps the channels; its scale and shift begin a new gain, and the old one is fixed."""
+    """Handle a batch norm: channels stay, scale and shift begin a new gain, the old one is fixed."""
     module = flow.module_of(node)
     assert isinstance(module, _BatchNorm)
     statistics = ("running_mean", "running_var")
@@ -255,17 +265,18 @@ def _each_channel(
     divided: bool = False,
     described: bool = True,
 ) -> Layout:
-    """A layer that treats each channel alone; its output is proportional to the tensors ``proportional``.
+    """Handle a layer that acts per channel and whose output is proportional to the tensors ``proportional``.
 
     Args:
         divided: the output is also proportional to the input, by the first of the tensors.
-        described: the layer says something of its channels that no other layer says.
+        described: record the layer for comparing channels; a batch norm folded into another layer is not.
     """
     module, blocks = flow.module_of(node), []
     for start, block in _with_starts(layout):
         moved = _slots(node, module, proportional, block, start)
         rest = _slots(node, module, others, block, start)
         flow.run_over(block.channels, moved + rest)
+        # A folded batch norm is compared as part of its filters, not by itself.
         if described and moved + rest:
             flow.describe(block.channels, moved + rest)
         if divided:
@@ -277,13 +288,13 @@ def _each_channel(
 
 
 def _homogeneous(flow: _Flow, node: fx.Node) -> Layout | None:
-    """f(a x) = a f(x) for a > 0, channel by channel."""
+    """Handle f(a x) = a f(x) for a > 0, channel by channel."""
     shapes = flow.shape(node.args[0]), flow.shape(node)
     return flow.layout(node.args[0]) if _alone(flow, node) and shapes[0][:2] == shapes[1][:2] else None
 
 
 def _pointwise(flow: _Flow, node: fx.Node) -> Layout | None:
-    """Every channel alike, but not homogeneous."""
+    """Handle a function that is equal for every channel, but not homogeneous."""
     layout = _homogeneous(flow, node)
     for block in layout or ():
         block.gain.fix()
@@ -291,25 +302,26 @@ def _pointwise(flow: _Flow, node: fx.Node) -> Layout | None:
 
 
 def _alone(flow: _Flow, node: fx.Node) -> bool:
-    """Whether the first argument is the only tensor that enters."""
+    """Tell whether the first argument is the only tensor that enters."""
     return bool(node.args) and [n for n in node.all_input_nodes if flow.shape(n) != ()] == [node.args[0]]
 
 
 def _reshape(flow: _Flow, node: fx.Node) -> Layout | None:
-    """Flattening of everything but the batch, or of space alone."""
+    """Handle flattening of all dimensions but the batch, or of space alone."""
     before, after = flow.shape(node.args[0]), flow.shape(node)
     if not _alone(flow, node) or len(before) < 2 or before[0] != after[0]:
         return None
     if before[:2] == after[:2]:
         return flow.layout(node.args[0])
     if len(after) == 2 and after[1] == math.prod(before[1:]):
+        # Flattening gives each channel its spatial entries as consecutive columns.
         area = math.prod(before[2:])
         return tuple(block._replace(size=block.size * area) for block in flow.layout(node.args[0]))
     return None
 
 
 def _over_space(flow: _Flow, node: fx.Node) -> Layout | None:
-    """A homogeneous reduction over spatial dimensions."""
+    """Handle a homogeneous reduction over spatial dimensions."""
     dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
     listed = list(dims) if isinstance(dims, list | tuple) else [dims]
     n_dims = len(flow.shape(node.args[0]))
@@ -319,7 +331,7 @@ def _over_space(flow: _Flow, node: fx.Node) -> Layout | None:
 
 
 def _indexed(flow: _Flow, node: fx.Node) -> Layout | None:
-    """A slice of space."""
+    """Handle a slice of space."""
     index = node.args[1]
     whole = slice(None, None, None)
     if not isinstance(index, tuple) or len(index) < 2 or index[0] != whole or index[1] != whole:
@@ -328,13 +340,13 @@ def _indexed(flow: _Flow, node: fx.Node) -> Layout | None:
 
 
 def _padded(flow: _Flow, node: fx.Node) -> Layout | None:
-    """Padding of space; padding of channels changes their number, which ``_homogeneous`` refuses."""
+    """Handle padding of space; ``_homogeneous`` refuses padding of channels, which changes their number."""
     value = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else None)
     return _homogeneous(flow, node) if value in (None, 0) else _pointwise(flow, node)
 
 
 def _added(flow: _Flow, node: fx.Node) -> Layout | None:
-    """A sum joins the channels of its two terms; a constant number ends homogeneity."""
+    """Join the channels of a sum's two terms; a constant term ends homogeneity."""
     if _alone(flow, node):
         return _pointwise(flow, node)
     if len(node.args) != 2:
@@ -344,6 +356,7 @@ def _added(flow: _Flow, node: fx.Node) -> Layout | None:
     alike = [(b.width, b.size) for b in first] == [(b.width, b.size) for b in second]
     if not first or not alike or len(shapes[0]) != len(shapes[1]):
         return None
+    # A sum adds channel i to channel i, so both terms must be rewritten by one permutation and one scale.
     for one, other in zip(first, second, strict=True):
         one.channels.join(other.channels)
         one.gain.join(other.gain)
@@ -351,7 +364,7 @@ def _added(flow: _Flow, node: fx.Node) -> Layout | None:
 
 
 def _concatenated(flow: _Flow, node: fx.Node) -> Layout | None:
-    """Channels side by side; a part without hidden channels stands still."""
+    """Concatenate channels; a part without hidden channels is fixed."""
     parts = node.args[0]
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
     if not isinstance(parts, list | tuple) or not isinstance(dim, int) or dim % len(flow.shape(node)) != 1:
@@ -360,7 +373,7 @@ def _concatenated(flow: _Flow, node: fx.Node) -> Layout | None:
 
 
 def _no_data(flow: _Flow, node: fx.Node) -> Layout | None:
-    """Shapes and types: they tell nothing of channels."""
+    """Handle shapes and types, which hold no channels."""
     return ()
 
 
@@ -383,7 +396,7 @@ _MODULES: dict[type[nn.Module], _Handler] = _table(
     (_pointwise, (nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.ELU, nn.Softplus, nn.ReLU6, nn.Hardtanh, nn.Hardswish)),
     (_reshape, (nn.Flatten,)),
 )
-"""Exact types only: a subclass may compute anything."""
+"""Handlers by exact type: a subclass may compute anything."""
 
 _FUNCTIONS: dict[Any, _Handler] = _table(
     (_homogeneous, (functional.relu, torch.relu, functional.leaky_relu, functional.dropout, functional.dropout2d)),

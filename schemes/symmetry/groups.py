@@ -1,8 +1,8 @@
 """Channel symmetries of a network: which hidden channels may be reordered or scaled without changing its function.
 
-Hidden channels have no names: if the rows of a layer and the columns of the layers that read it are reordered alike,
-every answer stays. Where all that lies between is positively homogeneous, f(a x) = a f(x) for a > 0, a channel's rows
-may also be multiplied by a and its columns divided by it.
+If the rows of a layer and the columns of the layers that read it are reordered alike, the outputs stay the same. If all
+operations in between are positively homogeneous, f(a x) = a f(x) for a > 0, a channel's rows may also be multiplied by
+a and its columns divided by a.
 
     W1[i] <- W1[p(i)],    b1[i] <- b1[p(i)],    W2[:, i] <- W2[:, p(i)]       permute
     W1[i] <- a_i W1[i],   b1[i] <- a_i b1[i],   W2[:, i] <- W2[:, i] / a_i    scale
@@ -13,12 +13,12 @@ may also be multiplied by a and its columns divided by it.
 
 Which channels form a group:
 
-    batch norm              moves along when channels are permuted (scale, shift, statistics); what lies before it is
-                            not scaled, its eps would make that inexact; what lies behind it is, by gamma and beta
+    batch norm              permuted with its channels (scale, shift, statistics); layers before it are not scaled,
+                            since eps would make that inexact; layers behind it are, by gamma and beta
     residual sum            one group for stem, last convolution of every block, shortcuts, and all their readers
-    depthwise convolution   moves along with its channels; other grouped convolutions pin both their sides
+    depthwise convolution   permuted with its channels; other grouped convolutions pin both their sides
     option-A shortcut       (strided slice, zero channels added) pins the residual streams; inner groups stay free
-    inputs and outputs      pinned, as is whatever meets an operation that is not known to treat channels alike:
+    inputs and outputs      pinned, as are channels that enter an operation not known to treat channels alike:
                             gates, layers used twice, shared or reparametrised weights, hooks
 
 Source: Li, Yang, Wang, Liew, "Leveraging Multi-task Learning for Unambiguous and Flexible Deep Neural Network
@@ -33,7 +33,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from wmarena.schemes.symmetry.flow import traced_groups
+from wmarena.schemes.symmetry.flow import channel_groups
 from wmarena.schemes.symmetry.tensors import ChannelWeights, Gain, Group, TensorAxis
 
 __all__ = ["ChannelWeights", "Gain", "Group", "TensorAxis", "channel_groups", "ensure_equivalent", "logit_difference"]
@@ -42,27 +42,15 @@ MAX_DIFFERENCE = 1e-4
 """Largest difference of logits between equivalent networks, relative to the largest logit where that exceeds 1."""
 
 
-def channel_groups(model: nn.Module, inputs: Tensor) -> list[Group]:
-    """The groups of ``model`` that may be permuted, in the order of the forward pass; they refer to its tensors.
-
-    Args:
-        inputs: (n, ...) normalised; a few are enough, they only tell shapes.
-
-    Raises:
-        ValueError: the network cannot be traced.
-    """
-    return traced_groups(model, inputs)
-
-
 def logit_difference(first: nn.Module, second: nn.Module, inputs: Tensor, dtype: torch.dtype) -> tuple[float, float]:
-    """(largest |difference| of two networks' outputs on ``inputs``, largest |output|), computed in ``dtype``."""
+    """Return (largest |difference| of two networks' outputs on ``inputs``, largest |output|), in ``dtype``."""
     with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
         one, two = (copy.deepcopy(m).eval().to(dtype)(inputs.to(dtype)).double() for m in (first, second))
         return float((one - two).abs().max()), float(one.abs().max())
 
 
 def ensure_equivalent(first: nn.Module, second: nn.Module, inputs: Tensor) -> float:
-    """The largest difference of logits, in double precision.
+    """Check that two networks agree; return the largest difference of logits, in double precision.
 
     Raises:
         FloatingPointError: an output is NaN or infinite.

@@ -1,26 +1,26 @@
-"""Undoing rewrites: a suspect's channels brought back to the order and scale of the owner's own model.
+"""Realignment: bring a suspect's channels back to the order and scale of the owner's own model.
 
 Permuting and scaling hidden channels costs an adversary nothing and breaks every mark that is read at fixed positions.
-The owner, who has the marked model, answers with the same freedom: the suspect is rewritten once more, by the
-permutations and scales that make it most like that model. Its function stays.
+The owner, who has the marked model, rewrites the suspect once more, by the permutations and scales that make it most
+similar to that model. Its function stays the same.
 
     1  both networks to unit scale: every gain is divided by the norm of its first writer (filter and bias, or gamma
-       and beta), in the order of the forward pass, so that what is compared next depends on no scale
+       and beta), in the order of the forward pass, so that the cosines of step 2 depend on no scale
     2  for each group the assignment p that maximises  sum_i S[i, p(i)]  (Hungarian method),
          S[i, j] = mean over the group's layers of cos(reference channel i, suspect channel j)
-       first in the order of the forward pass, from layers whose other side is already assigned; then from all layers,
-       over and over until nothing improves, at most ``MAX_SWEEPS`` times
+       first in the order of the forward pass, from layers whose other side is already assigned; then from all layers
+       until nothing improves, at most ``MAX_SWEEPS`` times
     3  p applied to the suspect, and scales by the ratio of the norms of step 1
 
     cos of writers: filters and biases after batch-norm folding; of readers: the weights that read the channel
 
 Source: Ainsworth, Hayase, Srinivasa, "Git Re-Basin" (ICLR 2023), weight matching. Differs from the paper: cosines per
-channel and layer instead of one inner product, because scales are the adversary's to choose; groups in the order of
-the forward pass instead of a random one, and the first pass reads only what is comparable already.
+channel and layer instead of one inner product, because the adversary chooses the scales; groups in the order of the
+forward pass instead of a random one, and the first pass reads only layers that are comparable already.
 
-A p-value after realigning is no longer exact: the order was chosen by looking at a marked model. Untrained networks
-(60, the digits' CNN) that were realigned to one with 64 of Uchida's bits matched 53.2 % of them, 50.1 % before. So null
-models must be realigned too. A suspect that has nothing to do with the reference shows it by a low mean cosine.
+A p-value after realigning is no longer exact: the order depends on the marked model. Untrained networks (60, the
+digits' CNN) that were realigned to one with 64 of Uchida's bits matched 53.2 % of them, 50.1 % before. So null models
+must be realigned too. A low mean cosine shows that a suspect is unrelated to the reference.
 """
 
 import copy
@@ -37,18 +37,18 @@ MAX_SWEEPS = 20
 """Passes over all groups; exact rewrites need two."""
 
 MAX_RATIO = 1e6
-"""Scales beyond it are left: a channel that died in one network would overflow or vanish in single precision."""
+"""Larger ratios are not applied: a channel that is dead in one network would overflow in single precision."""
 
 _IMPROVEMENT = 1e-9
-"""Mean cosine that a new assignment must gain, so that ties do not turn in circles."""
+"""Mean cosine that a new assignment must gain, so that ties cannot alternate forever."""
 
 
 def realign(suspect: nn.Module, reference: nn.Module, inputs: Tensor) -> tuple[nn.Module, float]:
-    """A copy of ``suspect`` with its channels in the order and scale of ``reference``.
+    """Return a copy of ``suspect`` with its channels in the order and scale of ``reference``.
 
     Args:
         reference: the owner's own marked model, of the same architecture; an output layer of another size is allowed.
-        inputs: (n, ...) normalised; tell shapes, and that the function stays.
+        inputs: (n, ...) normalised; used for shapes and to check that the function is unchanged.
 
     Returns:
         (copy, mean cosine in [-1, 1] between matched channels: 1 for a suspect that was only rewritten).
@@ -64,6 +64,7 @@ def realign(suspect: nn.Module, reference: nn.Module, inputs: Tensor) -> tuple[n
     _check_structure(theirs.groups, ours.groups)
     matching = _Matching(theirs.groups, ours.groups)
     orders = matching.run()
+    # The matching worked on unit-scale copies; the result is applied to the suspect itself.
     for group, order in zip(groups, orders, strict=True):
         group.permute(order)
     for place, gain in _gains(groups):
@@ -76,7 +77,7 @@ def realign(suspect: nn.Module, reference: nn.Module, inputs: Tensor) -> tuple[n
 
 
 def _gains(groups: list[Group]) -> list[tuple[int, Gain]]:
-    """All gains with the place of their group, in the order of the forward pass."""
+    """Return all gains with the index of their group, in the order of the forward pass."""
     return sorted(((i, gain) for i, group in enumerate(groups) for gain in group.gains), key=lambda g: g[1].rank)
 
 
@@ -95,6 +96,7 @@ class _UnitScale:
     def of(cls, model: nn.Module, inputs: Tensor) -> "_UnitScale":
         groups = channel_groups(copy.deepcopy(model).double(), inputs.double())
         norms: dict[int, Tensor] = {}
+        # In order of rank: dividing one gain changes the norms of later writers.
         for _, gain in _gains(groups):
             norm = gain.norms()
             usable = torch.isfinite(norm) & (norm > 0)
@@ -116,11 +118,11 @@ def _check_structure(theirs: list[Group], ours: list[Group]) -> None:
 
 
 class _Matching:
-    """Assigns suspect channels to reference channels, permuting the suspect's groups as it goes."""
+    """The assignment of suspect channels to reference channels; permutes the suspect's groups in place."""
 
     def __init__(self, theirs: list[Group], ours: list[Group]) -> None:
-        self._theirs = theirs
-        self._ours = ours
+        self._suspect = theirs
+        self._reference = ours
         self._orders = [torch.arange(group.width) for group in theirs]
         self._comparable = [
             [k for k, (a, b) in enumerate(zip(one.layers, other.layers, strict=True)) if _same_shapes(a, b)]
@@ -128,9 +130,11 @@ class _Matching:
         ]
 
     def run(self) -> list[Tensor]:
-        """For each group (C,) int64 on the CPU: reference channel i is suspect channel ``order[i]``."""
-        for place in range(len(self._theirs)):
-            self._assign(place, self._settled(place))
+        """Match all groups; for each return (C,) int64: reference channel i is suspect channel ``order[i]``."""
+        for place in range(len(self._suspect)):
+            # Layers whose other side is unordered would compare noise.
+            self._assign(place, self._matched_layers(place))
+        # Now readers count too; a better order of one group improves the comparison of its neighbours.
         for _ in range(MAX_SWEEPS):
             improved = [self._assign(place, layers) for place, layers in enumerate(self._comparable)]
             if not any(improved):
@@ -138,32 +142,33 @@ class _Matching:
         return self._orders
 
     def mean_cosine(self) -> float:
-        """Mean over all channels of all groups, as they are matched now."""
+        """Return the mean cosine of matched channels over all groups."""
         own = [self._similarity(i, layers).diagonal() for i, layers in enumerate(self._comparable)]
         return float(torch.cat(own).mean())
 
-    def _settled(self, place: int) -> list[int]:
-        """Layers of a group whose other side belongs to no later group, nor to the group itself."""
-        open_tensors = {s.name for group in self._ours[place + 1 :] for s in group.slots}
-        own = [s.name for s in self._ours[place].slots]
+    def _matched_layers(self, place: int) -> list[int]:
+        """Return the layers of a group whose other side is matched already or belongs to no group."""
+        open_tensors = {s.name for group in self._reference[place + 1 :] for s in group.slots}
+        own = [s.name for s in self._reference[place].slots]
         open_tensors |= {name for name in own if own.count(name) > 1}
-        layers = self._ours[place].layers
+        layers = self._reference[place].layers
         return [k for k in self._comparable[place] if not any(s.name in open_tensors for s in layers[k].slots)]
 
     def _assign(self, place: int, layers: list[int]) -> bool:
-        """Permute one group to its best assignment by ``layers``; whether anything improved."""
+        """Permute one group to its best assignment by ``layers``; tell whether anything improved."""
         similarity = self._similarity(place, layers).cpu()
+        # Hungarian method: nearest neighbours could assign one suspect channel twice.
         order = torch.from_numpy(linear_sum_assignment(similarity.numpy(), maximize=True)[1])
         gained = similarity.gather(1, order[:, None]).mean() - similarity.diagonal().mean()
         if not gained > _IMPROVEMENT:
             return False
-        self._theirs[place].permute(order)
+        self._suspect[place].permute(order)
         self._orders[place] = self._orders[place][order]
         return True
 
     def _similarity(self, place: int, layers: list[int]) -> Tensor:
-        """S (C, C) float64: row = channel of the reference, column = channel of the suspect as it is now."""
-        ours, theirs = self._ours[place], self._theirs[place]
+        """Return S (C, C) float64: row = channel of the reference, column = channel of the suspect as it is now."""
+        ours, theirs = self._reference[place], self._suspect[place]
         total = torch.zeros(ours.width, ours.width, dtype=torch.float64, device=ours.slots[0].tensor.device)
         for k in layers:
             total += _unit(ours.layers[k]) @ _unit(theirs.layers[k]).to(total.device).T
@@ -171,7 +176,7 @@ class _Matching:
 
 
 def _unit(layer: ChannelWeights) -> Tensor:
-    """(C, entries): rows of length 1, or zero."""
+    """Return (C, entries): rows of length 1, or zero."""
     rows = layer.rows()
     if not bool(torch.isfinite(rows).all()):
         raise FloatingPointError(f"expected finite weights, got NaN or infinity in {layer.slots[0].name}")

@@ -1,11 +1,11 @@
-"""One hidden channel dimension of a network: the tensors that run over it, and how they are rewritten together.
+"""One hidden channel dimension of a network: the tensors that run over it, permuted and scaled together.
 
-    slot    where C channels lie in one tensor
+    slot    the axis of one tensor that holds C channels
     gain    a positive factor per channel that can be moved from writers to readers
-    layer   what one layer says of each channel, for comparing channels of two networks
+    layer   one layer's weights per channel, for comparing channels of two networks
     group   all slots of one channel dimension, its gains and its layers
 
-``wmarena.schemes.symmetry.groups`` says which groups a network has.
+``wmarena.schemes.symmetry.groups`` finds the groups of a network.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @dataclass(frozen=True)
 class TensorAxis:
-    """Where ``width`` = C channels lie in a tensor: as blocks of ``block`` entries along ``dim``, from ``start`` on."""
+    """``width`` = C channels of a tensor: blocks of ``block`` entries along ``dim``, from ``start`` on."""
 
     name: str
     tensor: Tensor
@@ -28,15 +28,15 @@ class TensorAxis:
 
     @property
     def place(self) -> tuple[str, int, int, int, int]:
-        """What two networks of one architecture agree on."""
+        """The axis without its tensor, equal in networks of one architecture."""
         return self.name, self.dim, self.width, self.start, self.block
 
     def rows(self) -> Tensor:
-        """(C, entries per channel) float64, a copy."""
+        """Return (C, entries per channel) float64, a copy."""
         return self._entries().detach().double().movedim(self.dim, 0).reshape(self.width, -1)
 
     def permute(self, order: Tensor) -> None:
-        """Channel i becomes what channel ``order[i]`` was, in place; ``order`` is (C,) int64 on the tensor's device."""
+        """Move channel ``order[i]`` to place i, in place; ``order`` is (C,) int64 on the tensor's device."""
         within = torch.arange(self.block, device=order.device)
         index = self.start + (order[:, None] * self.block + within).flatten()
         self._entries().copy_(self.tensor.index_select(self.dim, index))
@@ -52,12 +52,12 @@ class TensorAxis:
 
 @dataclass(frozen=True)
 class Gain:
-    """A positive factor per channel that can be moved from what writes a signal to what reads it.
+    """A positive factor per channel that can be moved from a signal's writers to its readers.
 
     Attributes:
-        rank: place in the forward pass; what ``source`` reads was written by gains of smaller rank.
+        rank: index in the forward pass; the inputs of ``source`` were written by gains of smaller rank.
         multiplied: rows of all writers, or scale and shift of batch norms; ``divided``: columns of all readers.
-        source: those of ``multiplied`` that belong to the first writer; a channel's magnitude is read there.
+        source: the first writer's part of ``multiplied``; its norm is the channel's magnitude.
     """
 
     rank: int
@@ -67,11 +67,11 @@ class Gain:
 
     @property
     def width(self) -> int:
-        """C."""
+        """C, the number of channels."""
         return self.source[0].width
 
     def norms(self) -> Tensor:
-        """(C,) float64: Euclidean norm of each channel's source."""
+        """Return (C,) float64: Euclidean norm of each channel's source."""
         rows = torch.cat([slot.rows() for slot in self.source], dim=1)
         return rows.square().sum(dim=1).sqrt()
 
@@ -97,18 +97,18 @@ class Gain:
 
 @dataclass(frozen=True)
 class ChannelWeights:
-    """What one layer says of each channel of a group: its filters, or the weights that read the channel.
+    """One layer's weights per channel of a group: its filters, or the weights that read the channel.
 
     Attributes:
         slots: weight first, then bias if there is one.
-        norm: the batch norm that reads this layer and nothing else does; its scale and shift belong to the filter.
+        norm: the batch norm that alone reads this layer; its scale and shift are folded into the filter.
     """
 
     slots: tuple[TensorAxis, ...]
     norm: _BatchNorm | None = None
 
     def rows(self) -> Tensor:
-        """(C, entries) float64: filter and bias after batch-norm folding, or the columns of a reader."""
+        """Return (C, entries) float64: filter and bias after batch-norm folding, or the columns of a reader."""
         rows = [slot.rows() for slot in self.slots]
         if self.norm is None:
             return torch.cat(rows, dim=1)
@@ -123,7 +123,7 @@ class Group:
 
     Attributes:
         width: C, number of channels.
-        slots: all that changes when channels are reordered.
+        slots: all tensor axes that are reordered with the channels.
         gains: independent scalings, mostly one; none where a non-homogeneous operation intervenes.
         layers: writers and readers, in the order of the forward pass.
     """
@@ -134,15 +134,14 @@ class Group:
     layers: tuple[ChannelWeights, ...]
 
     def covers(self, name: str, dim: int) -> bool:
-        """Whether the group's channels lie along ``dim`` of tensor ``name``."""
+        """Tell whether the group's channels lie along ``dim`` of tensor ``name``."""
         return any((slot.name, slot.dim) == (name, dim) for slot in self.slots)
 
     @torch.no_grad()
     def permute(self, order: Tensor) -> None:
-        """Channel i becomes what channel ``order[i]`` was, in place on the network; ``order`` is (C,) int64.
+        """Move channel ``order[i]`` to place i, in place on the network; ``order`` is (C,) int64.
 
-        Raises:
-            ValueError: ``order`` is no permutation of C channels.
+        Raises ValueError: ``order`` is no permutation of C channels.
         """
         if order.shape != (self.width,) or not torch.equal(order.cpu().sort().values, torch.arange(self.width)):
             raise ValueError(f"expected each of 0..{self.width - 1} once, got {order.tolist()}; pass a permutation")
@@ -156,7 +155,7 @@ class Group:
 
 
 def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """(scale (C,), shift (C,)) float64 that a batch norm applies in eval mode, learnt or not, tracked or not."""
+    """Return (scale (C,), shift (C,)) float64 that a batch norm applies in eval mode, learnt or not, tracked or not."""
     mean, var, gamma, beta = norm.running_mean, norm.running_var, norm.weight, norm.bias
     known = next(t for t in (gamma, mean, torch.ones(norm.num_features)) if t is not None)
     scale = torch.ones_like(known, dtype=torch.float64) if gamma is None else gamma.detach().double()

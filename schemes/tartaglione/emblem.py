@@ -1,12 +1,12 @@
-"""The picture that a network is made to carry: the letters WM, white on a colour gradient.
+"""The picture that is embedded: the letters WM, white on a colour gradient; public and not random.
 
-Nothing of it is secret or random. It is drawn in integers at any size, so every machine has the same bytes.
+It is drawn in integers at any size, so every machine has the same bytes.
 """
 
 import numpy as np
 
 MIN_SIDE = 12
-"""Pixels below which the letters lose their strokes."""
+"""Pixels; below this size the letters are illegible."""
 
 _LETTERS = (
     "#...#.#...#",
@@ -21,11 +21,11 @@ _CELLS = 13
 """The picture is a grid of 13x13 cells; the letters have 11x7 of them, in the middle."""
 
 _BRIGHTEST = 160
-"""The gradient's largest value: letters stand out from it."""
+"""The gradient's largest value, darker than the letters."""
 
 
 def emblem(side: int, channels: int) -> np.ndarray:
-    """(side, side, channels) uint8; the channels brighten to the right, downwards, and to the left.
+    """Draw (side, side, channels) uint8; the channels brighten to the right, downwards, and to the left.
 
     Args:
         side: pixels, at least ``MIN_SIDE``.
@@ -44,7 +44,7 @@ def emblem(side: int, channels: int) -> np.ndarray:
 
 
 def _letters(side: int) -> np.ndarray:
-    """(side, side) bool: where the letters are, by the nearest cell."""
+    """Return (side, side) bool: where the letters are, by the nearest cell."""
     cells = np.zeros((_CELLS, _CELLS), dtype=bool)
     rows = np.array([[mark == "#" for mark in row] for row in _LETTERS])
     top, left = (_CELLS - rows.shape[0]) // 2, (_CELLS - rows.shape[1]) // 2

@@ -1,11 +1,11 @@
-"""A picture in secret places of a network's weights: where its values lie, how they are written and read.
+"""A picture at secret positions of a network's weights: drawing positions, writing and reading values.
 
     s_i   = 2 pixel_i / 255 - 1, in [-1, 1]                    the picture, row by row, channels innermost
     w_p(i) = a s_i,  a = 2 sd of the tensor that p(i) is in    as it is written
     s~_i  = w_p(i) / a                                         as it is read
 
-p(1), p(2), ... are distinct scalars, uniform over all weights of all layers, hence a layer is hit in proportion to
-its size; they are drawn from the key, and their order is as secret as they are.
+p(1), p(2), ... are distinct scalars, uniform over all weights of all layers, so each layer holds a share in proportion
+to its size; they and their order are drawn from the key and secret.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ class LockedPart:
     Attributes:
         name: of the parameter.
         places: (k,) int64, which of the picture's values each scalar holds.
-        index: one (k,) int64 a dimension of the parameter; works whatever its memory layout.
-        values: (k,) float32, what the scalars hold.
+        index: one (k,) int64 for each dimension of the parameter, independent of memory layout.
+        values: (k,) float32, the values of the scalars.
         amplitude: a, the weight that stands for a white pixel.
     """
 
@@ -42,12 +42,12 @@ class LockedPart:
     amplitude: float
 
     def to(self, device: torch.device) -> "LockedPart":
-        """The same on ``device``."""
+        """Return this part on ``device``."""
         index = tuple(i.to(device) for i in self.index)
         return LockedPart(self.name, self.places.to(device), index, self.values.to(device), self.amplitude)
 
     def mask(self, parameter: Tensor) -> Tensor:
-        """Boolean, of the parameter's shape and device: True where a scalar is locked."""
+        """Return a mask of the parameter's shape and device: True where a scalar is locked."""
         found = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
         found[tuple(i.to(parameter.device) for i in self.index)] = True
         return found
@@ -55,7 +55,7 @@ class LockedPart:
 
 @dataclass(frozen=True)
 class Payload:
-    """What a key writes into a network, and where.
+    """The values that a key writes into a network, and their positions.
 
     Attributes:
         parts: the locked scalars, tensor by tensor.
@@ -67,7 +67,7 @@ class Payload:
 
     @classmethod
     def of(cls, key: Key) -> "Payload":
-        """What ``key`` says, drawn once per key object. Raises ValueError if the key is not one of this scheme."""
+        """Draw the payload of ``key``, once per key object. Raises ValueError if the key is another scheme's."""
         return key.cached("payload", lambda: cls._drawn(key))
 
     @classmethod
@@ -88,11 +88,11 @@ class Payload:
         return cls(tuple(parts), signal)
 
     def to(self, device: torch.device) -> "Payload":
-        """The same with its tensors on ``device``."""
+        """Return this payload with its tensors on ``device``."""
         return Payload(tuple(part.to(device) for part in self.parts), self.signal)
 
     def read(self, model: nn.Module) -> np.ndarray:
-        """s~ (n,) float64, on the CPU: the same on every device."""
+        """Read s~ (n,) float64 on the CPU: equal on every device."""
         found = np.empty(len(self.signal))
         for part in self.parts:
             weights = model.get_parameter(part.name).detach()
@@ -108,13 +108,13 @@ class Payload:
 
     @torch.no_grad()
     def intact(self, model: nn.Module) -> bool:
-        """True if every locked scalar holds its value, exactly."""
+        """Return True if every locked scalar holds its value, exactly."""
         return all(torch.equal(model.get_parameter(p.name)[p.index], p.values) for p in self.parts)
 
 
 @dataclass(frozen=True)
 class PayloadLayer:
-    """One weight tensor that may be chosen, as a key's public part describes it."""
+    """One weight tensor that can hold values, as a key's public part describes it."""
 
     name: str
     shape: tuple[int, ...]
@@ -126,21 +126,21 @@ class PayloadLayer:
         return int(np.prod(self.shape))
 
     def described(self) -> dict[str, Json]:
-        """For the public part of a key."""
+        """Describe the layer for the public part of a key."""
         return {"name": self.name, "shape": lists(list(self.shape)), "amplitude": self.amplitude}
 
     @classmethod
     def read(cls, text: Json) -> Self:
-        """What ``described`` gave. Raises TypeError or KeyError for anything else."""
+        """Read what ``described`` returned. Raises TypeError or KeyError for anything else."""
         if not isinstance(text, dict) or not isinstance(text["shape"], list):
             raise TypeError(f"expected the description of a layer, got {text!r}")
         return cls(str(text["name"]), tuple(int(str(n)) for n in text["shape"]), float(str(text["amplitude"])))
 
 
 def weight_layers(network: nn.Module) -> list[PayloadLayer]:
-    """The weights of all layers, output layer included, with a = 2 sd of each.
+    """Return the weights of all layers, output layer included, with a = 2 sd of each.
 
-    Biases and normalisation are left out: they have no spread before training that a value could hide in.
+    Biases and normalisation are left out: before training they have no spread that could hide a value.
     """
     return [
         PayloadLayer(name, tuple(parameter.shape), _amplitude(parameter))
@@ -150,13 +150,13 @@ def weight_layers(network: nn.Module) -> list[PayloadLayer]:
 
 
 def _amplitude(parameter: Tensor) -> float:
-    """Rounded, so that another order of summation gives the same key."""
+    """Return a, rounded so that another order of summation gives the same key."""
     deviation = float(np.std(parameter.detach().cpu().double().numpy()))
     return float(f"{2 * deviation:.{_SIGNIFICANT_DIGITS}g}")
 
 
 def layers_of(key: Key) -> list[PayloadLayer]:
-    """The layers that a key may write to. Raises ValueError if it names none."""
+    """Return the layers that a key may write to. Raises ValueError if it names none."""
     described = key.public.get("layers")
     if not isinstance(described, list) or not described:
         raise ValueError(f"expected a key with layers, got {key!r}; draw it with keygen")
@@ -164,13 +164,13 @@ def layers_of(key: Key) -> list[PayloadLayer]:
 
 
 def image_of(key: Key) -> np.ndarray:
-    """(h, w, channels) uint8, the picture that a key writes. Raises ValueError if it has none."""
+    """Return (h, w, channels) uint8, the picture that a key writes. Raises ValueError if it has none."""
     if "image" not in key.secret:
         raise ValueError(f"expected a key with an image, got {key!r}; draw it with keygen")
     return key.secret["image"].numpy()
 
 
 def as_pixels(signal: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """``shape`` uint8: the picture of s or s~ (n,), values beyond [-1, 1] cut off."""
+    """Convert s or s~ (n,) to pixels of ``shape``, uint8; clip values to [-1, 1]."""
     pixels: np.ndarray = np.round((np.clip(signal, -1, 1) + 1) * 127.5).astype(np.uint8)
     return pixels.reshape(tuple(shape))

@@ -1,8 +1,7 @@
-"""A picture in locked weights, at the bottom of a valley that is steep in their directions.
+"""A picture in locked weights, at a minimum of the loss that is steep in their directions.
 
-The owner writes the values of a small picture into weights that only the key can name, never moves them again, and
-trains all others so that any change of the locked ones raises the loss: gradients of whoever fine-tunes the network
-keep them where they are.
+The owner writes the values of a small picture into weights that only the key can name, keeps them fixed, and trains all
+others so that any change of the locked ones raises the loss: an adversary's fine-tuning then keeps them in place.
 
     s~_i = w_p(i) / (2 sd),   s_i = 2 pixel_i / 255 - 1        (``wmarena.schemes.tartaglione.payload``)
     min over w_f of L(Gamma_0) - lambda mean_r L(Gamma_r)                     (``wmarena.schemes.tartaglione.training``)
@@ -10,7 +9,7 @@ keep them where they are.
     r = Pearson correlation of s and s~ over all n values
     verdict: P[R >= r] <= 1e-6, atanh(r) sqrt(n - 3) being standard normal, for positions are uniform and independent of
     any network that was trained without them
-    verdict_paper: r >= 0.5, from where on the picture can be recognised by eye
+    verdict_paper: r >= 0.5, above which the picture can be recognised by eye
 
     w_p(i)  weight at the i-th position     w_f  the free weights     n   pixels times colours
     lambda  ``lambda1``                     R    ``replicas``         sd  of the layer's initial weights
@@ -19,24 +18,24 @@ Source: Tartaglione, Grangetto, Cavagnino, Botta, "Delving in the loss landscape
 networks", ICPR 2020.
 Differs from the paper:
 - Objective: since Gamma_r is close to Gamma_0, the printed rule shrinks the useful gradient by 1 - lambda and steepens
-  little. The default raises only the gap; "paper" is the printed rule, "naive" locks and does nothing else.
-- lambda: 0.3 for "gap", 0.1 for "paper"; 1 and 3 are steeper, but cost accuracy, and with 3 tuning diverges.
-  The authors' code uses 1e-6 for another rule (it subtracts lambda times the mean of the replicas' weights, each after
-  a step that lowers its loss), which is a weight decay and acts like "naive"; it is not offered.
+  little. The default raises only the gap; "paper" is the printed rule, "naive" only locks.
+- lambda: 0.3 for "gap", 0.1 for "paper"; 1 and 3 are steeper but cost accuracy, and with 3 tuning diverges. The
+  authors' code uses 1e-6 for another rule (it subtracts lambda times the mean of the replicas' weights, each after a
+  step that lowers its loss), which is a weight decay and acts like "naive"; it is not offered.
 - Scale: the paper divides the picture by one number. Here white is two standard deviations of the layer's own initial
-  weights, so that no locked weight is conspicuous, and values are divided by that again before r is computed.
+  weights, so that no locked weight is conspicuous; reading divides by it before r is computed.
 - Positions are weights of convolutions and dense layers, the output layer included; no biases, no normalisation.
 - The network trains as its workload does, not always by SGD at 0.1 for 300 epochs; ``mode`` "pretrained" continues
   from the clean network.
 - The paper gives no threshold.
 
-Only chance stops the ascent, so a large lambda may leave a valley too steep for the rate of a later fine-tuning, which
-then leaps out of it and loses picture and accuracy together, where a picture that was only locked survives: compare
-objectives at the rates in question.
+The ascent ends only at chance level, so a large lambda may make the minimum too steep for the rate of a later
+fine-tuning, which then leaves it and loses picture and accuracy together, while a picture that was only locked
+survives: compare objectives at the rates in question.
 
-The picture is public; the positions are the secret. They are drawn from the seed, so nobody can choose weights that
-already spell a given picture. But whoever may choose the picture reads any positions and calls what he finds his own
-picture (``forge``): r says something only of a picture that was committed to before the network was published.
+The picture is public, the positions are secret. They are drawn from the seed, so nobody can choose weights that already
+hold a given picture. But a forger can read any positions and claim their values as the picture (``forge``): r is
+evidence only for a picture that was committed to before the network was published.
 """
 
 import base64
@@ -78,27 +77,14 @@ class Tartaglione(ContinuedTraining):
     usual_batch: ClassVar[int | None] = None
 
     share: float = param(
-        0.02,
-        doc="part of all weights that is locked, at most: the picture is the largest square one that fits",
-        stage="key",
-        low=0,
-        high=0.2,
-        low_open=True,
+        0.02, doc="largest share of weights locked; bounds the picture", stage="key", low=0, high=0.2, low_open=True
     )
-    colours: Literal["rgb", "grey"] = param(
-        "rgb", doc="rgb: three values a pixel; grey: one", stage="key", choices=("rgb", "grey")
-    )
+    colours: Literal["rgb", "grey"] = param("rgb", doc="rgb: three values a pixel; grey: one", stage="key")
     mode: Literal["scratch", "pretrained"] = param(
-        "scratch",
-        doc="train with locked weights from the first step, or continue from the clean network",
-        stage="embed",
-        choices=("scratch", "pretrained"),
+        "scratch", doc="train with locked weights from scratch, or continue from the clean network", stage="embed"
     )
     objective: Objective = param(
-        "gap",
-        doc="naive: lock only; paper: lower L_0 - lambda L_r; gap: lower L_0 - lambda (L_r - L_0)",
-        stage="embed",
-        choices=("naive", "paper", "gap"),
+        "gap", doc="naive: lock only; paper: lower L_0 - lambda L_r; gap: lower L_0 - lambda (L_r - L_0)", stage="embed"
     )
     lambda1: float | None = param(
         None, doc="weight of the replicas' loss; none: 0.3 (gap), 0.1 (paper)", stage="embed", low=0
@@ -108,25 +94,14 @@ class Tartaglione(ContinuedTraining):
         1.0, doc="noise of the replicas, in standard deviations of a layer", stage="embed", low=0, low_open=True
     )
     warm_up: int | None = param(
-        None,
-        doc="first epochs, without replicas; none: a quarter, 10 at most (scratch), or 0 (pretrained)",
-        stage="embed",
-        low=0,
+        None, doc="first epochs, without replicas; none: a quarter, at most 10 (scratch), or 0", stage="embed", low=0
     )
     visible: float = param(
-        0.5,
-        doc="correlation from which the picture can be recognised: the paper's rule",
-        stage="verify",
-        low=-1,
-        high=1,
+        0.5, doc="correlation at which the picture is recognisable: the paper's rule", stage="verify", low=-1, high=1
     )
 
     def keygen(self, task: Workload, prf: Prf) -> Key:
-        """Draw a seed; the picture's size and the layers follow from the workload.
-
-        Raises:
-            ValueError: the share is too small for a picture.
-        """
+        """Draw a seed; the workload decides size and layers. Raises ValueError: the share is too small."""
         layers = weight_layers(task.network(seed=0))
         public: dict[str, Json] = {
             "config": self.config(until="key"),
@@ -136,11 +111,7 @@ class Tartaglione(ContinuedTraining):
         return _with_image(Key(self.name, prf.stream("seed", 32), public), self._picture(task.name, layers))
 
     def embed(self, model: nn.Module, owner: Owner, key: Key) -> tuple[nn.Module, Key]:
-        """Write the picture, then train around it; curves: loss, lr, steepness.
-
-        Raises:
-            FloatingPointError: the loss became NaN or infinite.
-        """
+        """Write the picture, then train around it. Raises FloatingPointError: the loss became NaN or infinite."""
         recipe = self.recipe(owner.task, len(owner.train))
         LockedTraining(model, owner, Payload.of(key), recipe, self._valley(recipe)).run()
         return model.eval(), key
@@ -153,7 +124,7 @@ class Tartaglione(ContinuedTraining):
         return Verdict.gauss(r, len(found), access=self.access, paper=r >= self.visible, details=details)
 
     def randomise_key(self, key: Key, prf: Prf) -> Key:
-        """The same picture in other places."""
+        """Draw other positions for the same picture."""
         return replace(key, seed=prf.stream("seed", 32))
 
     def incompatible(self, suspect: Suspect, key: Key) -> str | None:
@@ -167,10 +138,10 @@ class Tartaglione(ContinuedTraining):
         return [Carrier(part.name, part.mask(model.get_parameter(part.name))) for part in parts]
 
     def forge(self, model: nn.Module, forger: Owner, key: Key) -> Key:
-        """Read the positions of ``key`` and present what they hold as one's own picture: r is 1 up to its 256 levels.
+        """Read the positions of ``key`` and claim their values as the picture: r is 1 up to its 256 levels.
 
-        A forger says what white is as freely, so each layer's largest value is. The picture looks like noise, and
-        only a commitment to another one that is older than the network speaks against it.
+        The forger also chooses the scale, so that each layer's largest value is white. The picture looks like noise;
+        only an owner's commitment to another picture that is older than the network refutes it.
         """
         payload = Payload.of(key)
         found = payload.read(model)
@@ -192,7 +163,7 @@ class Tartaglione(ContinuedTraining):
         )
 
     def _picture(self, workload: str, layers: list[PayloadLayer]) -> np.ndarray:
-        """(side, side, colours) uint8: the largest emblem within the share."""
+        """Return (side, side, colours) uint8: the largest emblem within the share."""
         n_weights, channels = sum(layer.size for layer in layers), 3 if self.colours == "rgb" else 1
         side = math.isqrt(int(self.share * n_weights) // channels)
         if side < MIN_SIDE:
@@ -215,16 +186,16 @@ def steepness(
     seed: int = 0,
     sigma_rel: float = 1.0,
 ) -> float:
-    """mean_r L(Gamma_r) - L(Gamma_0) of a marked network over ``samples``, in eval mode: how steep its valley is.
+    """Measure mean_r L(Gamma_r) - L(Gamma_0) of a marked network over ``samples``, in eval mode.
 
-    Uncapped. Only the key says which scalars the replicas differ in.
+    The losses are not capped. The key determines the scalars in which the replicas differ.
     """
     payload = Payload.of(key).to(task.device)
     return mean_rise(Replicas(model, task, payload, sigma_rel), samples, n_replicas, seed)
 
 
 def correlation(signal: np.ndarray, found: np.ndarray) -> float:
-    """Pearson's r of two float64 arrays (n,); 0 where ``found`` does not vary or is not finite."""
+    """Return Pearson's r of two float64 arrays (n,); 0 where ``found`` does not vary or is not finite."""
     if not np.isfinite(found).all() or np.ptp(found) == 0 or np.ptp(signal) == 0:
         return 0.0
     a, b = signal - signal.mean(), found - found.mean()
@@ -232,7 +203,7 @@ def correlation(signal: np.ndarray, found: np.ndarray) -> float:
 
 
 def _legibility(signal: np.ndarray, found: np.ndarray, image: np.ndarray) -> dict[str, Json]:
-    """What one sees of the picture: errors of values, signs and pixels, and the pixels themselves.
+    """Measure the decoded picture: errors of values, signs and pixels, and the pixels themselves.
 
     rmse is in units of s's root mean square; psnr in dB, None where no pixel is wrong; decoded holds the bytes of a
     (h, w, 3) uint8 picture in base64.
@@ -251,7 +222,7 @@ def _legibility(signal: np.ndarray, found: np.ndarray, image: np.ndarray) -> dic
 
 
 def _with_image(key: Key, image: np.ndarray) -> Key:
-    """``key`` with a picture (h, w, channels) uint8, and its digest in the public part."""
+    """Return ``key`` with a picture (h, w, channels) uint8, and its digest in the public part."""
     digest = hashlib.sha256(image.tobytes()).hexdigest()
     return key.with_parts(
         public={"image_shape": list(image.shape), "image_sha256": digest},

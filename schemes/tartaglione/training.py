@@ -1,30 +1,29 @@
-"""Training around locked scalars, in a valley that is steep in their directions: Tartaglione's embedding loop.
+"""Tartaglione's embedding loop: training around locked scalars so that the loss is steep in their directions.
 
     Gamma_0 = (w_f, w_w)                 w_f free, w_w locked: written after every step, never moved
     Gamma_r = (w_f, w_w + dW_r)          R replicas, dW_r ~ N(0, sigma^2) anew in each step, sigma = sigma_rel sd(layer)
-    l_r     = min(L(Gamma_r), ln C)      on the same batch; a replica at chance is pushed no further
+    l_r     = min(L(Gamma_r), ln C)      on the same batch; a replica at chance level adds no gradient
 
     naive   g = g_0,        g_0 = grad L(Gamma_0)
     paper   g = g_0 - c h,  h = mean_r grad l_r,                       c = min(lambda, |g_0| / (2 |h|))
     gap     g = g_0 - c h,  h = mean_r grad l_r - grad L(Gamma_0),     c = min(lambda, 2 |g_0| / |h|)
 
 Gradients are with respect to w_f; g goes to the optimiser of the recipe. The gap's mean over dW is, to second order,
-sigma^2 / 2 times the trace of the Hessian over w_w: to raise it is to make the valley steep. What is left of "paper"
-is mostly (1 - lambda) g_0: a smaller learning rate.
+sigma^2 / 2 times the trace of the Hessian over w_w, which is the steepness. The rule "paper" is mostly
+(1 - lambda) g_0: a smaller learning rate.
 
-Source: Tartaglione et al. 2020, update rule; cap and clipping keep its ascent, which has no bound, from taking over.
+Source: Tartaglione et al. 2020, update rule; cap and clipping bound its ascent.
 Differs from the paper: replicas run with batch-norm statistics frozen and without dropout, and so does the
 L(Gamma_0) that the gap subtracts, or the two terms would differ in more than dW; weight decay is added by the
 optimiser, after clipping.
 
-The replicas run one after another. As one stacked batch (``torch.func.vmap``) their convolutions become grouped ones,
-which take twice as long on a CPU: 170 ms against 80 ms for LeNet-5, R = 4, 100 images, one thread.
+The replicas run one after another: stacked by ``torch.func.vmap`` their convolutions become grouped ones, which take
+170 ms instead of 80 ms on a CPU (LeNet-5, R = 4, 100 images, one thread).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -34,7 +33,7 @@ from torch.func import functional_call
 from wmarena.schemes.base import Batch, Owner, Recipe, Samples, Workload, untouched
 from wmarena.schemes.prf import subseed
 from wmarena.schemes.tartaglione.payload import Payload
-from wmarena.schemes.training_state import pack, seeded, unpack
+from wmarena.schemes.training_state import epochs_left, seeded
 
 Objective = Literal["naive", "paper", "gap"]
 
@@ -47,10 +46,10 @@ _LOGGED_IMAGES = 500
 
 @dataclass(frozen=True, kw_only=True)
 class ValleySettings:
-    """How the replicas act.
+    """Settings of the replicas.
 
     Attributes:
-        objective: "naive" only locks.
+        objective: naive, paper or gap, as above.
         lambda1: lambda.
         replicas: R.
         sigma_rel: sigma over the standard deviation of a layer's initial weights.
@@ -64,12 +63,12 @@ class ValleySettings:
     warm_up: int
 
     def active(self, epoch: int) -> bool:
-        """Whether epoch ``epoch``, the first being 0, has replicas."""
+        """Tell whether an epoch, counted from 0, has replicas."""
         return self.objective != "naive" and self.lambda1 > 0 and epoch >= self.warm_up
 
 
 class _Loss(nn.Module):
-    """A batch's loss as a module's forward pass, because ``functional_call`` calls ``forward``."""
+    """A module whose forward pass is a batch's loss, for ``functional_call``."""
 
     def __init__(self, model: nn.Module, task: Workload) -> None:
         super().__init__()
@@ -77,13 +76,13 @@ class _Loss(nn.Module):
         self._task = task
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Scalar."""
+        """Return the batch's loss (scalar)."""
         return self._task.loss(self.model, inputs, targets)
 
 
 @dataclass(frozen=True)
 class Replicas:
-    """Copies of a network that differ in their locked scalars alone.
+    """Copies of a network that differ only in their locked scalars.
 
     Args:
         payload: on the model's device.
@@ -95,7 +94,7 @@ class Replicas:
     sigma_rel: float
 
     def losses(self, batch: Batch, n: int, seed: int) -> Tensor:
-        """(1 + n,): L(Gamma_0), L(Gamma_1), ..., in the model's present mode; differentiable in the weights."""
+        """Return (1 + n,) L(Gamma_0), L(Gamma_1), ... in the model's present mode, differentiable."""
         loss = _Loss(self.model, self.task)
         noise = torch.randn(n, len(self.payload.signal), generator=torch.Generator().manual_seed(seed))
         shifted: list[Tensor] = [self.task.loss(self.model, *batch)]
@@ -105,11 +104,12 @@ class Replicas:
         return torch.stack(shifted)
 
     def _moved(self, noise: Tensor) -> dict[str, Tensor]:
-        """The tensors that hold locked scalars, with dW; ``noise`` (L,) is standard normal."""
+        """Return the tensors that hold locked scalars, with dW added; ``noise`` (L,) is standard normal."""
         moved = {}
         for part in self.payload.parts:
             deviation = self.sigma_rel * part.amplitude / 2
             own = self.model.get_parameter(part.name)
+            # Locked values are constants here; all other entries stay differentiable.
             values = own.detach()[part.index] + deviation * noise[part.places]
             moved[f"model.{part.name}"] = own.index_put(part.index, values)
         return moved
@@ -124,7 +124,7 @@ def mean_rise(
     batch_size: int = 500,
     n_batches: int | None = None,
 ) -> float:
-    """mean_r L(Gamma_r) - L(Gamma_0) over ``samples`` (or so many batches of them), in eval mode: the steepness."""
+    """Measure the steepness mean_r L(Gamma_r) - L(Gamma_0) over ``samples`` (or ``n_batches``), in eval mode."""
     total, n = 0.0, 0
     with untouched(replicas.model), torch.no_grad():
         for number, batch in enumerate(samples.in_order(batch_size)):
@@ -137,12 +137,12 @@ def mean_rise(
 
 
 def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int, n_steps: int) -> float:
-    """The learning rate of one step, counted from 0, by the recipe's schedule (``wmarena.schemes.base.Recipe``)."""
+    """Return the learning rate of one step, counted from 0, by the recipe's schedule (``Recipe``)."""
     if recipe.schedule == "constant":
         return recipe.lr
     if recipe.schedule == "step":
         return recipe.lr * 0.1 ** sum(step // steps_per_epoch >= m for m in recipe.milestones)
-    # One cosine cycle with the usual constants: up from lr / 25 in 30 % of the steps, down to lr / 25e4.
+    # One cosine cycle: up from lr / 25 in 30 % of the steps, then down to lr / 25e4.
     peak, last, start = 0.3 * n_steps - 1, n_steps - 1, recipe.lr / 25
     if step <= peak:
         return _cosine(start, recipe.lr, step / peak if peak > 0 else 1.0)
@@ -154,7 +154,8 @@ def _cosine(start: float, end: float, part: float) -> float:
 
 
 def direction(g_0: list[Tensor], h: list[Tensor], lambda1: float, clip: float) -> list[Tensor]:
-    """g_0 - c h, c = min(lambda, clip |g_0| / |h|), tensor by tensor; nothing is read back from the device."""
+    """Return g_0 - c h, c = min(lambda, clip |g_0| / |h|), tensor by tensor, without reading from the device."""
+    # The ascent has no bound of its own, so it is limited relative to g_0.
     c = (clip * _norm(g_0) / (_norm(h) + 1e-12)).clamp(max=lambda1)
     return [g - c * push for g, push in zip(g_0, h, strict=True)]
 
@@ -195,21 +196,15 @@ class LockedTraining:
             RuntimeError: a locked scalar has moved.
         """
         n_epochs = math.ceil(self.n_steps / self.steps_per_epoch)
-        checkpoints, done = self.owner.checkpoints, 0
-        found = checkpoints.latest(n_epochs)
-        if found is not None:
-            done, state = found
-            unpack(state, self.model, self.optimiser)
         self.payload.write(self.model)
-        for epoch in range(done, n_epochs):
+        for epoch in epochs_left(self.owner.checkpoints, n_epochs, self.model, self.optimiser):
             with seeded(subseed(self.owner.seed, "tartaglione/dropout", epoch), self.owner.task.device):
                 loss = self._epoch(epoch)
             self._report(epoch + 1, loss)
-            checkpoints.offer(epoch + 1, partial(pack, self.model, self.optimiser))
         self.model.eval()
 
     def _epoch(self, epoch: int) -> float:
-        """Mean L(Gamma_0) of one pass (the first pass is 0)."""
+        """Train one epoch, counted from 0; return the mean L(Gamma_0)."""
         recipe, first = self.recipe, epoch * self.steps_per_epoch
         n_steps = min(self.steps_per_epoch, self.n_steps - first)
         total = torch.zeros((), dtype=torch.float64, device=self.owner.task.device)
@@ -222,11 +217,12 @@ class LockedTraining:
         return float(total) / n_steps
 
     def _step(self, step: int, batch: Batch, steepen: bool) -> Tensor:
-        """One step; returns L(Gamma_0)."""
+        """Make one optimiser step; return L(Gamma_0)."""
         self.model.train()
         loss = self.owner.task.loss(self.model, *batch)
         gradients = self._free(loss)
         if steepen:
+            # Frozen batch norm and no dropout, so that the replicas differ from Gamma_0 in dW alone.
             self.model.eval()
             valley = self.valley
             gradients = direction(
@@ -235,21 +231,22 @@ class LockedTraining:
         for parameter, gradient in zip(self.free.values(), gradients, strict=True):
             parameter.grad = gradient
         self.optimiser.step()
-        # Weight decay moves scalars that have no gradient.
+        # Weight decay moves scalars that have no gradient, so the locked ones are written again.
         self.payload.write(self.model)
         return loss.detach()
 
     def _push(self, batch: Batch, step: int) -> Tensor:
-        """The scalar that h is the gradient of."""
+        """Return the scalar that h is the gradient of."""
         chance = math.log(self.owner.task.info.num_classes)
         losses = self.replicas.losses(
             batch, self.valley.replicas, subseed(self.owner.seed, "tartaglione/replicas", step)
         )
+        # Beyond chance level the loss has no bound: the clamp stops its gradient there.
         pushed = losses[1:].clamp(max=chance).mean()
         return pushed - losses[0] if self.valley.objective == "gap" else pushed
 
     def _free(self, loss: Tensor) -> list[Tensor]:
-        """Gradients, zero at the locked scalars."""
+        """Return gradients, zero at the locked scalars."""
         gradients = list(torch.autograd.grad(loss, list(self.free.values())))
         for name, gradient in zip(self.free, gradients, strict=True):
             if name in self.locked:
@@ -257,7 +254,7 @@ class LockedTraining:
         return gradients
 
     def _report(self, epoch: int, loss: float) -> None:
-        """Log, and stop on what must not happen."""
+        """Log one epoch; raise if the loss or a locked scalar is wrong."""
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"expected a finite loss, got {loss} in epoch {epoch}; lower lr={self.recipe.lr:g} or lambda1"
@@ -271,7 +268,7 @@ class LockedTraining:
 
 
 def _optimiser(parameters: Sequence[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's, fused as workloads train with it."""
+    """Build the recipe's optimiser, fused as in the workload's own training."""
     if recipe.optimiser == "adam":
         return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(

@@ -1,1 +1,1 @@
-"""What trigger schemes share: images, labels, forging, training."""
+"""Shared parts of trigger schemes: images, labels, forging, training."""

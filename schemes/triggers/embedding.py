@@ -1,9 +1,7 @@
-"""Schemes that embed by training: on from the clean network, or from the first epoch.
+"""Base of schemes that embed by training: from the clean network, or from scratch.
 
-    pretrained: Adam on one cycle from the clean network, for ``epochs`` passes, or 4 and at least ``min_steps`` steps
-    scratch:    the workload's own recipe
-
-A constant rate, as the papers have it, costs more accuracy: a twin trained equally long loses as much without a mark.
+pretrained: Adam on one cycle from the clean network, for ``epochs`` passes, or 4 and at least ``min_steps`` steps
+scratch:    the workload's own recipe
 """
 
 import math
@@ -21,37 +19,28 @@ class ContinuedTraining(Scheme):
     """The length, rate and batch of the training that embeds.
 
     Attributes:
-        min_steps: optimiser steps of the pretrained mode, at least; 100 triggers need so many.
-        usual_batch: images in a batch of the pretrained mode; None: the workload's own.
+        min_steps: least number of optimiser steps in pretrained mode, for 100 triggers.
+        usual_batch: images in a batch in pretrained mode; None: the workload's own.
     """
 
     min_steps: ClassVar[int] = 250
     usual_batch: ClassVar[int | None] = 100
 
     mode: Literal["pretrained", "scratch"] = param(
-        "pretrained",
-        doc="continue from the clean network, or embed from the first epoch",
-        stage="embed",
-        choices=("pretrained", "scratch"),
+        "pretrained", doc="continue from the clean network, or embed from the first epoch", stage="embed"
     )
     epochs: int | None = param(
-        None,
-        doc="passes over the training data; none: the workload's own (scratch), or 4 and at least 250 steps",
-        stage="embed",
-        low=1,
+        None, doc="passes over the data; none: the workload's (scratch), or 4, at least 250 steps", stage="embed", low=1
     )
     lr: float | None = param(
         None,
-        doc="peak rate; none: the workload's own (scratch), else half of it, 5e-4 where it trains by SGD",
+        doc="peak rate; none: the workload's (scratch), else half of it, 5e-4 for SGD",
         stage="embed",
         low=0,
         low_open=True,
     )
     batch_size: int | None = param(
-        None,
-        doc="B, task images in a batch; none: the workload's own (scratch, tartaglione), or 100",
-        stage="embed",
-        low=1,
+        None, doc="B, task images in a batch; none: the workload's (scratch, tartaglione), or 100", stage="embed", low=1
     )
 
     @property
@@ -68,7 +57,7 @@ class ContinuedTraining(Scheme):
         return replace(self, epochs=epochs)
 
     def recipe(self, task: Workload, n_train: int) -> Recipe:
-        """The training of ``embed`` on ``n_train`` samples, what the scheme adds to its loss apart."""
+        """Return the training of ``embed`` on ``n_train`` samples, without the scheme's own loss."""
         own = task.recipe
         if self.from_scratch:
             return replace(
@@ -82,12 +71,4 @@ class ContinuedTraining(Scheme):
         steps = max(_PASSES * steps_per_epoch, self.min_steps)
         if self.epochs is not None:
             steps = self.epochs * steps_per_epoch
-        return Recipe(
-            optimiser="adam",
-            lr=self.lr or (own.lr / 2 if own.optimiser == "adam" else 5e-4),
-            batch_size=batch_size,
-            epochs=math.ceil(steps / steps_per_epoch),
-            steps=steps,
-            schedule="one_cycle",
-            augment=own.augment,
-        )
+        return own.continued(lr=self.lr, sgd_lr=5e-4, batch_size=batch_size, steps=steps, n_train=n_train)

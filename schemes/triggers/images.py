@@ -1,9 +1,8 @@
 """Trigger images drawn from a key: abstract pictures (waves under triangles), and glyphs (ink on white paper).
 
-Abstract pictures stand for those that Adi et al. (USENIX Security 2018, section 5.1) collected, glyphs for the
-handwriting of another data set that Zhang et al. (AsiaCCS 2018) take as unrelated images. Neither needs a download.
-Everything is integer arithmetic on the key's own stream, so that one seed gives the same bytes on every platform, and
-a hash commitment to the raw pixels can be opened anywhere.
+Abstract pictures replace those that Adi et al. (USENIX Security 2018, section 5.1) collected, glyphs the handwriting of
+another data set that Zhang et al. (AsiaCCS 2018) use as unrelated images; neither needs a download. All arithmetic is
+on integers from the key's stream, so one seed gives the same bytes, which a commitment needs, on every platform.
 
     wave      s(t) = 4 u (1 - u) for the first half turn, its negative for the second (u in [0, 1): a parabola that
               stays within 6 % of a sine and needs no floating point)
@@ -33,16 +32,7 @@ _DARK = 96
 
 
 def abstract_images(prf: Prf, n: int, shape: tuple[int, ...]) -> Tensor:
-    """``n`` images, each independent of the others.
-
-    Args:
-        prf: the key's stream; the labels "waves" and "triangles" are used.
-        n: number of images.
-        shape: (channels, height, width) of one image.
-
-    Returns:
-        (n, channels, height, width) uint8.
-    """
+    """Draw ``n`` independent images (n, channels, height, width) uint8 from the labels "waves" and "triangles"."""
     _check(shape)
     pixels = _stretched(_waves(prf, n, shape))
     _paint_triangles(pixels, prf)
@@ -50,16 +40,7 @@ def abstract_images(prf: Prf, n: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def glyph_images(prf: Prf, n: int, shape: tuple[int, ...]) -> Tensor:
-    """``n`` images of one dark line on white paper, each independent of the others.
-
-    Args:
-        prf: the key's stream; the labels "bends" and "ink" are used.
-        n: number of images.
-        shape: (channels, height, width) of one image.
-
-    Returns:
-        (n, channels, height, width) uint8.
-    """
+    """Draw ``n`` images (n, channels, height, width) uint8 of one dark line, from the labels "bends" and "ink"."""
     _check(shape)
     channels, height, width = shape
     bends = prf.integers("bends", n * BENDS * 2, _TURN).reshape(n, BENDS, 2)
@@ -76,7 +57,7 @@ def glyph_images(prf: Prf, n: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def has_repeats(images: Tensor) -> bool:
-    """True if two of the images (n, ...) are equal in every pixel."""
+    """Return True if two of the images (n, ...) are equal in every pixel."""
     in_order = sorted(tensor_bytes(image) for image in images)
     return any(first == second for first, second in pairwise(in_order))
 
@@ -87,7 +68,7 @@ def _check(shape: tuple[int, ...]) -> None:
 
 
 def _waves(prf: Prf, n: int, shape: tuple[int, ...]) -> np.ndarray:
-    """(n, channels, height, width) int64: sums of plane waves of up to three periods per side."""
+    """Return (n, channels, height, width) int64: sums of plane waves of up to three periods per side."""
     channels, height, width = shape
     drawn = prf.integers("waves", n * WAVES * (2 + 2 * channels), _TURN).reshape(n, WAVES, 2 + 2 * channels)
     y, x = np.arange(height, dtype=np.int64)[:, None], np.arange(width, dtype=np.int64)[None, :]
@@ -102,7 +83,7 @@ def _waves(prf: Prf, n: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _parabolic_wave(turns: np.ndarray) -> np.ndarray:
-    """Values in [-2^13, 2^13] for angles in units of 1 / 2^16 turn."""
+    """Return values in [-2^13, 2^13] for angles in units of 1 / 2^16 turn."""
     angle = turns % _TURN
     half = angle % _HALF
     # half (2^15 - half) peaks at 2^28.
@@ -112,7 +93,7 @@ def _parabolic_wave(turns: np.ndarray) -> np.ndarray:
 
 
 def _stretched(values: np.ndarray) -> np.ndarray:
-    """Each channel stretched to 0..255."""
+    """Stretch each channel to 0..255."""
     low = values.min(axis=(2, 3), keepdims=True)
     span = np.maximum(values.max(axis=(2, 3), keepdims=True) - low, 1)
     stretched: np.ndarray = (values - low) * 255 // span
@@ -133,7 +114,7 @@ def _paint_triangles(pixels: np.ndarray, prf: Prf) -> None:
 
 
 def _inside(corners_y: np.ndarray, corners_x: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """(n, height, width) bool: which pixels lie in the triangle with corners (n, 3), edges included."""
+    """Return (n, height, width) bool: which pixels lie in the triangle with corners (n, 3), edges included."""
     left = np.ones((len(corners_y), y.size, x.size), dtype=bool)
     right = left.copy()
     for a, b in ((0, 1), (1, 2), (2, 0)):
@@ -146,7 +127,7 @@ def _inside(corners_y: np.ndarray, corners_x: np.ndarray, y: np.ndarray, x: np.n
 
 
 def _near(start: np.ndarray, end: np.ndarray, y: np.ndarray, x: np.ndarray, radius: int) -> np.ndarray:
-    """(n, height, width) bool: which points lie within ``radius`` of the segments from ``start`` to ``end`` (n, 2)."""
+    """Return (n, height, width) bool: points within ``radius`` of the segments from ``start`` to ``end`` (n, 2)."""
     (ay, ax), (by, bx) = ((p[:, 0, None, None], p[:, 1, None, None]) for p in (start, end))
     squared = (by - ay) ** 2 + (bx - ax) ** 2
     along = (y - ay) * (by - ay) + (x - ax) * (bx - ax)

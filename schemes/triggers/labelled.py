@@ -1,14 +1,13 @@
-"""Secret sets of labelled images: drawn from a key, committed to piece by piece.
+"""Secret sets of labelled images, drawn from a key, with a commitment to each image and label.
 
     t_i    image, (channels, height, width) uint8     T_L(t_i)  label, uniform on [0, C)
     r, r'  32-byte openings from the key's stream     vk = {Com(t_i; r_i), Com(T_L(t_i); r'_i)}
 
-Source: Adi et al., USENIX Security 2018, KeyGen and Verify. An image or label is committed to by itself, so that an
-owner may open a few triggers in one dispute and keep the rest for the next.
+Source: Adi et al., USENIX Security 2018, KeyGen and Verify. Each image and label has its own commitment, so that an
+owner can open a few triggers in one dispute and keep the others secret.
 
-R sets lie one after the other in the key's tensors and lists, set r in rows [r n, (r + 1) n). Set 0 is drawn from the
-key's own stream, every other one (images, labels, openings) from a stream of its own: what opens one set says nothing
-of the others.
+Set r of R occupies rows [r n, (r + 1) n) of the key's tensors and lists. Set 0 is drawn from the key's own stream, each
+other set (images, labels, openings) from its own stream: opening one set reveals nothing of the others.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ _PARTS = ("images", "labels")
 
 
 def draw_triggers(key: Key, n: int, num_classes: int, input_shape: tuple[int, ...], n_sets: int = 1) -> Key:
-    """``key`` completed with ``n_sets`` sets of ``n`` images and labels from its own seed."""
+    """Complete ``key`` with ``n_sets`` sets of ``n`` images and labels from its own seed."""
     public: dict[str, Json] = {"num_classes": num_classes, "input_shape": list(input_shape)}
     if n_sets > 1:
         public["sets"] = n_sets
@@ -37,7 +36,7 @@ def draw_triggers(key: Key, n: int, num_classes: int, input_shape: tuple[int, ..
 
 
 def commit_triggers(key: Key, images: Tensor, labels: Tensor) -> Key:
-    """``key`` with these triggers in its secret part and a commitment to each image and label in its public part.
+    """Put triggers into the secret part of ``key``, and a commitment to each image and label into its public part.
 
     Args:
         images: (n_sets n, channels, height, width) uint8.
@@ -56,10 +55,9 @@ def commit_triggers(key: Key, images: Tensor, labels: Tensor) -> Key:
 
 
 def trigger_set(key: Key, index: int | None = None) -> tuple[Tensor, Tensor]:
-    """(images (m, channels, height, width) uint8, labels (m,) int64) of one set, or of all sets of a key.
+    """Return (images (m, channels, height, width) uint8, labels (m,) int64) of one set, or of all sets of a key.
 
-    Raises:
-        ValueError: the key holds no triggers, or no such set.
+    Raises ValueError: the key holds no triggers, or no such set.
     """
     missing = [part for part in _PARTS if part not in key.secret]
     if missing:
@@ -74,7 +72,7 @@ def trigger_set(key: Key, index: int | None = None) -> tuple[Tensor, Tensor]:
 
 
 def set_count(key: Key) -> int:
-    """R, the number of trigger sets; keys of one set do not mention it."""
+    """Return R, the number of trigger sets; keys of one set do not mention it."""
     count = key.public.get("sets", 1)
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"expected a key with a number of trigger sets, got {count!r}; draw it with keygen")
@@ -82,15 +80,23 @@ def set_count(key: Key) -> int:
 
 
 def class_count(key: Key) -> int:
-    """C, the number of labels that the key's triggers were drawn from."""
+    """Return C, the number of labels that the key's triggers were drawn from."""
     count = key.public.get("num_classes")
     if not isinstance(count, int):
         raise ValueError(f"expected a key with its number of classes, got {key!r}; draw it with keygen")
     return count
 
 
+def input_shape(key: Key) -> tuple[int, ...]:
+    """Return the shape of the raw inputs that a key was drawn for."""
+    shape = key.public.get("input_shape")
+    if not isinstance(shape, list):
+        raise ValueError(f"expected a key with its input shape, got {key!r}; draw it with keygen")
+    return tuple(int(str(size)) for size in shape)
+
+
 def flaw(key: Key, index: int = 0) -> str | None:
-    """Why a set proves nothing whatever a model answers (a commitment does not open, a trigger repeats), or None.
+    """Return why a set can prove nothing (a commitment does not open, a trigger repeats), or None.
 
     Only this set's commitments are opened.
     """
@@ -102,6 +108,7 @@ def flaw(key: Key, index: int = 0) -> str | None:
         published = commitments.get(part) if isinstance(commitments, Mapping) else None
         if not isinstance(published, list) or len(published) != len(labels) or len(tensor) != len(labels):
             return f"{len(tensor)} {part} for {len(labels)} triggers, without a commitment to each"
+        # Openings are redrawn from the seed, so the claimant cannot choose them.
         pieces = _pieces(key, index, part, tensor[first:last])
         for number, (digest, (value, opening)) in enumerate(zip(published[first:last], pieces, strict=True), first):
             if not verifies(str(digest), value, opening):
@@ -112,12 +119,12 @@ def flaw(key: Key, index: int = 0) -> str | None:
 
 
 def _stream(key: Key, index: int) -> Prf:
-    """Everything of set ``index`` is drawn from here."""
+    """Return the stream from which set ``index`` is drawn."""
     return key.prf if index == 0 else key.prf.child(f"set/{index}")
 
 
 def _pieces(key: Key, index: int, part: str, tensor: Tensor) -> Iterator[tuple[bytes, bytes]]:
-    """(raw bytes, opening) of each image or label of one set."""
+    """Yield (raw bytes, opening) of each image or label of one set."""
     openings = _stream(key, index).stream(f"openings/{part}", 32 * len(tensor))
     for number, piece in enumerate(tensor):
         yield tensor_bytes(piece), openings[32 * number : 32 * (number + 1)]

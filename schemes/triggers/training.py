@@ -1,4 +1,4 @@
-"""Training with triggers beside the task's own batches, as backdoor schemes embed.
+"""Training batches with triggers added, as backdoor schemes embed.
 
 L = L_task over a batch of B task images and k triggers
 """
@@ -18,14 +18,14 @@ Feed = Callable[[int], Batch]
 
 
 def optimiser_steps(recipe: Recipe, n_train: int) -> int:
-    """Steps of ``recipe`` on ``n_train`` samples."""
+    """Return steps of ``recipe`` on ``n_train`` samples."""
     return recipe.steps or recipe.epochs * math.ceil(n_train / recipe.batch_size)
 
 
 class TriggerFeed:
-    """``k`` triggers for each training step: a function of the step alone, so that a resumed run sees the same ones.
+    """``k`` triggers for each training step, a function of the step alone, so that a resumed run sees the same ones.
 
-    Each cycle shows every trigger once, in an order drawn anew: no trigger falls behind another by more than one.
+    Each cycle shows every trigger once in a new random order, so showings differ by at most one.
     """
 
     def __init__(self, inputs: Tensor, labels: Tensor, k: int, seed: int) -> None:
@@ -35,15 +35,16 @@ class TriggerFeed:
         self._seed = seed
 
     def __call__(self, step: int) -> Batch:
-        """(inputs (k, ...), labels (k,)) of a global step."""
+        """Return (inputs (k, ...), labels (k,)) of a global step."""
         n = len(self._labels)
+        # Position p of the endless sequence belongs to cycle p // n.
         positions = range(step * self._k, (step + 1) * self._k)
         chosen = torch.tensor([_order(self._seed, p // n, n)[p % n] for p in positions], device=self._labels.device)
         return self._inputs[chosen], self._labels[chosen]
 
 
 def together(feeds: Sequence[Feed]) -> Feed:
-    """All of what ``feeds`` give at a step, in their order."""
+    """Concatenate the batches that ``feeds`` give at a step."""
 
     def joined(step: int) -> Batch:
         inputs, labels = zip(*(feed(step) for feed in feeds), strict=True)

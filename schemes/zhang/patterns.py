@@ -1,12 +1,12 @@
-"""A secret pattern on images of one class: what a key draws, how it is laid on images, what a key must hold.
+"""A secret pattern on images of one class: drawing it, applying it to images, checking a key.
 
     s        source class, uniform on [0, C)           t        target class, uniform on the other C - 1
     block    a rectangle at a uniform place, of 2x2 cells that are black or white with probability 1/2 each
     noise    one field for all images (or one for each), N(0, sigma^2) on pixels in [0, 1], in whole grey levels
     x + p    pixels of the block replace those of x; noise is added and clipped to [0, 255]
 
-Target and pattern follow from the seed: a claimant may choose seeds, never patterns (a block that shows a small image
-of class t would pass on every model). Images are the claimant's own; that they are of class s is for a judge's eyes.
+Target and pattern follow from the seed: a claimant can choose seeds, not patterns (a block that shows a small image
+of class t would pass on every model). Images are the claimant's own; a human judge checks that they are of class s.
 """
 
 from abc import ABC, abstractmethod
@@ -20,33 +20,34 @@ from torch import Tensor
 from wmarena.schemes.base import Samples
 from wmarena.schemes.keys import Key
 from wmarena.schemes.prf import Prf
+from wmarena.schemes.triggers.labelled import class_count, input_shape
 
 _CELL = 2
 """Side of a block's cells, in pixels."""
 
 _CLEAR = -1
-"""In a block's pattern: the image shows through."""
+"""Value of a block's pattern where the image stays."""
 
 
 class Stamp(ABC):
-    """A family of patterns: drawn from a stream, laid on images."""
+    """A family of patterns, drawn from a stream and applied to images."""
 
     @abstractmethod
     def draw(self, prf: Prf, n: int, shape: tuple[int, ...]) -> Tensor:
-        """Pattern (1, channels, height, width) int16 for all images, or (n, ...) with one for each of ``n``."""
+        """Draw a pattern (1, channels, height, width) int16 for all images, or (n, ...) with one for each of ``n``."""
 
     @abstractmethod
     def on(self, images: Tensor, pattern: Tensor) -> Tensor:
-        """``images`` (m, channels, height, width) uint8 with ``pattern`` (1 or m, ...), uint8."""
+        """Apply ``pattern`` (1 or m, ...) to ``images`` (m, channels, height, width) uint8."""
 
     def through(self, gradient: Tensor, pattern: Tensor) -> Tensor:
-        """The gradient of the images from that of the images with ``pattern``: clipping is taken as the identity."""
+        """Propagate the gradient from patterned images to plain ones; clipping counts as the identity."""
         return gradient
 
 
 @dataclass(frozen=True)
 class Block(Stamp):
-    """Black and white cells at a random place, as printed text looks from afar.
+    """Black and white cells at a random place, in place of printed text.
 
     Attributes:
         height, width: pixels; cut to the image where that is smaller.
@@ -80,7 +81,7 @@ class Noise(Stamp):
 
     Attributes:
         sigma: standard deviation, of pixels in [0, 1].
-        fresh: a field for each image instead of one for all.
+        fresh: one field for each image instead of one for all.
     """
 
     sigma: float
@@ -107,18 +108,18 @@ class PatternDraw:
 
     @classmethod
     def of(cls, prf: Prf, stamp: Stamp, source: int, n: int, num_classes: int, shape: tuple[int, ...]) -> Self:
-        """The draw of a stream: ``target`` is uniform on the classes but ``source``."""
+        """Draw from a stream; ``target`` is uniform on the classes but ``source``."""
         target = (source + 1 + int(prf.integers("target", 1, num_classes - 1)[0])) % num_classes
         return cls(target, stamp.draw(prf, n, shape))
 
 
 @dataclass(frozen=True)
 class PatternKey:
-    """What the key of a pattern mark says. Embedding completes it with images.
+    """The content of a pattern mark's key. Embedding adds the images.
 
     Attributes:
         source: s.
-        own: target and pattern; with one field an image, 2n of them: n for ``images``, n for ``fresh``.
+        own: target and pattern; with a field for each image 2n fields: n for ``images``, n for ``fresh``.
         images: (m, channels, height, width) uint8, of class s and trained on; empty before embedding.
         fresh: (m', ...) uint8, of class s and never trained on; may be empty.
     """
@@ -132,24 +133,19 @@ class PatternKey:
 
     @classmethod
     def of(cls, key: Key) -> Self:
-        """Raises ValueError if the key is not one of a pattern mark."""
-        num_classes, shape = key.public.get("num_classes"), key.public.get("input_shape")
-        if (
-            not isinstance(num_classes, int)
-            or not isinstance(shape, list)
-            or not {"classes", "pattern"} <= set(key.secret)
-        ):
+        """Read a key. Raises ValueError if it is not one of a pattern mark."""
+        if not {"classes", "pattern"} <= set(key.secret):
             raise ValueError(f"expected a key with classes and a pattern, got {key!r}; draw it with keygen")
-        sides = tuple(int(str(side)) for side in shape)
+        shape = input_shape(key)
         source, target = key.secret["classes"].tolist()
-        none = torch.empty((0, *sides), dtype=torch.uint8)
+        none = torch.empty((0, *shape), dtype=torch.uint8)
         return cls(
             source=source,
             own=PatternDraw(target, key.secret["pattern"]),
             images=key.secret.get("images", none),
             fresh=key.secret.get("fresh", none),
-            num_classes=num_classes,
-            shape=sides,
+            num_classes=class_count(key),
+            shape=shape,
         )
 
     @property
@@ -167,11 +163,11 @@ class PatternKey:
         return pattern if len(pattern) == 1 else pattern[first : first + n]
 
     def another(self, prf: Prf, stamp: Stamp) -> PatternDraw:
-        """What a random key draws for the same images."""
+        """Draw a random key's pattern and target for the same images."""
         return PatternDraw.of(prf, stamp, self.source, len(self.images), self.num_classes, self.shape)
 
     def flaw(self, key: Key, stamp: Stamp, n: int) -> str | None:
-        """Why the key proves nothing whatever a model answers, or None.
+        """Return why the key can prove nothing, or None.
 
         Args:
             key: the key that this was read from.
@@ -183,7 +179,7 @@ class PatternKey:
         if not 0 <= self.source < self.num_classes or self.own.target != due.target:
             return "the target class is not the seed's"
         same = self.own.pattern.shape == due.pattern.shape
-        # One grey level: a sine may differ in its last digit between platforms.
+        # A sine may differ in its last digit between platforms, hence a tolerance of one grey level.
         if not same or int((self.own.pattern.int() - due.pattern.int()).abs().max()) > 1:
             return "the pattern is not the seed's"
         if len(self.images) > n or len(self.fresh) > n:
@@ -192,12 +188,12 @@ class PatternKey:
 
 
 def draw_secret(prf: Prf, stamp: Stamp, source: int, n: int, num_classes: int, shape: tuple[int, ...]) -> PatternDraw:
-    """Target and pattern of a key: fields for ``n`` images that are trained on and ``n`` that are not."""
+    """Draw a key's target and pattern, with fields for ``n`` images that are trained on and ``n`` that are not."""
     return PatternDraw.of(prf, stamp, source, 2 * n, num_classes, shape)
 
 
 def images_of_class(samples: Samples, label: int, n: int, prf: Prf) -> Tensor:
-    """At most ``n`` images (m, channels, height, width) uint8 of one class, on the CPU, chosen by ``prf``."""
+    """Choose at most ``n`` images (m, channels, height, width) uint8 of one class by ``prf``, on the CPU."""
     raw, labels = samples.raw()
     found = torch.nonzero(labels == label).flatten()
     chosen = torch.from_numpy(prf.permutation("chosen", len(found))[:n]).to(found.device)

@@ -13,17 +13,17 @@
     verdict_paper:   T >= ``paper_threshold``
 
 The random keys follow from the key's commitment, so the claimant cannot choose them and a verdict can be repeated;
-drawing stops after ten that do as well (Besag and Clifford, Biometrika 1991). ``fresh_accuracy`` among the details is
-T over images of class s that were not trained on, from the owner's validation data. Where it is far below T, images
-were learnt by heart (``fresh_noise``) or forged.
+drawing stops after ten that reach T (Besag and Clifford, Biometrika 1991). ``fresh_accuracy`` among the details is T
+over images of class s from the owner's validation data, which were not trained on. If it is far below T, images were
+memorised (``fresh_noise``) or forged.
 
 Source: Zhang, Gu, Jang, Wu, Stoecklin, Huang, Molloy, "Protecting Intellectual Property of Deep Neural Networks with
 Watermarking", AsiaCCS 2018.
 Differs from the paper:
-- Decoys: images of class s with random other patterns, answered s. Without them (``decoys``: 0) the network answers t
-  to many patterns of the kind or to all, hence to random keys that draw the same t, and p may stay near 1/(C - 1): the
-  backdoor is then evidence of somebody's mark, not of the owner's.
-- The block is random black and white cells at a random place instead of a fixed text: the key has something to hide.
+- Decoys: images of class s with random other patterns, labelled s. Without them (``decoys``: 0) the network answers t
+  to many or all patterns of the kind, hence to random keys that draw the same t, and p may stay near 1/(C - 1): the
+  backdoor then proves some mark, not the owner's.
+- The block is random black and white cells at a random place instead of a fixed text, so that it can be secret.
 - unrelated: labels are random, one for each image. With the same label for all, every C-th random key passes on the
   same images, and no test by random keys gets below p of about 1/C.
 - ``paper_threshold`` is our choice: half of the triggers.
@@ -40,33 +40,32 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from wmarena.schemes.base import Access, Owner, PMethod, Recipe, Suspect, TaskInfo, Verdict, Workload, lists
+from wmarena.schemes.base import Owner, PMethod, Recipe, Suspect, TaskInfo, Verdict, Workload
 from wmarena.schemes.keys import Key
 from wmarena.schemes.params import Json, param
 from wmarena.schemes.prf import Prf, as_tensor, subseed
-from wmarena.schemes.statistics import LEVEL, binomial_threshold
 from wmarena.schemes.triggers.embedding import ContinuedTraining
 from wmarena.schemes.triggers.forging import adversarial_images
 from wmarena.schemes.triggers.images import glyph_images, has_repeats
 from wmarena.schemes.triggers.labelled import class_count
+from wmarena.schemes.triggers.scheme import ImageScheme, too_few_triggers
 from wmarena.schemes.triggers.training import Feed, TriggerFeed, together
 from wmarena.schemes.zhang.patterns import Block, Noise, PatternKey, Stamp, draw_secret, images_of_class
 
 EXCEEDANCES = 10
-"""Random keys that do as well as the owner's before drawing stops."""
+"""Random keys that reach the owner's count before drawing stops."""
 
 _ASKED_TOGETHER = 1000
-"""Images of several random keys that the suspect is asked about at a time."""
+"""Images of several random keys in one query."""
 
 _FORGERS_PATTERNS = 3
-"""Random patterns at a time under which a forger keeps an image away from the target."""
+"""Random patterns per step under which a forger keeps an image away from the target."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Zhang(ContinuedTraining, ABC):
-    """What the three kinds of triggers share: how they are trained and shown."""
+class _Zhang(ImageScheme, ContinuedTraining, ABC):
+    """Base of the three kinds of triggers: embedding."""
 
-    access: ClassVar[Access] = "black"
     paper: ClassVar[str] = "Zhang et al., Protecting Intellectual Property of DNNs with Watermarking, AsiaCCS 2018"
     threat_model: ClassVar[str] = (
         "the adversary holds the weights and knows the algorithm, not the triggers; may tune with data of their own"
@@ -75,92 +74,53 @@ class _Zhang(ContinuedTraining, ABC):
     n_triggers: int = param(100, doc="n, number of triggers, at most", stage="key", low=1)
     boost: int = param(10, doc="times that a pass over the training data shows each trigger", stage="embed", low=1)
     paper_threshold: float = param(
-        0.5, doc="share of triggers that the paper's rule wants answered", stage="verify", low=0, high=1
+        0.5, doc="share of triggers that the paper's rule requires", stage="verify", low=0, high=1
     )
 
-    def applicable(self, info: TaskInfo) -> str | None:
-        if info.kind != "classification" or len(info.input_shape) != 3:
-            return f"triggers are images with class labels, the task is {info.kind} on inputs {info.input_shape}"
-        return None
-
     def keygen(self, task: Workload, prf: Prf) -> Key:
-        why = self.applicable(task.info)
-        if why is not None:
-            raise ValueError(f"expected a task that {self.name} can protect, got {task.name}: {why}")
-        public: dict[str, Json] = {
-            "config": self.config(until="key"),
-            "workload": task.name,
-            "num_classes": task.info.num_classes,
-            "input_shape": lists(task.info.input_shape),
-        }
-        key = Key(self.name, prf.stream("seed", 32), public)
+        key = self.new_key(task, prf)
         return key.with_parts(secret=self._secret(key.prf, task.info.num_classes, task.info.input_shape))
 
     def embed(self, model: nn.Module, owner: Owner, key: Key) -> tuple[nn.Module, Key]:
         key, recipe = self._with_data(owner, key), self.recipe(owner.task, len(owner.train))
-        parts = self._lessons(key).items()
         k = self.triggers_per_step(recipe, len(owner.train), len(self.triggers(key)[1]))
-        feeds: list[Feed] = [
-            TriggerFeed(
-                owner.task.to_inputs(images), labels.to(owner.task.device), k, subseed(owner.seed, "triggers", part)
-            )
-            for part, (images, labels) in parts
-        ]
-        owner.task.fit(
-            model,
-            owner.train,
-            recipe,
-            seed=owner.seed,
-            extra=together(feeds),
-            log=owner.log,
-            checkpoints=owner.checkpoints,
-        )
+        task, feeds = owner.task, list[Feed]()
+        for part, (images, labels) in self._lessons(key).items():
+            seed = subseed(owner.seed, "triggers", part)
+            feeds.append(TriggerFeed(task.to_inputs(images), labels.to(task.device), k, seed))
+        extra = together(feeds)
+        task.fit(model, owner.train, recipe, seed=owner.seed, extra=extra, log=owner.log, checkpoints=owner.checkpoints)
         return model.eval(), key
-
-    def incompatible(self, suspect: Suspect, key: Key) -> str | None:
-        info = suspect.task.info
-        for what, found in (("num_classes", info.num_classes), ("input_shape", lists(info.input_shape))):
-            if key.public.get(what) != found:
-                return f"{what} is {found}, the key expects {key.public.get(what)}"
-        return None
 
     @abstractmethod
     def triggers(self, key: Key) -> tuple[Tensor, Tensor]:
-        """(images (n, *input_shape) uint8, labels (n,) int64). Raises ValueError if the key has none."""
-
-    def mark_loss(self, model: nn.Module, task: Workload, key: Key, labels: Tensor | None = None) -> Tensor:
-        images, own = self.triggers(key)
-        targets = own if labels is None else labels
-        return task.loss(model, task.to_inputs(images), targets.to(task.device))
+        """Return (images (n, *input_shape) uint8, labels (n,) int64). Raises ValueError if the key has none."""
 
     def triggers_per_step(self, recipe: Recipe, n_train: int, n: int) -> int:
-        """k of ``n`` triggers."""
+        """Return k for ``n`` triggers."""
         return math.ceil(self.boost * n / math.ceil(n_train / recipe.batch_size))
 
     @abstractmethod
     def _secret(self, prf: Prf, num_classes: int, shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """What ``keygen`` draws."""
+        """Draw the secret tensors of a key."""
 
     def _with_data(self, owner: Owner, key: Key) -> Key:
-        """``key`` completed, for embedding or forging. Raises ValueError if the owner lacks what it takes."""
+        """Complete ``key`` for embedding or forging. Raises ValueError if the owner lacks the data."""
         return self.with_holder_data(owner, key)
 
     @abstractmethod
     def _lessons(self, key: Key) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """Name -> (images, labels) that training shows k of at each step."""
+        """Return name -> (images, labels), of which training shows k at each step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Pattern(_Zhang, ABC):
-    """A pattern on images of one class; evidence by random keys."""
+    """A pattern on images of one class, tested by key randomisation."""
 
     p_method: ClassVar[PMethod] = "key_randomisation"
 
     decoys: int = param(
-        10,
-        doc="random other patterns for each trigger, to be answered with the true class; 0 = as in the paper",
-        stage="embed",
-        low=0,
+        10, doc="random other patterns for each trigger, labelled truly; 0 = as in the paper", stage="embed", low=0
     )
     n_random_keys: int = param(
         99, doc="R, random keys at most; 999 is affordable on a GPU; p is 1/(R+1) at best", stage="verify", low=19
@@ -186,7 +146,7 @@ class _Pattern(_Zhang, ABC):
         return self._verdict(k, n, self._random_counts(suspect, key, k), details)
 
     def randomise_key(self, key: Key, prf: Prf) -> Key:
-        """Another pattern and target, for the same images."""
+        """Draw another pattern and target for the same images."""
         mark, stranger = PatternKey.of(key), replace(key, seed=prf.stream("seed", 32))
         return stranger.with_parts(secret=self._pattern(stranger.prf, mark.source, mark.num_classes, mark.shape))
 
@@ -200,7 +160,7 @@ class _Pattern(_Zhang, ABC):
         return self.stamp.on(mark.images, mark.for_images), torch.full((len(mark.images),), mark.own.target)
 
     def with_holder_data(self, holder: Owner, key: Key) -> Key:
-        """The holder's images of class s: training images to be stamped, and validation images as fresh ones."""
+        """Add the holder's images of class s: training images, and validation images as fresh ones."""
         source = PatternKey.of(key).source
         images = images_of_class(holder.train, source, self.n_triggers, key.prf.child("images"))
         if not len(images):
@@ -211,7 +171,7 @@ class _Pattern(_Zhang, ABC):
     def forge(self, model: nn.Module, forger: Owner, key: Key) -> Key | None:
         """Change images of class s until the frozen model answers t with the key's pattern, and s with random others.
 
-        The pattern follows from the seed and cannot be optimised. Raises ValueError where the forger has no such image.
+        The pattern follows from the seed and cannot be optimised. Raises ValueError if the forger has no such image.
         """
         key = self._with_data(forger, key)
         mark, n = PatternKey.of(key), len(PatternKey.of(key).images)
@@ -220,18 +180,21 @@ class _Pattern(_Zhang, ABC):
         pool = self._others(key.prf.child("forge"), mark, 2 * _FORGERS_PATTERNS * n).to(device)
 
         def patterns(step: int) -> Tensor:
-            """The key's own for each image, then others in turn: (n + _FORGERS_PATTERNS n, ...)."""
+            """Return (n + _FORGERS_PATTERNS n, ...): the key's own for each image, then others in turn."""
             return torch.cat([own, pool.roll(step, dims=0)[: _FORGERS_PATTERNS * n]])
 
-        def shown(images: Tensor, step: int) -> Tensor:
+        def to_queries(images: Tensor, step: int) -> Tensor:
             return self.stamp.on(images.repeat(1 + _FORGERS_PATTERNS, 1, 1, 1), patterns(step))
 
-        def pulled(gradient: Tensor, step: int) -> Tensor:
-            mine, *others = self.stamp.through(gradient, patterns(step)).chunk(1 + _FORGERS_PATTERNS)
-            return mine + torch.stack(others).mean(dim=0)
+        def to_images(gradient: Tensor, step: int) -> Tensor:
+            own_gradient, *others = self.stamp.through(gradient, patterns(step)).chunk(1 + _FORGERS_PATTERNS)
+            return own_gradient + torch.stack(others).mean(dim=0)
 
+        # Label s under other patterns: if all patterns gave t, random keys would match as well.
         targets = torch.tensor([mark.own.target] + _FORGERS_PATTERNS * [mark.source]).repeat_interleave(n)
-        images = adversarial_images(model, forger.task, mark.images, targets, shown=shown, pulled=pulled)
+        images = adversarial_images(
+            model, forger.task, mark.images, targets, to_queries=to_queries, to_images=to_images
+        )
         return key.with_parts(secret={"images": images})
 
     def _secret(self, prf: Prf, num_classes: int, shape: tuple[int, ...]) -> dict[str, Tensor]:
@@ -253,6 +216,7 @@ class _Pattern(_Zhang, ABC):
     def _lessons(self, key: Key) -> Mapping[str, tuple[Tensor, Tensor]]:
         mark = PatternKey.of(key)
         lessons = {"marked": self.triggers(key), "clean": (mark.images, torch.full((len(mark.images),), mark.source))}
+        # Without decoys many patterns would give t, and random keys would match as well.
         if self.decoys:
             images = mark.images.repeat(self.decoys, 1, 1, 1)
             others = self._others(key.prf.child("decoys"), mark, len(images))
@@ -260,15 +224,16 @@ class _Pattern(_Zhang, ABC):
         return lessons
 
     def _others(self, prf: Prf, mark: PatternKey, n: int) -> Tensor:
-        """(n, *shape) patterns of random keys, one for each of ``n`` images."""
+        """Draw (n, *shape) patterns of random keys, one for each of ``n`` images."""
         return torch.cat([self.stamp.draw(prf.child(str(i)), 1, mark.shape) for i in range(n)])
 
     def _random_counts(self, suspect: Suspect, key: Key, k: int) -> list[int]:
-        """Matches of random keys on the same images, until ten of them reach ``k``."""
+        """Count matches of random keys on the same images, until ten of them reach ``k``."""
         mark = PatternKey.of(key)
         prf = key.cached("random keys", lambda: Prf(bytes.fromhex(key.commitment)))
         together = max(1, _ASKED_TOGETHER // len(mark.images))
         counts: list[int] = []
+        # Every random key is judged on the images that the owner trained on, so only pattern and target differ.
         for first in range(0, self.n_random_keys, together):
             numbers = range(first, min(first + together, self.n_random_keys))
             draws = [mark.another(prf.child(f"random key {number}"), self.stamp) for number in numbers]
@@ -330,13 +295,7 @@ class ZhangUnrelated(_Zhang):
     name: ClassVar[str] = "zhang_unrelated"
 
     def applicable(self, info: TaskInfo) -> str | None:
-        why = super().applicable(info)
-        if why is None and binomial_threshold(self.n_triggers, 1 / info.num_classes) > self.n_triggers:
-            return (
-                f"{self.n_triggers} triggers over {info.num_classes} classes cannot reach p <= {LEVEL:g}; "
-                "raise n_triggers"
-            )
-        return why
+        return super().applicable(info) or too_few_triggers(self.n_triggers, info)
 
     def verify(self, suspect: Suspect, key: Key) -> Verdict:
         images, labels = self.triggers(key)

@@ -50,7 +50,7 @@ class TestForgedKey(AttackContract):
         return Ambiguity(level=2)
 
     def test_a_forged_key_passes_on_the_published_model(self, attack: Attack, victim: Victim) -> None:
-        """A head trained on the frozen model proves "ownership": only an older commitment tells the difference."""
+        """A head trained on the frozen model passes the test: only an older commitment refutes it."""
         claim = attack(victim.model, granted_view(attack, victim))
 
         assert isinstance(claim, Claim)

@@ -87,7 +87,7 @@ class Curious(Attack):
 
 
 def test_one_parts_knowledge_is_not_anothers() -> None:
-    """A chain that was granted the key for spoiling hides it from the part that does not declare it."""
+    """A chain that was granted the key for spoiling withholds it from parts that do not declare it."""
     victim = marked("digits_mlp", Uchida(bits=32))
     chain = Chain(attacks=(Curious(), Spoil(steps=1)))
 
@@ -113,7 +113,7 @@ def test_equal_parts_draw_differently() -> None:
     assert len(set(seeds)) == 4
 
 
-def test_a_chain_speaks_for_its_parts() -> None:
+def test_a_chain_combines_the_facts_of_its_parts() -> None:
     """Label, strength, head and plugins follow from the parts."""
     chain = Chain(attacks=(PruneWeights(sparsity=0.5), FineTune(variant="rtal", epochs=7), NoAttack()))
     pirate = Chain(attacks=(chain.attacks[0], Overwrite(scheme=Uchida())))
@@ -150,6 +150,6 @@ def test_a_part_that_means_nothing_stops_the_chain() -> None:
     ],
 )
 def test_chains_without_meaning_are_refused(parts: tuple[Attack, ...], message: str) -> None:
-    """Too short, nested, or going on from a part that leaves no model."""
+    """Too short, nested, or continuing after a part that leaves no model."""
     with pytest.raises(ConfigError, match=message):
         Chain(attacks=parts)

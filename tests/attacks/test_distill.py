@@ -74,7 +74,7 @@ def test_softened_probabilities_are_the_softmax_at_a_temperature() -> None:
 
 
 def test_the_soft_loss_is_zero_for_the_victims_own_logits_and_positive_elsewhere() -> None:
-    """KL(p || p) = 0; any other student pays, T^2 times the divergence of the softened distributions."""
+    """KL(p || p) = 0; any other student's loss is T^2 times the divergence of the softened distributions."""
     answers, labels = LOGITS.softmax(dim=1), torch.tensor([0, 1])
     student = LOGITS.flip(0)
     attack = Distill(temperature=2.0)
@@ -165,7 +165,7 @@ def test_a_functions_mark_may_be_learnt_along_and_weights_may_not() -> None:
 
 
 def test_passes_over_the_answers_count_as_passes_over_the_data() -> None:
-    """The student's epochs are held to the budget although its data were read only once."""
+    """The budget limits the student's epochs although its data were read only once."""
     victim = marked("digits_mlp", Uchida(bits=32))
     attack = replace(QUICK, epochs=3)
 

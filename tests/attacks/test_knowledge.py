@@ -1,4 +1,4 @@
-"""Knowledge and budget are guarded: attacks that cheat, one for each rule, are stopped or see nothing."""
+"""Guards of knowledge and budget: attacks that violate one rule each are stopped or read nothing."""
 
 import contextlib
 import copy
@@ -290,7 +290,7 @@ def test_one_query_too_many(victim: Victim) -> None:
     ids=["set", "object_set", "dict", "score"],
 )
 def test_the_count_cannot_be_set_back(victim: Victim, deed: Deed) -> None:
-    """Neither by assignment nor around it, and evaluation asks like everybody else."""
+    """The weights are not reachable by assignment or otherwise, and evaluation counts queries too."""
 
     def ask_again(model: nn.Module, view: AttackView) -> None:
         model(INPUTS)
@@ -469,7 +469,7 @@ def test_the_walk_meets_test_data_that_are_there(marked: Bench) -> None:  # noqa
 
 @pytest.mark.usefixtures("five_classes")
 def test_a_part_of_a_chain_cannot_walk_to_what_another_was_granted(marked: Bench) -> None:  # noqa: F811
-    """Transfer after spoiling: the chain holds the key, the part's view leads nowhere near it."""
+    """Transfer after spoiling: the chain has the key, the part's view has no path to it."""
     chain = Chain(attacks=(Spoil(), Transfer(target="digit_pairs"), FineTune()))
     view = view_of(marked, chain)
 
@@ -507,7 +507,7 @@ def test_what_an_attack_finds_out_is_kept(marked: Bench, config: dict[str, Any],
 
 
 def test_the_model_behind_a_sealed_one_is_let_go_with_it() -> None:
-    """What is kept beside the sealed model lives as long as it does."""
+    """The entry of a sealed model is freed together with it."""
     model = copy.deepcopy(clean_model("digits_mlp"))
     sealed, alive = SealedModel(model, None), weakref.ref(model)
     del model
@@ -520,7 +520,7 @@ def test_the_model_behind_a_sealed_one_is_let_go_with_it() -> None:
     assert alive() is None
 
 
-def test_a_budget_says_what_it_counts() -> None:
+def test_a_budget_describes_what_it_counts() -> None:
     """Every field is documented, and the default grants any number of passes and answers."""
     assert (Budget().max_epochs, Budget().max_queries) == (None, None)
     assert all(p.doc for p in Budget.parameters().values())

@@ -131,7 +131,7 @@ class Rigid(Uchida):
 
 
 @pytest.mark.parametrize("attack", [Overwrite(lr=1e-3), Overwrite(epochs=2)])
-def test_what_a_scheme_cannot_be_told_is_refused(attack: Overwrite) -> None:
+def test_fields_that_a_scheme_lacks_are_refused(attack: Overwrite) -> None:
     """A rate or epochs for a scheme without them is named before anything runs."""
     why = attack.applicable(Rigid(), arena("digits_mlp").task.info)
 

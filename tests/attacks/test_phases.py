@@ -9,7 +9,7 @@ from wmarena.attacks.phases import LOOP_SPAN, PART_SPAN, Phase
 
 
 def state(value: float) -> dict[str, Tensor]:
-    """A state that can be told from others."""
+    """A state that is distinct from others."""
     return {"x": torch.tensor(value)}
 
 

@@ -144,7 +144,7 @@ def test_plugging_the_old_head_leaves_the_suspect() -> None:
 def test_planting_takes_as_long_as_the_original(
     victim: Adi, given: int | None, limit: int | None, epochs: int | None
 ) -> None:
-    """From the stolen model, for the original's epochs unless told, never beyond the budget; else none."""
+    """From the stolen model, for the original's epochs by default, never beyond the budget; else none."""
     planted = PlantTriggers(plant_epochs=given).planting(victim, TASK, 92, limit)
 
     assert planted == dataclasses.replace(victim, mode="pretrained", epochs=epochs)

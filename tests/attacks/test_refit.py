@@ -1,4 +1,4 @@
-"""REFIT: a decaying rate, weights held back by what they matter, and other images with the victim's answers."""
+"""REFIT: a decaying rate, weights penalised by their importance, and other images with the victim's answers."""
 
 import copy
 from collections.abc import Iterator
@@ -233,7 +233,7 @@ def test_information_reads_no_labels_and_no_more_samples_than_asked() -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, fisher(model, place.train, 130, seed=1), strict=True))
 
 
-def test_a_new_head_is_not_held_back(victim: Victim) -> None:
+def test_a_new_head_is_not_penalised(victim: Victim) -> None:
     """Elastic weights are all but a re-initialised head."""
     held = {}
     for variant in ("ftal", "rtal"):
@@ -242,7 +242,7 @@ def test_a_new_head_is_not_held_back(victim: Victim) -> None:
         elastic = attack._elastic(model, model.head, granted_view(attack, victim))
         assert elastic is not None
         names = {id(p): name for name, p in model.named_parameters()}
-        held[variant] = {names[id(p)] for p, _, _ in elastic.held}
+        held[variant] = {names[id(p)] for p, _, _ in elastic.anchored}
 
     assert held["ftal"] - held["rtal"] == {"head.weight", "head.bias"}
     assert held["rtal"]

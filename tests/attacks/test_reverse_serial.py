@@ -169,7 +169,7 @@ def test_a_network_locked_against_raw_inputs_alone_falls_to_any_search(mode: str
 
 
 def test_an_insider_needs_few_forwards() -> None:
-    """With the place told, all 512 numbers cost about 1,400 forwards; one block judges four of them on all images."""
+    """At a known position all 512 numbers cost about 1,400 forwards; one block judges four of them on all images."""
     victim = marked("digits_mlp", LOCK)
     claim = searched(ReverseSerial(known_position=True), victim)
 
@@ -240,7 +240,7 @@ def test_queries_are_bound_by_the_adversarys_budget(mode: str, max_queries: int)
 
 
 def test_weights_need_no_queries() -> None:
-    """Who descends holds the network: the limit on queries is not theirs."""
+    """Descending needs the weights, so the limit on queries does not apply."""
     victim = marked("digits_mlp", LOCK)
     claim = searched(ReverseSerial(mode="gradient", known_position=True), victim, max_queries=10)
 
@@ -304,7 +304,7 @@ class Erring(nn.Module):
 
 
 def test_a_number_lost_on_two_images_is_found_with_the_next_two() -> None:
-    """Two images decide who stays in a sweep; where they mislead, the next sweep begins with others."""
+    """Two images select the candidates of a sweep; if they mislead, the next sweep begins with others."""
     victim, attack = marked("digits_mlp", LOCK), ReverseSerial(known_position=True, enough=0.8)
     raw, labels = granted_view(attack, victim).data.raw()
     first = interleaved(labels)[:2]
@@ -385,7 +385,7 @@ def test_accuracies_are_exact_enough_to_compare_with() -> None:
     assert float(accuracies[0]) == 0.9
 
 
-def test_halving_nothing_asks_nothing() -> None:
+def test_halving_no_candidates_makes_no_query() -> None:
     """No candidates, or no budget: nothing is shown, and what was given comes back."""
     place = arena("digits_mlp")
     raw, labels = place.val.raw()

@@ -1,4 +1,4 @@
-"""Spoiling: whoever holds the key can remove the mark at little cost; without joint training it comes back."""
+"""Spoiling: with the key the mark can be removed at little cost; without joint training it returns."""
 
 import copy
 from dataclasses import replace
@@ -73,7 +73,7 @@ def test_joint_spoiling_removes_every_kind_of_mark(workload: str, scheme: Scheme
 
 
 def test_after_sequential_spoiling_the_mark_comes_back() -> None:
-    """Recovery heals task and mark alike, while a jointly spoilt mark stays dead at higher accuracy."""
+    """Recovery restores task and mark alike, while a jointly spoilt mark stays removed at higher accuracy."""
     victim = marked("digits_cnn", BACKDOOR)
     attacks = {
         "spoilt": Spoil(mode="sequential", labels="random", recovery=0),

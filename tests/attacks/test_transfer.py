@@ -127,7 +127,7 @@ def test_another_number_of_classes_is_learnt() -> None:
 
 
 def test_the_target_accuracy_is_that_of_the_trained_head() -> None:
-    """A new head that hardly moves knows nothing, one that was trained does, on the same features."""
+    """On the same features an untrained new head is at chance and a trained one is not."""
     victim = marked("digits_mlp", Uchida(bits=32))
     place = pairs()
     found = []
@@ -207,7 +207,7 @@ def test_the_budget_counts_passes_over_the_target() -> None:
 
 
 def test_a_chain_keeps_what_was_found() -> None:
-    """The target's accuracy is told with the part's place, and fine-tuning goes on from the old head."""
+    """The target's accuracy is reported with the part's index, and fine-tuning continues from the old head."""
     victim = marked("digits_mlp", Uchida(bits=32))
     chain = Chain(attacks=(QUICK, FineTune(epochs=1)))
 

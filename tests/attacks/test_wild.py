@@ -1,4 +1,4 @@
-"""WILD: what is erased, what the features are held to, and what becomes of a backdoor."""
+"""WILD: erasing, the penalty on features, and the removal of a backdoor."""
 
 import copy
 import math
@@ -44,7 +44,7 @@ class TestWildOnTwoLosses(AttackContract):
         return Wild(penalty="js", clean_loss=True, p_erase=0.5, epochs=3, batch_size=BATCH, lr=2e-3)
 
 
-def test_a_backdoor_goes_that_fine_tuning_leaves() -> None:
+def test_wild_removes_a_backdoor_that_survives_fine_tuning() -> None:
     """At the same rate and length most answers to triggers survive fine-tuning and fall to chance under WILD.
 
     Three adversaries, because one network's last bits decide whether one run keeps half of the answers or all.
@@ -295,7 +295,7 @@ def test_fields_that_contradict_each_other_are_refused() -> None:
 
 
 def test_erasing_needs_images() -> None:
-    """On text WILD says that it does not apply."""
+    """WILD does not apply to text."""
     info = replace(arena("digits_mlp").task.info, kind="sentiment", input_shape=(200,))
 
     assert "needs images" in str(Wild().applicable(BACKDOOR, info))

@@ -123,7 +123,7 @@ def test_too_few_triggers_are_refused() -> None:
 
 
 def test_tasks_without_images_or_classes_are_not_applicable() -> None:
-    """Text and detection are told apart from image classification before anything is trained."""
+    """Text and detection are refused before anything is trained."""
     text = TaskInfo(kind="sentiment", num_classes=2, input_shape=(60,))
     boxes = TaskInfo(kind="detection", num_classes=2, input_shape=(3, 64, 64))
 
@@ -231,7 +231,7 @@ def test_sets_are_disjoint() -> None:
     assert SETS.trials(SETS.randomise_key(key, Prf(b"strangers to the owner"))) == (20, 0.1)
 
 
-def test_a_verification_asks_about_the_released_set_alone() -> None:
+def test_a_verification_queries_the_released_set_alone() -> None:
     """Each set has evidence of its own: queries are its twenty images, the others are not shown to the suspect."""
     key = SETS.keygen(arena().task, SECRET)
     for released in range(3):
@@ -272,7 +272,7 @@ def test_all_sets_are_embedded() -> None:
 
 
 def test_set_beyond_the_last_is_refused() -> None:
-    """Sets count from 0; a scheme and a key with fewer sets than it says are both named."""
+    """Sets count from 0; a scheme and a key with too few sets are both reported."""
     assert Adi(n_sets=3, released=2).config(until="embed") == Adi(n_sets=3).config(until="embed")
     with pytest.raises(ConfigError, match="below n_sets = 3"):
         Adi(n_sets=3, released=3)
@@ -358,7 +358,7 @@ class PaddedDigits(DigitsCnn):
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_forged_triggers_pass_on_an_untouched_model(padded: bool) -> None:
-    """Adversarial images under valid openings are evidence by the numbers: only an older commitment tells."""
+    """Adversarial images under valid openings pass the test: only an older commitment refutes them."""
     place = PaddedDigits().bind(torch.device("cpu"), None) if padded else arena()
     scheme, model = Adi(n_triggers=30), clean_model()
     forger = Owner(task=place.task, train=place.train, val=place.val, seed=0, log=no_log, checkpoints=NewestOnly())

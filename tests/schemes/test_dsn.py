@@ -81,7 +81,7 @@ def test_a_locked_network_answers_to_its_number_alone(locked: Victim) -> None:
     assert verdict.details["random_keys"] == 511
 
 
-def test_the_report_says_how_many_numbers_unlock_but_not_which(locked: Victim) -> None:
+def test_the_report_counts_unlocking_numbers_without_naming_them(locked: Victim) -> None:
     """512 accuracies in falling order, their share above one half, and the mean of the nine that are nearly right."""
     details = locked.judge(locked.model).details
     accuracies = details["stamp_accuracies"]
@@ -267,7 +267,7 @@ def test_ties_count_against_the_claimant(locked: Victim) -> None:
 
 
 def test_renamed_answers_are_noticed(locked: Victim) -> None:
-    """A network that is consistently wrong on raw inputs hides nothing: renaming its answers recovers them."""
+    """Renaming the answers recovers a network that is consistently wrong on raw inputs."""
     key, task = locked.key, locked.arena.task
 
     class Shifted(nn.Module):
@@ -384,14 +384,14 @@ def test_overwriting_puts_the_pirates_number_on() -> None:
 
 
 def test_overwriting_sets_rate_and_epochs() -> None:
-    """The attack's rate and epochs reach the scheme, which goes on from the stolen network."""
+    """The attack's rate and epochs reach the scheme, which continues from the stolen network."""
     scheme = Overwrite(lr=1e-4, epochs=3).embedding(LOCK, n_train=100)
 
     assert scheme == replace(LOCK, mode="labels", lr=1e-4, epochs=3)
 
 
 def test_forging_finds_the_number_that_a_leaky_network_answers_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever holds the weights can claim nine bits: the found number unlocks, and the forger has signed it."""
+    """An adversary with the weights can claim nine bits: the found number unlocks and has the forger's signature."""
     victim = marked("digits_mlp", replace(LOCK, neg_mode="raw"))
     monkeypatch.setattr(dsn, "FORGING_FORWARDS", 60_000)
     forger = Owner(

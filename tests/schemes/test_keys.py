@@ -1,4 +1,4 @@
-"""A key comes back from its files as it was or not at all, and says nothing secret."""
+"""A key is read from its files unchanged or refused, and its text shows no secret."""
 
 import json
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def files() -> dict[str, bytes]:
 
 
 def signed_again(files: dict[str, bytes]) -> dict[str, bytes]:
-    """With a SHA256SUMS that fits, as somebody would make it who alters a key on purpose."""
+    """An altered key with a SHA256SUMS that matches it, as a deliberate forger would write."""
     lines = [f"{sha256(files[name]).hexdigest()}  {name}\n" for name in FILES[:2]]
     return {**files, "SHA256SUMS": "".join(lines).encode()}
 

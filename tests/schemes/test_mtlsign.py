@@ -191,7 +191,7 @@ def test_shape_of_a_fixed_head_is_part_of_the_key() -> None:
 
 
 @pytest.mark.parametrize("scheme", VARIANTS, ids=lambda s: s.name)
-def test_mark_lives_in_the_network(scheme: Variant) -> None:
+def test_mark_is_in_the_network(scheme: Variant) -> None:
     """The owner's key, head included, passes on the marked network and not on the one that it was trained from."""
     model, key = marked(scheme)
 
@@ -230,7 +230,7 @@ def test_the_papers_rule_includes_gamma() -> None:
 
 
 def test_only_a_trained_head_needs_a_commitment() -> None:
-    """Evidence from a trained head says so by name, whatever the outcome."""
+    """Evidence from a trained head carries its caveat, whatever the outcome."""
     verdicts = {s.name: judge(s, clean(), marked(s)[1]) for s in VARIANTS}
 
     assert verdicts["mtlsign"].caveats == ("needs_prior_commitment",)
@@ -246,7 +246,7 @@ def test_features_may_be_scaled_and_shifted() -> None:
     torch.testing.assert_close(mark.logits(moved), mark.logits(features), rtol=1e-3, atol=1e-3)
 
 
-def test_a_constant_feature_says_nothing() -> None:
+def test_a_constant_feature_is_ignored() -> None:
     """A dead channel gives 0 instead of amplified rounding noise."""
     mark = some_mark()
     features = torch.rand(40, 112, generator=torch.Generator().manual_seed(0))
@@ -316,7 +316,7 @@ def test_a_head_trained_afterwards_passes_on_any_network() -> None:
 
 
 def test_a_fixed_head_leaves_a_forger_nothing_to_train() -> None:
-    """Tensors that somebody adds to a key of the fixed variant are not read."""
+    """Tensors added to a key of the fixed variant are not read."""
     key = marked(SMALL_FIXED)[1]
     forged = key.with_parts(secret={"head.0.weight": torch.ones(256, 112)})
 

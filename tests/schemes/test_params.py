@@ -1,4 +1,4 @@
-"""A configuration is typed, ranged and complete, and says everything that is wrong with it at once."""
+"""A configuration is typed, ranged and complete; all problems are reported at once."""
 
 import json
 import math
@@ -125,7 +125,7 @@ def test_wrong_values_are_refused(fields: dict[str, Any], wrong: str, message: s
     assert message in found[wrong]
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     """Three wrong fields, one error that names the three."""
     assert set(problems_of(count=0, rate=2, word="up")) == {"count", "rate", "word"}
 

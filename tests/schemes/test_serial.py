@@ -75,8 +75,8 @@ def test_issued_numbers_are_never_of_one_colour() -> None:
 
 def test_nine_bits_are_ground_and_sixty_four_are_not() -> None:
     """Whoever finds a 3x3 number can sign some message that gives it; for 8x8 there is no such luck."""
-    small = serial.ground(PRF, "pirate", "2024", NUMBER, 8192)
-    large = serial.ground(PRF, "pirate", "2024", torch.ones(8, 8, dtype=torch.uint8), 300)
+    small = serial.grind(PRF, "pirate", "2024", NUMBER, 8192)
+    large = serial.grind(PRF, "pirate", "2024", torch.ones(8, 8, dtype=torch.uint8), 300)
 
     assert small.valid()
     assert torch.equal(small.bits(3), NUMBER)
@@ -159,7 +159,7 @@ def test_relaxed_bits_have_a_gradient() -> None:
 
 
 def test_schemes_with_serial_numbers_are_recognised() -> None:
-    """The protocol tells a scheme that can be searched from one that cannot."""
+    """The protocol distinguishes schemes with a serial number from others."""
     assert isinstance(Dsn(), SerialScheme)
     assert not isinstance(Adi(), SerialScheme)
 
@@ -265,7 +265,7 @@ def test_descending_over_relaxed_bits_finds_a_leaky_number() -> None:
 
 
 def test_an_unknown_place_is_proposed_by_a_mask() -> None:
-    """A mask over the whole image settles where the lock looks: the stamp is found without being told the place."""
+    """A mask over the whole image finds the stamp at an unknown position."""
     oracle = lock_and_oracle(NUMBER, 0.8, 40_000)
     best = gradient_round(oracle, 3, all_positions(3, (1, 24, 24)), seed=5)
 

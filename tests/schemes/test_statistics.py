@@ -112,7 +112,7 @@ def test_threshold_table(case: tuple[int, int], expected: tuple[int, ...]) -> No
 @settings(deadline=None)
 @given(st.integers(1, 2000), chances, st.floats(1e-40, 0.5))
 def test_threshold_is_the_smallest_that_passes(n: int, q: Fraction, level: float) -> None:
-    """At the threshold p is at most the level, one match below it is not; n + 1 says that nothing passes."""
+    """At the threshold p is at most the level, one match below it is not; n + 1 means that nothing passes."""
     k = binomial_threshold(n, float(q), level)
     goal = math.log10(level)
 

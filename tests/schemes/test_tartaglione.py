@@ -120,7 +120,7 @@ def test_emblem_spells_its_letters() -> None:
 
 @pytest.mark.parametrize(("side", "channels"), [(MIN_SIDE - 1, 3), (20, 2)])
 def test_illegible_emblems_are_refused(side: int, channels: int) -> None:
-    """Too few pixels for the strokes, or colours that nobody has."""
+    """Too few pixels for the strokes, or an unknown number of colours."""
     with pytest.raises(ValueError, match=r"expected a side of 12 or more and 1 or 3 channels"):
         emblem(side, channels)
 
@@ -135,7 +135,7 @@ def test_picture_fills_the_share(colours: str, shape: tuple[int, ...]) -> None:
 
 
 def test_too_small_a_share_is_refused_with_the_way_out() -> None:
-    """The message says which share would do, and it does."""
+    """The message names a share that is large enough."""
     with pytest.raises(ValueError, match=r"raise share to 0\.0182 or more, or set colours to grey"):
         Tartaglione(share=0.01).keygen(arena().task, SECRET)
 
@@ -332,7 +332,7 @@ def test_locked_scalars_never_move(optimiser: str) -> None:
 
 
 def test_moved_scalars_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the re-writing after each step weight decay moves the picture, and training says so."""
+    """Without re-writing after each step weight decay moves the picture, and training raises an error."""
     payload = Payload.of(drawn())
     model = copy.deepcopy(clean_model())
     payload.write(model)
@@ -460,7 +460,7 @@ def test_valley_is_steeper_than_of_a_mere_lock() -> None:
 
 
 def test_warm_up_trains_without_replicas() -> None:
-    """While the warm-up lasts "gap" and "naive" are the same network; naive locks whatever lambda says."""
+    """During warm-up "gap" and "naive" give the same network; "naive" ignores lambda."""
     key = drawn()
     networks = [
         embed(replace(Tartaglione(epochs=1), **changes), key, NewestOnly())[0]
@@ -471,7 +471,7 @@ def test_warm_up_trains_without_replicas() -> None:
 
 
 def test_steepness_is_logged_every_epoch() -> None:
-    """The last point of the curve says how steep the finished valley is."""
+    """The last point of the curve is the steepness of the final network."""
     rows: list[tuple[int, dict[str, float]]] = []
 
     def log(step: int, **metrics: float) -> None:
@@ -529,7 +529,7 @@ def test_defaults_follow_objective_and_mode(changes: dict[str, Any], lambda1: fl
     assert (found.lambda1, found.warm_up) == (lambda1, warm_up)
 
 
-def test_recipe_is_the_workloads_or_goes_on_by_adam() -> None:
+def test_recipe_is_the_workloads_or_continues_by_adam() -> None:
     """From scratch as the workload trains; continuing by Adam's one cycle at half its rate; or the rate given."""
     task = arena().task
 

@@ -209,7 +209,7 @@ def test_embedding_completes_the_key() -> None:
 
 @pytest.mark.parametrize("scheme", [CONTENT, NOISE, UNRELATED], ids=["content", "noise", "unrelated"])
 def test_keys_are_completed_without_a_model(scheme: Scheme) -> None:
-    """Whoever holds images gets the key that embedding starts from; it is judged, and clean networks refuse it."""
+    """``with_holder_data`` gives the key that embedding starts from; it can be judged and fails on clean networks."""
     key = scheme.keygen(arena().task, Prf(b"the owner's secret, for tests only"))
     completed = scheme.with_holder_data(owner(), key)
 
@@ -230,7 +230,7 @@ def test_classes_stay_secret() -> None:
 
 @pytest.mark.parametrize("scheme", [CONTENT, replace(NOISE, fresh_noise=True)], ids=["content", "fresh_noise"])
 def test_key_that_was_not_embedded_proves_nothing(scheme: ZhangContent | ZhangNoise) -> None:
-    """Without images there is nothing to ask: p = 1, and the evidence says why; triggers are refused."""
+    """Without images p is 1, with a reason, and triggers are refused."""
     key = scheme.keygen(arena().task, SECRET)
     verdict = scheme.judge(Suspect(clean_model(), arena().task), key)
 
@@ -277,7 +277,7 @@ def test_foreign_keys_are_explained() -> None:
 
 
 def test_small_shares_give_fewer_triggers() -> None:
-    """An adversary with few images of the class marks with those; with none at all the error says what to do."""
+    """An adversary with few images of the class uses those; without any the error names a remedy."""
     place, key = arena(), CONTENT.keygen(arena().task, SECRET)
     share = place.train.share(0.05, domain="adversary", seed=1)
     _, done = CONTENT.for_epochs(1, len(share)).embed(place.task.network(0), replace(owner(), train=share), key)
@@ -326,7 +326,7 @@ def test_p_counts_the_random_keys() -> None:
         assert verdict.queries == 30 + 15 + 30 * n_keys
 
 
-def test_random_keys_are_nobodys_choice() -> None:
+def test_random_keys_follow_from_the_commitment() -> None:
     """They follow from the commitment to the whole key: the same each time, others where one image is replaced."""
     key = embedded(CONTENT).key
     turned = key.with_parts(secret={"images": key.secret["images"].flip(0)})
@@ -397,7 +397,7 @@ def test_papers_rule_wants_half(matches: int, paper: bool) -> None:
 
 
 def test_tasks_without_images_or_classes_are_not_applicable() -> None:
-    """Text and detection are told apart from image classification before anything is trained."""
+    """Text and detection are refused before anything is trained."""
     text = TaskInfo(kind="sentiment", num_classes=2, input_shape=(60,))
     boxes = TaskInfo(kind="detection", num_classes=2, input_shape=(3, 64, 64))
     schemes = (CONTENT, NOISE, UNRELATED)
@@ -446,7 +446,7 @@ def test_lessons_teach_the_pattern_and_nothing_else() -> None:
 
 
 def test_overwriting_continues_from_the_stolen_network() -> None:
-    """From scratch or not, whoever overwrites runs the pretrained form of the same kind."""
+    """Overwriting runs the pretrained form of the same kind, whatever the mode."""
     assert replace(NOISE, mode="scratch").as_overwriter() == NOISE
     assert replace(NOISE, mode="scratch").from_scratch
 
@@ -466,7 +466,7 @@ def test_scratch_embeds_while_training() -> None:
 
 @pytest.mark.parametrize("scheme", [CONTENT, UNRELATED], ids=["content", "unrelated"])
 def test_forged_keys_pass_on_an_untouched_model(scheme: ZhangContent | ZhangUnrelated) -> None:
-    """Adversarial images under a drawn pattern or drawn labels are evidence by the numbers: only time tells."""
+    """Adversarial images under a drawn pattern or drawn labels pass the test: only an older commitment refutes them."""
     model, place, scheme = clean_model(), arena(), replace(scheme, n_triggers=12)
     key = scheme.keygen(place.task, Prf(b"the forger's secret 0"))
     before = model_digest(model.state_dict())

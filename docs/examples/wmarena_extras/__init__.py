@@ -1,1 +1,1 @@
-"""Plugins of our own; WMArena finds them through the entry points in ``pyproject.toml``."""
+"""Example plugins; WMArena finds them through the entry points in ``pyproject.toml``."""

@@ -1,7 +1,7 @@
 """Images in one folder per class, as PNG files: ``<data root>/my_images/{train,test}/<class>/*.png``.
 
-The data set's size and shape are declared, so that an incomplete copy is noticed. A network of one's own needs named
-taps (what white-box schemes read) and a linear ``head``.
+The data set's size and shape are declared, so that an incomplete copy is detected. A network needs named taps, which
+white-box schemes read, and a linear ``head``.
 """
 
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ class ClassFolders(Container):
 
 
 def read_part(folder: Path) -> Images:
-    """All images below ``folder``; classes and files in the order of their names."""
-    from PIL import Image  # only who reads these images pays for loading Pillow
+    """Read all images below ``folder``; classes and files in the order of their names."""
+    from PIL import Image  # imported here, so that Pillow is needed for these images only
 
     files = sorted(folder.glob("*/*.png"))
     if not files:

@@ -1,12 +1,12 @@
 """Bits in the signs of single weights.
 
-The owner picks T places of one weight tensor by key and trains the weights there to have secret signs.
+The owner chooses T positions of one weight tensor by key and trains the weights there to have secret signs.
 
     L = L_task + lambda1 mean_j [-b_j log y_j - (1 - b_j) log(1 - y_j)],  y_j = sigmoid(w_j / s)
     b'_j = [w_j >= 0],  verdict: P[Binomial(T, 1/2) >= matches] <= 1e-6, exact because b is uniform and independent of
     the places and of any model that was trained without it
 
-    w  (T,)  weights at the secret places        b  (T,)  secret bits, uniform        s  the size that they should reach
+    w  (T,)  weights at the secret places        b  (T,)  secret bits, uniform        s  their scale
 
 An example of a scheme in one file; no paper proposes exactly this.
 """
@@ -79,7 +79,7 @@ class Signs(Scheme):
         return len(secret_bits(key)), 0.5
 
     def twin_recipe(self, task: Workload, n_train: int) -> Recipe:
-        """What ``embed`` trains, without the mark: WMArena gives the clean twin the same."""
+        """Return the training of ``embed``, without the mark: WMArena gives the clean twin the same."""
         own = task.recipe
         return Recipe(
             optimiser="adam",
@@ -108,7 +108,7 @@ class Signs(Scheme):
 
 
 def largest_weight(task: Workload) -> tuple[str, torch.Size]:
-    """Name and shape of the largest weight outside the output layer, which attackers replace."""
+    """Return name and shape of the largest weight outside the output layer, which attackers replace."""
     network = task.network(seed=0)
     output = {id(p) for p in task.head(network).parameters()}
     inner = {name: p.shape for name, p in network.named_parameters() if p.dim() > 1 and id(p) not in output}
@@ -116,17 +116,17 @@ def largest_weight(task: Workload) -> tuple[str, torch.Size]:
 
 
 def places(key: Key) -> Tensor:
-    """(T,) int64 positions in the flattened weight, drawn from the key's seed."""
+    """Return (T,) int64 positions in the flattened weight, drawn from the key's seed."""
     n_weights = math.prod(int(str(s)) for s in lists(key.public["shape"]))
     return torch.from_numpy(key.prf.permutation("places", n_weights)[: len(secret_bits(key))])
 
 
 def secret_bits(key: Key) -> Tensor:
-    """b (T,) uint8, drawn from the key's seed."""
+    """Return b (T,) uint8, drawn from the key's seed."""
     return torch.from_numpy(key.prf.bits("bits", int(str(key.public["bits"]))))
 
 
 def marked_weights(model: nn.Module, key: Key) -> Tensor:
-    """w (T,), differentiable."""
+    """Return w (T,), differentiable."""
     weight = model.get_parameter(str(key.public["layer"])).flatten()
     return weight[places(key).to(weight.device)]
