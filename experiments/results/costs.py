@@ -15,6 +15,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 
 from wmarena.attacks.base import Attack
@@ -172,13 +173,12 @@ def median_cost(brackets: Sequence[Bracket]) -> tuple[float, bool] | None:
     """
     points = [(b.cost, True) if b.cost is not None else (b.kept, False) for b in brackets]
     known = sorted((drop, not event) for drop, event in points if drop is not None)
-    standing, at_risk = 1.0, len(known)
-    for drop, censored in known:
+    surviving = Fraction(1)  # exact: a product of floats may end just above one half for an even number of seeds
+    for at_risk, (drop, censored) in zip(range(len(known), 0, -1), known, strict=True):
         if not censored:
-            standing *= 1 - 1 / at_risk
-        at_risk -= 1
-        if not censored and standing <= 0.5:
-            return drop, False
+            surviving *= Fraction(at_risk - 1, at_risk)
+            if surviving <= Fraction(1, 2):
+                return drop, False
     return (known[-1][0], True) if known else None
 
 
