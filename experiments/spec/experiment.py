@@ -8,14 +8,10 @@ over: every grid expanded, every default filled in.
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-import yaml
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     PrivateAttr,
@@ -28,12 +24,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from wmarena.attacks.knowledge import Budget
 from wmarena.experiments.spec.entries import AttackEntry, EntryReader
-from wmarena.experiments.spec.overrides import apply
 from wmarena.experiments.spec.problems import Path as Place
 from wmarena.experiments.spec.problems import Problem, SpecError, dotted, unknown
 from wmarena.experiments.spec.shipped import Shipped
-from wmarena.experiments.spec.validation import problems_of
-from wmarena.experiments.spec.yaml_lines import YamlDocument, read, text_of
+from wmarena.experiments.spec.validation import Block, Seeds, YamlSpec, problems_of
+from wmarena.experiments.spec.yaml_lines import YamlDocument
 from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.plan.identity import canonical, digest
 from wmarena.orchestrator.plan.plugins import names, use_workloads
@@ -155,15 +150,6 @@ def _only(raw: Any) -> dict[str, tuple[str, ...]]:
     return out
 
 
-def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if not seeds:
-        raise ValueError("expected at least one seed, got an empty list")
-    repeated = sorted({s for s in seeds if seeds.count(s) > 1})
-    if repeated:
-        raise ValueError(f"expected each seed once, got {', '.join(map(str, repeated))} again")
-    return seeds
-
-
 def _auto_or(kind: type, low: float, high: float, what: str) -> PlainValidator:
     def check(value: Any) -> Any:
         numeric = isinstance(value, kind | int) and not isinstance(value, bool)
@@ -185,11 +171,7 @@ def _secret_file(value: Any, info: ValidationInfo) -> Path:
     return ((_context(info, "folder") or Path()) / path).absolute()
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-
-class ExecutorSpec(_Block):
+class ExecutorSpec(Block):
     """How the plan is run; nothing here changes a result.
 
     Attributes:
@@ -209,7 +191,7 @@ class ExecutorSpec(_Block):
     max_retries: Annotated[int, Field(ge=0, strict=True)] = 2
 
 
-class CalibrationSpec(_Block):
+class CalibrationSpec(Block):
     """How many independent clean models, and fresh keys on each, check every scheme's null model.
 
     Attributes:
@@ -221,7 +203,7 @@ class CalibrationSpec(_Block):
     keys: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 30
 
 
-class KeysSpec(_Block):
+class KeysSpec(Block):
     """Where key material comes from, and what keys are sealed with: paths of secret files, never the secrets."""
 
     root: Annotated[Path | None, PlainValidator(_secret_file)] = None
@@ -234,59 +216,23 @@ class KeysSpec(_Block):
         return self
 
 
-class ExperimentSpec(_Block):
+class ExperimentSpec(YamlSpec):
     """One question: which schemes on which workloads survive which attacks, over which seeds."""
 
-    name: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
-    description: Annotated[str, Field(strict=True)] = ""
+    shipped: ClassVar[Shipped] = SHIPPED
+
     adversary: Annotated[Mapping[str, Any], PlainValidator(_adversary)] = Field(default_factory=dict)
     workloads: Annotated[tuple[SkipValidation[WorkloadConfig], ...], BeforeValidator(_plugins("workload"))]
     schemes: Annotated[tuple[SkipValidation[Scheme], ...], BeforeValidator(_plugins("scheme"))]
     attacks: Annotated[tuple[SkipValidation[AttackEntry], ...], BeforeValidator(_attacks)] = ()
-    seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...], AfterValidator(_distinct)]
+    seeds: Seeds
     only: Annotated[dict[str, tuple[str, ...]], PlainValidator(_only)] = Field(default_factory=dict)
     calibration: CalibrationSpec | None = None
     executor: ExecutorSpec = Field(default_factory=ExecutorSpec)
     keys: KeysSpec | None = None
     profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
-    _text: str = PrivateAttr("")
-    _document: Any = PrivateAttr(None)
     _notes: tuple[str, ...] = PrivateAttr(())
-
-    @classmethod
-    def load(cls, spec: str | Path, *, overrides: Iterable[str] = (), data_root: Path | None = None) -> Self:
-        """Read a spec file, or a shipped spec by its name.
-
-        Args:
-            overrides: ``path=value`` texts, as of ``--set``.
-            data_root: where ``first_available`` looks for data sets.
-
-        Raises:
-            SpecError: no such spec, or everything that is wrong with it.
-        """
-        path = SHIPPED.find(spec)
-        return cls.parse(text_of(path), overrides=overrides, data_root=data_root, source=path)
-
-    @classmethod
-    def parse(
-        cls,
-        text: str,
-        *,
-        overrides: Iterable[str] = (),
-        data_root: Path | None = None,
-        source: Path = Path("spec"),
-    ) -> Self:
-        """A spec from YAML text; ``source`` names it in messages and is what relative paths are relative to."""
-        given = tuple(overrides)
-        try:
-            document = apply(read(text), given)
-            spec = cls.of(document, data_root=data_root, folder=source.parent)
-        except SpecError as error:
-            raise SpecError(error.problems, str(source)) from None
-        if not given:
-            spec._text = text
-        return spec
 
     @classmethod
     def of(cls, document: YamlDocument, *, data_root: Path | None = None, folder: Path = Path()) -> Self:
@@ -302,12 +248,6 @@ class ExperimentSpec(_Block):
         spec._document = document.value
         spec._notes = tuple(notes)
         return spec
-
-    @property
-    def text(self) -> str:
-        """The spec as YAML: as it was read, with overrides applied; the resolved form if it was made in Python."""
-        written = self._document if self._document is not None else self.resolved()
-        return self._text or yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
 
     @property
     def notes(self) -> tuple[str, ...]:

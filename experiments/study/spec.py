@@ -5,16 +5,12 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-import yaml
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     PrivateAttr,
@@ -22,11 +18,10 @@ from pydantic import (
 )
 
 from wmarena.experiments.spec import experiment as specs
-from wmarena.experiments.spec.overrides import apply
 from wmarena.experiments.spec.problems import Problem, SpecError, unknown
 from wmarena.experiments.spec.shipped import Shipped
-from wmarena.experiments.spec.validation import problems_of
-from wmarena.experiments.spec.yaml_lines import YamlDocument, read, text_of
+from wmarena.experiments.spec.validation import Block, Seeds, YamlSpec, by_line, problems_of
+from wmarena.experiments.spec.yaml_lines import YamlDocument
 from wmarena.experiments.study.measures import MEASURES, MeasureBound, MeasureCall
 from wmarena.experiments.study.question import StudyExperiment, question_of
 from wmarena.experiments.study.space import read_space, settled_space
@@ -97,20 +92,7 @@ def _storage(raw: Any) -> str | None:
     return None if raw is None else str(raw)
 
 
-def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"expected distinct seeds, at least one, got {list(seeds)}")
-    return seeds
-
-
-Seeds = Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...], AfterValidator(_distinct)]
-
-
-class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-
-class SamplerSpec(_Block):
+class SamplerSpec(Block):
     """Who proposes: ``tpe`` (multivariate), ``nsga2``, ``gp``, ``random``, ``grid``."""
 
     name: SamplerName = "tpe"
@@ -119,7 +101,7 @@ class SamplerSpec(_Block):
     population: Annotated[int, Field(ge=2, strict=True)] = 50
 
 
-class PrunerSpec(_Block):
+class PrunerSpec(Block):
     """Who gives a trial up on the way, by its objective at growing strengths of the field ``on``."""
 
     name: PrunerName = "none"
@@ -127,11 +109,11 @@ class PrunerSpec(_Block):
     startup: Annotated[int, Field(ge=1, strict=True)] = 5
 
 
-class StudySpec(_Block):
+class StudySpec(YamlSpec):
     """One search, as it is written."""
 
-    name: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
-    description: Annotated[str, Field(strict=True)] = ""
+    shipped: ClassVar[Shipped] = SHIPPED
+
     experiment: Any
     search: Annotated[Mapping[str, Any], PlainValidator(read_space)]
     objectives: Annotated[Mapping[MeasureCall, Direction], PlainValidator(_objectives)]
@@ -145,57 +127,28 @@ class StudySpec(_Block):
     warm_start: tuple[Annotated[str, Field(strict=True)], ...] = ()
     profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
-    _text: str = PrivateAttr("")
     _question: StudyExperiment = PrivateAttr()
     _folder: Path = PrivateAttr(default_factory=Path)
     _space: Space = PrivateAttr(default_factory=dict)
 
     @classmethod
-    def load(cls, study: str | Path, *, overrides: Iterable[str] = (), data_root: Path | None = None) -> Self:
-        """Read a study's file, or a shipped study by its name.
-
-        Raises:
-            SpecError: no such study, or everything that is wrong with it.
-        """
-        path = SHIPPED.find(study)
-        return cls.parse(text_of(path), overrides=overrides, data_root=data_root, source=path)
-
-    @classmethod
-    def parse(
-        cls,
-        text: str,
-        *,
-        overrides: Iterable[str] = (),
-        data_root: Path | None = None,
-        source: Path = Path("study"),
-    ) -> Self:
-        """A study from YAML text; ``source`` names it in messages and is what relative paths are relative to."""
-        given = tuple(overrides)
+    def of(cls, document: YamlDocument, *, data_root: Path | None = None, folder: Path = Path()) -> Self:
+        """Validate a document and the experiment in it; relative paths start at ``folder``."""
+        if not isinstance(document.value, dict):
+            raise SpecError([Problem("expected a mapping with name, experiment, search, objectives")])
+        study, problems = None, list[Problem]()
         try:
-            document = apply(read(text), given)
-            if not isinstance(document.value, dict):
-                raise SpecError([Problem("expected a mapping with name, experiment, search, objectives")])
-            study, problems = cls._read(document)
-            seeds = document.value.get("seeds")
-            question, wrong = question_of(document, seeds, data_root, source.parent)
-            problems += wrong
-            if study is not None and question is not None:
-                problems += study._contradictions(question, document)
-        except SpecError as error:
-            raise SpecError(error.problems, str(source)) from None
-        if problems or study is None or question is None:
-            raise SpecError(sorted(problems, key=lambda p: _line(p.place)), str(source))
-        study._text = text if not given else yaml.safe_dump(document.value, sort_keys=False, allow_unicode=True)
-        study._question = question
-        study._folder = source.parent
-        return study
-
-    @classmethod
-    def _read(cls, document: YamlDocument) -> tuple[Self | None, list[Problem]]:
-        try:
-            return cls.model_validate(document.value), []
+            study = cls.model_validate(document.value)
         except ValidationError as error:
-            return None, problems_of(error, document, cls)
+            problems = problems_of(error, document, cls)
+        question, wrong = question_of(document, document.value.get("seeds"), data_root, folder)
+        problems += wrong
+        if study is not None and question is not None:
+            problems += study._contradictions(question, document)
+        if problems or study is None or question is None:
+            raise SpecError(by_line(problems))
+        study._document, study._question, study._folder = document.value, question, folder
+        return study
 
     def _contradictions(self, question: StudyExperiment, document: YamlDocument) -> list[Problem]:
         """What only the whole can tell."""
@@ -223,11 +176,6 @@ class StudySpec(_Block):
         elif self.trials is None:
             out.append(Problem("expected a number of trials, got nothing", ("trials",), "line 1"))
         return out
-
-    @property
-    def text(self) -> str:
-        """The study as YAML: as it was read, with overrides applied."""
-        return self._text
 
     @property
     def folder(self) -> Path:
@@ -269,8 +217,3 @@ class StudySpec(_Block):
 
 def _label(attack: Any) -> str:
     return str(attack.label if attack.family == "chain" else attack.name)
-
-
-def _line(place: str) -> int:
-    found = re.match(r"line (\d+)", place)
-    return int(found[1]) if found else 0
