@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wmarena.experiments.commands.terminal import NO_RECORDS, Terminal
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.files.addresses import has_credentials, is_remote, resolve, shown, sqlite_file
 from wmarena.orchestrator.keys.encryption import without_passphrase
 from wmarena.orchestrator.running.stopping import terminate_as_interrupt
@@ -56,9 +56,7 @@ def _mlflow(terminal: Terminal, port: int) -> list[Server]:
         return []
     database = sqlite_file(uri)
     if database is not None and not database.is_file():
-        raise SpecError(
-            [Problem(f"expected records in {database}, got no such file; run a spec first, or pass --store")]
-        )
+        raise SpecError.of(f"expected records in {database}, got no such file; run a spec first, or pass --store")
     _check_free(port)
     terminal.note(
         f"MLflow at http://{LOOPBACK}:{port}/#/experiments?workflowType=machine_learning on {shown(uri)}; "
@@ -86,7 +84,7 @@ def _dashboard(terminal: Terminal, chosen: str | None, port: int) -> list[Server
     if program is None:
         message = "expected optuna-dashboard to show studies, got no such program; `pip install optuna-dashboard`"
         if chosen is not None:
-            raise SpecError([Problem(message)])
+            raise SpecError.of(message)
         terminal.note(message)
         return []
     _check_free(port)
@@ -114,7 +112,7 @@ def _storage(terminal: Terminal, chosen: str | None) -> str | None:
         return str(files[-1]) if files else None
     file = folder / f"{safe_name(chosen)}.log"
     if file not in files:
-        raise SpecError([Problem(f"expected a study of {folder} or a storage URL, got {chosen!r}; there: {names}")])
+        raise SpecError.of(f"expected a study of {folder} or a storage URL, got {chosen!r}; there: {names}")
     return str(file)
 
 
@@ -125,7 +123,7 @@ def _check_free(port: int) -> None:
             probe.bind((LOOPBACK, port))
         except OSError as error:
             message = f"expected a free port, got {port} ({error.strerror}); pass --port N: N and N + 1 are used"
-            raise SpecError([Problem(message)]) from None
+            raise SpecError.of(message) from None
 
 
 def serve(servers: Sequence[Server]) -> int:

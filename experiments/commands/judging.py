@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wmarena.experiments.commands.memory import bounded_memory
 from wmarena.experiments.commands.stored import key_folder, model_file
 from wmarena.experiments.commands.terminal import Terminal
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.keys.encryption import Passphrase
 from wmarena.orchestrator.keys.storage import load_key
@@ -79,18 +79,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise _bad(f"expected a readable file of weights, got {path} ({error.strerror})") from None
+        raise SpecError.of(f"expected a readable file of weights, got {path} ({error.strerror})") from None
     for magic, name in ((_ZIP, "a zip archive (torch.save)"), (_PICKLE, "a pickle"), (_HDF5, "an HDF5 file")):
         if raw.startswith(magic) and not _has_header(raw):
-            raise _bad(
+            raise SpecError.of(
                 f"expected safetensors, got {name} in {path}, which is never opened: it may run code; {_WAY_OUT}"
             )
     try:
         tensors: dict[str, Tensor] = load(raw)
     except SafetensorError as error:
-        raise _bad(f"expected a whole safetensors file, got {path} ({error}); copy it again, or {_WAY_OUT}") from None
+        raise SpecError.of(
+            f"expected a whole safetensors file, got {path} ({error}); copy it again, or {_WAY_OUT}"
+        ) from None
     if not tensors:
-        raise _bad(f"expected weights, got a safetensors file without tensors: {path}")
+        raise SpecError.of(f"expected weights, got a safetensors file without tensors: {path}")
     return tensors
 
 
@@ -100,19 +102,19 @@ def _has_header(raw: bytes) -> bool:
     return raw[8:9] == b"{" and length <= len(raw) - 8
 
 
-def _bad(message: str) -> SpecError:
-    return SpecError([Problem(message)])
-
-
 def _scheme(key: Key, folder: Path) -> Scheme:
     config = key.public.get("config")
     if not isinstance(config, Mapping):
-        raise _bad(f"expected a key made by `wmarena run`, got {folder}, whose public part names no configuration")
+        raise SpecError.of(
+            f"expected a key made by `wmarena run`, got {folder}, whose public part names no configuration"
+        )
     scheme = build_scheme({**config, "name": key.scheme})
     for name, about in scheme.parameters().items():
         number = getattr(scheme, name)
         if about.stage == "verify" and isinstance(number, int) and number > _MOST_REPEATS:
-            raise _bad(f"expected numbers up to {_MOST_REPEATS} in the key {folder}, got {name}: {number!r:.40}")
+            raise SpecError.of(
+                f"expected numbers up to {_MOST_REPEATS} in the key {folder}, got {name}: {number!r:.40}"
+            )
     return scheme
 
 
@@ -120,7 +122,9 @@ def _workload(key: Key, name: str | None, folder: Path) -> WorkloadConfig:
     """The architecture to load the weights into: the one named, else the key's own."""
     config: Any = {"name": name} if name is not None else key.public.get("workload")
     if not isinstance(config, Mapping):
-        raise _bad(f"expected --workload NAME, got none, and the key in {folder} does not know its workload either")
+        raise SpecError.of(
+            f"expected --workload NAME, got none, and the key in {folder} does not know its workload either"
+        )
     return cast(WorkloadConfig, build("workload", config))
 
 

@@ -11,7 +11,7 @@ from wmarena.experiments.commands.terminal import Terminal
 from wmarena.experiments.planning.expand import Expansion, expand
 from wmarena.experiments.running.progress import duration
 from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.plan_file import plan_document
 from wmarena.orchestrator.plan.task import Kind, Task, TaskId
@@ -24,7 +24,7 @@ _SHAPES = {Kind.TRAIN: ("[", "]"), Kind.EMBED: ("([", "])"), Kind.ATTACK: ("{{",
 def plan(terminal: Terminal, args: Namespace) -> int:
     """Print the plan as text, Mermaid or JSON; with ``--simulate`` its schedule, below the text or as the document."""
     if args.simulate and args.format == "mermaid":
-        raise SpecError([Problem("expected --format text or json with --simulate, got mermaid; leave one of them out")])
+        raise SpecError.of("expected --format text or json with --simulate, got mermaid; leave one of them out")
     spec = ExperimentSpec.load(args.spec, overrides=args.overrides, data_root=terminal.data_root)
     expansion = expand(spec, data_root=terminal.data_root)
     simulated = simulation(terminal, expansion, args.simulate) if args.simulate else None

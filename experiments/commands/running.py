@@ -17,7 +17,7 @@ from wmarena.experiments.running.pool import Pool
 from wmarena.experiments.running.progress import duration, lines, live
 from wmarena.experiments.running.reporting import Pages, choose_run, rebuild
 from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.files.addresses import resolve, shown
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.store.local import Store
@@ -78,7 +78,7 @@ def report(terminal: Terminal, args: Namespace) -> int:
     """Rebuild a report from the journal and the artifacts; with --sync, send what MLflow is missing."""
     store = terminal.home()
     if not terminal.has_journal(store):
-        raise SpecError([Problem(_unknown(store))])
+        raise SpecError.of(_unknown(store))
     if args.run_or_spec is None:
         return _sync_all(terminal, store, args)
     with terminal.journal(store) as journal:
@@ -117,9 +117,7 @@ def _unknown(store: Store) -> str:
 def _sync_all(terminal: Terminal, store: Store, args: Namespace) -> int:
     """``report --sync`` alone: send what MLflow is missing of every run, the oldest first; rebuild nothing."""
     if not args.sync or args.out:
-        raise SpecError(
-            [Problem("expected RUN_OR_SPEC, got none; name one, or send all runs by `report --sync` alone")]
-        )
+        raise SpecError.of("expected RUN_OR_SPEC, got none; name one, or send all runs by `report --sync` alone")
     with terminal.journal(store) as journal:
         runs = [run["id"] for run in reversed(journal.runs())]
     warning = _sync(terminal, store, runs)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from wmarena.experiments.commands.terminal import Terminal
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.plan.task import TaskId
 from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.store.manifest import CorruptArtifact
@@ -25,7 +25,7 @@ def model_file(terminal: Terminal, given: str) -> Path:
     try:
         return home.path(_task(home, given), MODEL)
     except CorruptArtifact as error:
-        raise SpecError([Problem(f"expected weights of task {given}, got: {error}")]) from None
+        raise SpecError.of(f"expected weights of task {given}, got: {error}") from None
 
 
 def key_folder(terminal: Terminal, given: str) -> Path:
@@ -49,5 +49,5 @@ def _names_task(given: str) -> bool:
 def _task(home: Store, given: str) -> TaskId:
     found = [task_id for task_id in home.task_ids() if task_id.startswith(given)]
     if len(found) != 1:
-        raise SpecError([Problem(f"expected one task {given} in {home.address}, got {len(found)}; see `store ls`")])
+        raise SpecError.of(f"expected one task {given} in {home.address}, got {len(found)}; see `store ls`")
     return found[0]

@@ -9,7 +9,7 @@ from rich.table import Table
 from wmarena.experiments.commands.terminal import Terminal
 from wmarena.experiments.planning.expand import expand
 from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.keys.encryption import PASSPHRASE, Passphrase, SealError
 from wmarena.orchestrator.plan.task import Task, TaskId
 from wmarena.orchestrator.store.keys import seal_store, sealed_keys
@@ -22,7 +22,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB")
 def _opened(terminal: Terminal) -> Store:
     home = terminal.home()
     if not home.shared and not (home.root / "artifacts").is_dir():
-        raise SpecError([Problem(f"expected a store, got {home.root}, where none is; pass --store DIR")])
+        raise SpecError.of(f"expected a store, got {home.root}, where none is; pass --store DIR")
     return home
 
 
@@ -82,7 +82,7 @@ def gc(terminal: Terminal, args: Namespace) -> int:
     """Count what nothing reaches, or remove it with --apply."""
     home = _opened(terminal)
     if home.shared and args.apply and not args.keep:
-        raise SpecError([Problem("expected --keep SPEC, got none: what other drivers have run is not known here")])
+        raise SpecError.of("expected --keep SPEC, got none: what other drivers have run is not known here")
     if args.keep:
         tasks = _reached(terminal, args.keep)
         keep, trajectories = {task.id for task in tasks}, {trajectory_id(task) for task in tasks}
@@ -108,7 +108,7 @@ def _reached(terminal: Terminal, specs: list[str]) -> list[Task]:
 def _newest(terminal: Terminal, home: Store) -> set[TaskId]:
     """Everything that the newest execution of each experiment holds."""
     if not terminal.has_journal(home):
-        raise SpecError([Problem(f"expected a journal in {home.root}, got none; say what to keep with --keep SPEC")])
+        raise SpecError.of(f"expected a journal in {home.root}, got none; say what to keep with --keep SPEC")
     newest: dict[str, dict[str, Any]] = {}
     with terminal.journal(home) as journal:
         for run in journal.runs():

@@ -159,7 +159,7 @@ def _seen(jobs: ClusterJobs, paths: list[str]) -> list[bool]:
     if not ended.ended:
         raise LostCluster(f"expected the head node to look within {_PROBE_S:.0f} s, got a job that is {ended.status}")
     if ended.exit_code != 0:
-        raise SpecError([Problem(f"expected a cluster that can run Python, got {ended.status}: {ended.message}")])
+        raise SpecError.of(f"expected a cluster that can run Python, got {ended.status}: {ended.message}")
     deadline = time.monotonic() + _LOG_S
     while True:
         for line in jobs.output(probe).splitlines():

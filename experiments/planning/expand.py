@@ -21,7 +21,7 @@ from wmarena.experiments.planning.workload_planner import PlannerCache, Workload
 from wmarena.experiments.spec.entries import AttackEntry
 from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.spec.labels import telling
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.keys.derivation import KeyRoot
 from wmarena.orchestrator.plan.identity import canonical
 from wmarena.orchestrator.plan.plan import Plan
@@ -61,7 +61,7 @@ def expand(spec: ExperimentSpec, *, data_root: Path | None = None, grounds: Plan
     try:
         root = KeyRoot.from_file(spec.keys.root if spec.keys else None)
     except ValueError as error:
-        raise SpecError([Problem(str(error), ("keys", "root"))]) from None
+        raise SpecError.of(str(error), "keys", "root") from None
     plan = Plan()
     left_out: list[str] = []
     searches = Searches()
@@ -82,7 +82,7 @@ def _check_reserve(ground: WorkloadPlanner, spec: ExperimentSpec) -> None:
             "expected data that the owner never trains on, for a disjoint adversary, got none in "
             f"{ground.workload.name}; set its `reserve`, for example reserve: 0.1"
         )
-        raise SpecError([Problem(message, ("adversary", "disjoint"))])
+        raise SpecError.of(message, "adversary", "disjoint")
 
 
 def _check_shares(ground: WorkloadPlanner, spec: ExperimentSpec) -> None:
@@ -92,7 +92,7 @@ def _check_shares(ground: WorkloadPlanner, spec: ExperimentSpec) -> None:
             ground.adversary_samples(budget)
         except ValueError as error:
             message = f"expected a share of {ground.workload.name} to train on; {error}"
-            raise SpecError([Problem(message, ("adversary", "data_fraction"))]) from None
+            raise SpecError.of(message, "adversary", "data_fraction") from None
 
 
 def _add_workload(plan: Plan, searches: Searches, ground: WorkloadPlanner, spec: ExperimentSpec) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypedDict
 from wmarena.experiments.running.pool import Pool, make_executor
 from wmarena.experiments.running.recording import Recording
 from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.executors.base import Executor, NoWorkers
 from wmarena.orchestrator.executors.placement import gpu_share
 from wmarena.orchestrator.files.errors import StoreError
@@ -162,7 +162,7 @@ class RunContext:
             except NoWorkers as error:
                 if begun.anything:
                     raise
-                raise SpecError([Problem(str(error), ("executor",))]) from error
+                raise SpecError.of(str(error), "executor") from error
 
     def facts(self, spec: ExperimentSpec) -> dict[str, Any]:
         """What the journal keeps of any run beside its tasks."""

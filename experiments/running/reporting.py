@@ -10,7 +10,7 @@ from typing import Any
 from wmarena.experiments.report.writers.build import write_report
 from wmarena.experiments.results.table import build_rows, calibrated, write_results
 from wmarena.experiments.spec.experiment import SHIPPED, ExperimentSpec
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.journal.reader import JournalReader
 from wmarena.orchestrator.plan.evidence import Record
@@ -147,10 +147,6 @@ def choose_run(journal: JournalReader, run_or_spec: str) -> RunInfo:
     if named:
         return named[0]
     known = ", ".join(run["id"] for run in runs[:3]) or "none"
-    raise SpecError(
-        [
-            Problem(
-                f"expected a run, experiment or spec that this store has run, got {run_or_spec!r}; newest runs: {known}"
-            )
-        ]
+    raise SpecError.of(
+        f"expected a run, experiment or spec that this store has run, got {run_or_spec!r}; newest runs: {known}"
     )

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Self
 
 Path = tuple[str | int, ...]
 """Where a value is: ("schemes", 0, "lambda1")."""
@@ -47,6 +48,11 @@ class SpecError(ValueError):
             count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
             lines = [f"{source}: {count}", *(f"  {line}" for line in lines)]
         super().__init__("\n".join(lines))
+
+    @classmethod
+    def of(cls, message: str, *path: str | int) -> Self:
+        """Make an error of one problem."""
+        return cls([Problem(message, path)])
 
 
 def unknown(name: object, known: Iterable[str], what: str = "field") -> str:

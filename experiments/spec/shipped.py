@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wmarena.experiments.spec.problems import Problem, SpecError, unknown
+from wmarena.experiments.spec.problems import SpecError, unknown
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,4 @@ class Shipped:
         if str(given) in self.names():
             return self.folder / f"{given}.yaml"
         hint = unknown(path.stem, self.names(), self.kind)
-        raise SpecError(
-            [Problem(f"expected a {self.kind}'s file or the name of a shipped one, got {str(given)!r}: {hint}")]
-        )
+        raise SpecError.of(f"expected a {self.kind}'s file or the name of a shipped one, got {str(given)!r}: {hint}")

@@ -86,14 +86,14 @@ def read(text: str) -> YamlDocument:
         SpecError: it is not YAML, or uses what is refused; with line and column.
     """
     if len(text) > MAX_CHARACTERS:
-        raise SpecError([Problem(f"expected at most {MAX_CHARACTERS} characters of YAML, got {len(text)}")])
+        raise SpecError.of(f"expected at most {MAX_CHARACTERS} characters of YAML, got {len(text)}")
     try:
         _check_depth(text)
         node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         raise SpecError([_syntax(error)]) from None
     except yaml.YAMLError as error:
-        raise SpecError([Problem(f"expected YAML, got text that cannot be read: {error}")]) from None
+        raise SpecError.of(f"expected YAML, got text that cannot be read: {error}") from None
     reader = _Reader()
     value = None if node is None else reader.value(node, ())
     if reader.problems:

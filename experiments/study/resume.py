@@ -5,7 +5,7 @@ from typing import Any
 
 from wmarena.experiments.planning.expand import expand
 from wmarena.experiments.planning.workload_planner import PlannerCache
-from wmarena.experiments.spec.problems import Problem, SpecError, unknown
+from wmarena.experiments.spec.problems import SpecError, unknown
 from wmarena.experiments.study.documents import FINISHED, TrialDocument, outcome_of
 from wmarena.experiments.study.pareto import directions_of, feasible, front
 from wmarena.experiments.study.spec import StudySpec
@@ -28,12 +28,8 @@ def take_up(study: StudySpec, tuner: Tuner, store: Store, journal: Journal, grou
     """
     known = journal.trials(study.name)
     if any(document["question"] != study.digest for document in known.values()):
-        raise SpecError(
-            [
-                Problem(
-                    f"expected the question that study {study.name!r} was begun with, got another; rename it", ("name",)
-                )
-            ]
+        raise SpecError.of(
+            f"expected the question that study {study.name!r} was begun with, got another; rename it", "name"
         )
     recall(study, tuner, known.values())
     _reconcile(study, tuner, journal, known)
@@ -128,7 +124,7 @@ def _earlier(study: StudySpec, store: Store, journal: Journal, grounds: PlannerC
             continue
         if name not in names:
             what = unknown(name, [*(n for n in names if "#" not in n), STORE], "study of this store")
-            raise SpecError([Problem(what, ("warm_start",))])
+            raise SpecError.of(what, "warm_start")
         documents = [d for d in journal.trials(name).values() if d["state"] == "complete"]
         same = set(study.space) == set(documents[0]["params"]) if documents else False
         best = front(documents, directions_of(study)) if documents and _comparable(documents[0], study) else []

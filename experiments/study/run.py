@@ -19,7 +19,7 @@ from wmarena.experiments.results.table import build_rows, write_results
 from wmarena.experiments.running.context import RunContext, RunOptions, settle_keys
 from wmarena.experiments.running.execution import states_of
 from wmarena.experiments.running.pool import limits_of
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.study.documents import CONFIRMED, FINISHED, TrialDocument
 from wmarena.experiments.study.pareto import best_of, directions_of, front
 from wmarena.experiments.study.publish import StudyPages, publish
@@ -176,7 +176,7 @@ class _Found:
             there = [cell for cell in expansion.plan.cells if cell.verify in done]
             if all(cell.control is not None or cell.attack != "none" for cell in there):
                 what = f"expected stored evidence, got none of {spec.name!r}: γ trains nothing; `wmarena run` it first"
-                raise SpecError([Problem(what, ("experiment",))])
+                raise SpecError.of(what, "experiment")
             return cls(only=lambda cell: cell.verify in done)
         settle_keys(spec, store, done)
         open_tasks = tuple(task for task in expansion.plan if task.id not in done)
@@ -185,7 +185,7 @@ class _Found:
         looks = rungs(stages_of(expansion, study.pruner.on))
         if len(looks) < 2:
             what = f"expected attacks at two or more values of {study.pruner.on!r} to look at, got {len(looks)}"
-            raise SpecError([Problem(what, ("pruner", "on"))])
+            raise SpecError.of(what, "pruner", "on")
         return cls(rungs=looks, open_tasks=open_tasks)
 
 

@@ -135,7 +135,7 @@ class StudySpec(YamlSpec):
     def of(cls, document: YamlDocument, *, data_root: Path | None = None, folder: Path = Path()) -> Self:
         """Validate a document and the experiment in it; relative paths start at ``folder``."""
         if not isinstance(document.value, dict):
-            raise SpecError([Problem("expected a mapping with name, experiment, search, objectives")])
+            raise SpecError.of("expected a mapping with name, experiment, search, objectives")
         study, problems = None, list[Problem]()
         try:
             study = cls.model_validate(document.value)
