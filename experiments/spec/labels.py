@@ -57,6 +57,11 @@ def short(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def table_name(attack: Attack) -> str:
+    """Return an attack's name in tables and measures: a chain is called by its parts."""
+    return attack.label if attack.family == "chain" else attack.name
+
+
 def strength_path(attack: Attack) -> str | None:
     """Where in ``flat(attack.config())`` the strength stands: a field, or that of a chain's last part that has one."""
     if attack.strength is None:

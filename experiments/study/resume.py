@@ -20,7 +20,7 @@ STORE = "store"
 """The word of ``warm_start`` for whatever the store has embedded."""
 
 
-def take_up(study: StudySpec, tuner: Tuner, store: Store, journal: Journal, grounds: PlannerCache) -> None:
+def take_up(study: StudySpec, tuner: Tuner, store: Store, journal: Journal, planners: PlannerCache) -> None:
     """Bring Optuna and the journal to one mind, then queue what is to be tried first.
 
     Raises:
@@ -36,7 +36,7 @@ def take_up(study: StudySpec, tuner: Tuner, store: Store, journal: Journal, grou
     if study.sampler.name == "grid":
         tuner.propose(tuner.grid())  # lists whatever earlier studies may know
         return
-    tuner.propose(list(_earlier(study, store, journal, grounds)), warm=True)
+    tuner.propose(list(_earlier(study, store, journal, planners)), warm=True)
     default = None if known else _default(study)
     tuner.propose([default] if default is not None else [])
 
@@ -115,12 +115,12 @@ def _holds(part: Any, value: Any) -> bool:
     return not isinstance(part, Choices) and isinstance(value, int | float) and part.low <= value <= part.high
 
 
-def _earlier(study: StudySpec, store: Store, journal: Journal, grounds: PlannerCache) -> Iterator[TrialParams]:
+def _earlier(study: StudySpec, store: Store, journal: Journal, planners: PlannerCache) -> Iterator[TrialParams]:
     """Parameters that other studies, or the store, have evidence of: those that cost nothing, and the best ones."""
     names = journal.studies()
     for name in study.warm_start:
         if name == STORE:
-            yield from (p for p in _embedded(study, journal) if _is_there(study, p, store, journal, grounds))
+            yield from (p for p in _embedded(study, journal) if _is_there(study, p, store, journal, planners))
             continue
         if name not in names:
             what = unknown(name, [*(n for n in names if "#" not in n), STORE], "study of this store")
@@ -131,7 +131,7 @@ def _earlier(study: StudySpec, store: Store, journal: Journal, grounds: PlannerC
         for document in feasible(documents) if same else []:
             params: TrialParams = document["params"]
             if all(_holds(part, params[path]) for path, part in study.space.items()) and (
-                document in best or _is_there(study, params, store, journal, grounds)
+                document in best or _is_there(study, params, store, journal, planners)
             ):
                 yield params
 
@@ -140,10 +140,10 @@ def _comparable(document: TrialDocument, study: StudySpec) -> bool:
     return set(document["values"]) == set(directions_of(study))
 
 
-def _is_there(study: StudySpec, params: TrialParams, store: Store, journal: Journal, grounds: PlannerCache) -> bool:
+def _is_there(study: StudySpec, params: TrialParams, store: Store, journal: Journal, planners: PlannerCache) -> bool:
     """True if the store can answer the whole trial."""
     try:
-        plan = expand(study.question.with_params(params), grounds=grounds).plan
+        plan = expand(study.question.with_params(params), planners=planners).plan
     except SpecError:
         return False
     return len(find(plan.tasks, store, journal).records) == len(plan)

@@ -16,8 +16,8 @@ from typing import Any, Unpack
 from wmarena.experiments.planning.expand import expand
 from wmarena.experiments.planning.workload_planner import PlannerCache
 from wmarena.experiments.results.table import build_rows, write_results
-from wmarena.experiments.running.context import RunContext, RunOptions, settle_keys
-from wmarena.experiments.running.execution import states_of
+from wmarena.experiments.running.context import RunContext, RunOptions, check_keys
+from wmarena.experiments.running.execution import count_states
 from wmarena.experiments.running.pool import limits_of
 from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.study.documents import CONFIRMED, FINISHED, TrialDocument
@@ -95,45 +95,42 @@ def tune(
         NoWorkers, StoreLost: all workers, or the store, were lost on the way; the same call resumes.
         Interrupted: stopped; the same call resumes.
     """
-    started, site, spec = time.monotonic(), RunContext(options), study.question.spec
-    grounds = PlannerCache(site.data_root)
+    started, context, spec = time.monotonic(), RunContext(options), study.question.spec
+    planners = PlannerCache(context.data_root)
     with (
-        site.held() as journal,
-        journal.holding(f"study {study.name!r}", site.waiting),
-        _studied(site.store, study, site.waiting) as storage,
+        context.locked() as journal,
+        journal.holding(f"study {study.name!r}", context.waiting),
+        _studied(context.store, study, context.waiting) as storage,
     ):
-        found = _Found.of(study, site.store, journal, grounds)
+        found = _Found.of(study, context.store, journal, planners)
         tuner = Tuner(study.name, storage, study.space, list(study.objectives.values()), study.method(found.rungs))
-        take_up(study, tuner, site.store, journal, grounds)
+        take_up(study, tuner, context.store, journal, planners)
         budget = trials or study.trials or len(tuner.grid())
-        source = Trials(study, tuner, journal, budget=budget, grounds=grounds, only=found.only, hear=hear)
+        source = Trials(study, tuner, journal, budget=budget, planners=planners, only=found.only, hear=hear)
         n_before, plan, busy = len(source.documents), Plan(), Utilisation()
-        records = site.execute(
+        records = context.execute(
             plan,
-            _request(study, site),
+            _request(study, context),
             journal,
-            site.executor(spec, found.open_tasks, journal),
+            context.executor(spec, found.open_tasks, journal),
             cached=set(),
             seconds=expected_seconds(journal.durations()),
             listeners=[busy],
             source=source,
         )
-        folder = site.store.report_dir(study.name, site.run_id)
+        folder = context.store.report_dir(study.name, context.run_id)
         save_plan(plan, folder)
-        results = write_results(build_rows(plan, records, experiment=study.name, run_id=site.run_id), folder)
+        results = write_results(build_rows(plan, records, experiment=study.name, run_id=context.run_id), folder)
         pages = publish(folder, study, source.documents, _confirmed(journal, study), tuner, busy.share)
-        shared = site.store.share_report(folder)
-    site.finish()
-    ended, states = source.documents, states_of(records)
+        shared = context.store.share_report(folder)
+    context.finish()
+    ended = source.documents
     return StudySummary(
         study=study.name,
         trials=len(ended),
         best=_best(ended, study),
-        run_id=site.run_id,
-        executed=states["done"],
-        cached=states["cached"],
-        failed=states["failed"],
-        skipped=states["skipped"],
+        run_id=context.run_id,
+        **count_states(records),
         failed_trials=sum(d["state"] == "failed" for d in ended[n_before:]),
         seconds=round(time.monotonic() - started, 3),
         busy=busy.share,
@@ -167,10 +164,10 @@ class _Found:
     open_tasks: tuple[Task, ...] = ()
 
     @classmethod
-    def of(cls, study: StudySpec, store: Store, journal: Journal, grounds: PlannerCache) -> "_Found":
+    def of(cls, study: StudySpec, store: Store, journal: Journal, planners: PlannerCache) -> "_Found":
         """Raises SpecError where a pruner has nothing to look at, or a study of γ alone no evidence."""
         spec = study.question.spec
-        expansion = expand(spec, data_root=study.question.data_root, grounds=grounds)
+        expansion = expand(spec, data_root=study.question.data_root, planners=planners)
         done = find(expansion.plan.tasks, store, journal).records
         if study.gamma_only:
             there = [cell for cell in expansion.plan.cells if cell.verify in done]
@@ -178,7 +175,7 @@ class _Found:
                 what = f"expected stored evidence, got none of {spec.name!r}: γ trains nothing; `wmarena run` it first"
                 raise SpecError.of(what, "experiment")
             return cls(only=lambda cell: cell.verify in done)
-        settle_keys(spec, store, done)
+        check_keys(spec, store, done)
         open_tasks = tuple(task for task in expansion.plan if task.id not in done)
         if study.pruner.name == "none":
             return cls(open_tasks=open_tasks)
@@ -235,16 +232,16 @@ def republish(store: Store, journal: Journal, run: Mapping[str, Any], out: Path 
         return pages
 
 
-def _request(study: StudySpec, site: RunContext) -> RunRequest:
+def _request(study: StudySpec, context: RunContext) -> RunRequest:
     spec = study.question.spec
     facts = {
-        **site.facts(spec),
+        **context.facts(spec),
         "description": study.description,
         "study": study.name,
         "folder": str(study.folder.absolute()),
         "spec_digest": study.digest,
     }
-    return RunRequest(site.run_id, study.name, study.text, facts, limits_of(spec), policy="feedback")
+    return RunRequest(context.run_id, study.name, study.text, facts, limits_of(spec), policy="feedback")
 
 
 def _confirmed(journal: Journal, study: StudySpec) -> list[TrialDocument]:

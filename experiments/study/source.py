@@ -42,7 +42,7 @@ class Trials:
         tuner: Optuna's side of it.
         journal: where trials are remembered.
         budget: finished trials that the study is to have.
-        grounds: what planning knows of data and code.
+        planners: what planning knows of data and code.
         only: cells that a trial may use; None for all. Evidence that is not there is then not made either.
         hear: is told of every trial that ends.
     """
@@ -54,7 +54,7 @@ class Trials:
         journal: Journal,
         *,
         budget: int,
-        grounds: PlannerCache,
+        planners: PlannerCache,
         only: Callable[[Cell], bool] | None = None,
         hear: TrialListener = lambda document: None,
     ) -> None:
@@ -63,7 +63,7 @@ class Trials:
         self._tuner = tuner
         self._journal = journal
         self._budget = budget
-        self._grounds = grounds
+        self._planners = planners
         self._only = only
         self._hear = hear
         self._known: dict[TaskId, Record] = {}
@@ -139,7 +139,7 @@ class Trials:
             self._begin(trial)
 
     def _plan(self, trial: Trial, spec: ExperimentSpec) -> None:
-        expansion = expand(spec, data_root=self.study.question.data_root, grounds=self._grounds)
+        expansion = expand(spec, data_root=self.study.question.data_root, planners=self._planners)
         on = self.study.pruner.on if self.study.pruner.name != "none" else None
         trial.plan, trial.searches = expansion.plan, expansion.searches
         trial.stages = stages_of(expansion, on, self._only)

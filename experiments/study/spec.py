@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from wmarena.experiments.spec import experiment as specs
+from wmarena.experiments.spec.labels import table_name
 from wmarena.experiments.spec.problems import Problem, SpecError, unknown
 from wmarena.experiments.spec.shipped import Shipped
 from wmarena.experiments.spec.validation import Block, Seeds, YamlSpec, by_line, problems_of
@@ -159,7 +160,7 @@ class StudySpec(YamlSpec):
         if self.pruner.name != "none" and len(self.objectives) > 1:
             what = f"expected one objective with a pruner, got {len(self.objectives)}; Optuna prunes no others"
             out.append(Problem(what, ("pruner",), document.place(("pruner",))))
-        labels = sorted({_label(entry.attack) for entry in question.spec.attacks})
+        labels = sorted({table_name(entry.attack) for entry in question.spec.attacks})
         asked = [(a, ("objectives", str(a))) for a in self.objectives]
         for measure, path in [*asked, *((limit.asked, ("constraints",)) for limit in self.constraints)]:
             if measure.attack is not None and measure.attack not in labels:
@@ -213,7 +214,3 @@ class StudySpec(YamlSpec):
             population=self.sampler.population,
             rungs=rungs,
         )
-
-
-def _label(attack: Any) -> str:
-    return str(attack.label if attack.family == "chain" else attack.name)

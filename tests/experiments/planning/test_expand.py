@@ -301,13 +301,13 @@ def test_the_owners_data_under_another_name_are_left_out() -> None:
 def test_budgets_are_counted_in_the_samples_that_there_will_be(fraction: float, disjoint: bool) -> None:
     """Planning knows how many samples every seed's adversary trains on: every class has one, rounding and all."""
     workload = DigitsMlp(train_size=700, reserve=0.3)
-    ground = WorkloadPlanner(workload, label="", data_root=None, root="", code=CodeDigests())
+    planner = WorkloadPlanner(workload, label="", data_root=None, root="", code=CodeDigests())
     budget = Budget(data_fraction=fraction, disjoint=disjoint)
-    arena = workload.bind(torch.device("cpu"), None)
+    bound = workload.bind(torch.device("cpu"), None)
 
-    drawn = {len(adversary_data(arena, budget.config(), seed)[0]) for seed in range(3)}
+    drawn = {len(adversary_data(bound, budget.config(), seed)[0]) for seed in range(3)}
 
-    assert drawn == {ground.adversary_samples(budget)}
+    assert drawn == {planner.adversary_samples(budget)}
 
 
 def test_spoiling_is_planned_for_all_batches_of_its_passes() -> None:

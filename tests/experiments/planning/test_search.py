@@ -42,13 +42,13 @@ def flipping_at(point: float, bisection: Bisection, direction: int = 1) -> tuple
     low, high = TaskId("low"), TaskId("high")
     search = Search(rows, bisection, never, direction, {low: bisection.low, high: bisection.high})
     for end, strength in ((low, bisection.low), (high, bisection.high)):
-        search.hear(end, found(strength))
+        search.record(end, found(strength))
     tried: list[float] = []
     while (strength := search.next_strength()) is not None:
         tried.append(strength)
         search.steps += 1
         search.waiting = {TaskId(str(strength)): strength}
-        search.hear(TaskId(str(strength)), found(strength))
+        search.record(TaskId(str(strength)), found(strength))
     return tried, search
 
 

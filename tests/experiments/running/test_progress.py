@@ -35,7 +35,7 @@ class Run:
         task = self.tasks[number]
         state = State.FAILED if kind in ("failed", "retried") else State.DONE
         record = None if kind == "started" else Record(task.id, state, seconds=seconds, error=error or None)
-        self.tally.hear(Event(kind, task, worker, record))
+        self.tally.update(Event(kind, task, worker, record))
 
 
 def test_every_task_is_counted_once() -> None:

@@ -371,7 +371,8 @@ def test_importing_the_package_loads_no_plugin() -> None:
     import subprocess
     import sys
 
-    code = "import sys, wmarena.experiments; print([m for m in ('torch', 'pydantic', 'yaml', 'ray') if m in sys.modules])"
+    heavy = ("torch", "pydantic", "yaml", "ray")
+    code = f"import sys, wmarena.experiments; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
