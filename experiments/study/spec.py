@@ -1,7 +1,7 @@
-"""What a study asks: an experiment, fields of it to search, measures to optimise, limits, and how to look.
+"""The study's specification: an experiment, fields to search, measures to optimise, limits, sampler and pruner.
 
 ``StudySpec.load("digits_lambda")`` reads a file or a shipped study. Trials are the experiment with some fields set;
-``gamma`` is no field: it moves a threshold over evidence that is there, so it costs nothing.
+``gamma`` is no field but a threshold on stored evidence, so its search runs no task.
 """
 
 import re
@@ -25,7 +25,7 @@ from wmarena.experiments.spec.validation import Block, Seeds, YamlSpec, by_line,
 from wmarena.experiments.spec.yaml_lines import YamlDocument
 from wmarena.experiments.study.measures import MEASURES, MeasureBound, MeasureCall
 from wmarena.experiments.study.question import StudyExperiment, question_of
-from wmarena.experiments.study.space import read_space, settled_space
+from wmarena.experiments.study.space import read_space, resolved_space
 from wmarena.experiments.study.words import GAMMA
 from wmarena.orchestrator.plan.identity import digest
 from wmarena.orchestrator.plan.proposals import Direction, Method, PrunerName, SamplerName, Space
@@ -49,7 +49,7 @@ def _measure(text: str) -> MeasureCall:
 
 
 def _objectives(raw: Any) -> dict[MeasureCall, Direction]:
-    """``{margin(fine_prune): maximize}``."""
+    """Read ``{margin(fine_prune): maximize}``."""
     if not isinstance(raw, Mapping) or not raw:
         raise ValueError(f"expected measures with maximize or minimize, such as {{robustness: maximize}}, got {raw!r}")
     out: dict[MeasureCall, Direction] = {}
@@ -61,7 +61,7 @@ def _objectives(raw: Any) -> dict[MeasureCall, Direction]:
 
 
 def _limits(raw: Any) -> tuple[MeasureBound, ...]:
-    """``[fidelity_drop <= 0.01]``."""
+    """Read ``[fidelity_drop <= 0.01]``."""
     listed = [raw] if isinstance(raw, str) else raw
     if not isinstance(listed, list | tuple):
         raise ValueError(f"expected a list such as [fidelity_drop <= 0.01], got {raw!r}")
@@ -80,12 +80,12 @@ def _limit(text: Any) -> MeasureBound:
 
 
 def _named(raw: Any) -> Any:
-    """``tpe`` as well as ``{name: tpe, seed: 1}``."""
+    """Read ``tpe`` as ``{name: tpe}``."""
     return {"name": raw} if isinstance(raw, str) else raw
 
 
 def _storage(raw: Any) -> str | None:
-    """The study's text goes into reports and MLflow, so no password may stand in it."""
+    """Refuse passwords: the study's text goes into reports and MLflow."""
     if raw is not None and not re.match(r"(sqlite|postgresql)(\+\w+)?://", str(raw)):
         raise ValueError(f"expected sqlite:///FILE or postgresql://USER@HOST/DATABASE, got {raw!r}")
     if raw is not None and re.match(r"[^:]+://[^/@]*:[^/@]*@", str(raw)):
@@ -94,7 +94,7 @@ def _storage(raw: Any) -> str | None:
 
 
 class SamplerSpec(Block):
-    """Who proposes: ``tpe`` (multivariate), ``nsga2``, ``gp``, ``random``, ``grid``."""
+    """How trials are proposed: ``tpe`` (multivariate), ``nsga2``, ``gp``, ``random``, ``grid``."""
 
     name: SamplerName = "tpe"
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
@@ -103,7 +103,7 @@ class SamplerSpec(Block):
 
 
 class PrunerSpec(Block):
-    """Who gives a trial up on the way, by its objective at growing strengths of the field ``on``."""
+    """How trials are pruned, by their objective at growing strengths of the field ``on``."""
 
     name: PrunerName = "none"
     on: Annotated[str, Field(strict=True)] = "epochs"
@@ -111,7 +111,7 @@ class PrunerSpec(Block):
 
 
 class StudySpec(YamlSpec):
-    """One search, as it is written."""
+    """One search."""
 
     shipped: ClassVar[Shipped] = SHIPPED
 
@@ -152,60 +152,62 @@ class StudySpec(YamlSpec):
         return study
 
     def _contradictions(self, question: StudyExperiment, document: YamlDocument) -> list[Problem]:
-        """What only the whole can tell."""
-        self._space, out = settled_space(self.search, question, document)
+        """Collect the problems between fields, and between study and experiment."""
+        self._space, out = resolved_space(self.search, question, document)
+
+        def add(message: str, *path: str) -> None:
+            out.append(Problem(message, path, document.place(path) if path != ("trials",) else "line 1"))
+
         if len(question.spec.schemes) != 1:
-            what = f"expected one configured scheme to tune, got {len(question.spec.schemes)}; give each its own study"
-            out.append(Problem(what, ("experiment", "schemes"), document.place(("experiment",))))
+            got = f"got {len(question.spec.schemes)}; give each its own study"
+            add(f"expected one configured scheme to tune, {got}", "experiment", "schemes")
         if self.pruner.name != "none" and len(self.objectives) > 1:
-            what = f"expected one objective with a pruner, got {len(self.objectives)}; Optuna prunes no others"
-            out.append(Problem(what, ("pruner",), document.place(("pruner",))))
+            got = f"got {len(self.objectives)}; Optuna prunes no others"
+            add(f"expected one objective with a pruner, {got}", "pruner")
         labels = sorted({table_name(entry.attack) for entry in question.spec.attacks})
         asked = [(a, ("objectives", str(a))) for a in self.objectives]
         for measure, path in [*asked, *((limit.asked, ("constraints",)) for limit in self.constraints)]:
             if measure.attack is not None and measure.attack not in labels:
-                what = unknown(measure.attack, labels, "attack of the experiment")
-                out.append(Problem(what, path, document.place(path)))
+                add(unknown(measure.attack, labels, "attack of the experiment"), *path)
             elif MEASURES[measure.name].needs_attack and not labels:
-                what = f"expected attacks in the experiment for {measure.name}, got none"
-                out.append(Problem(what, path, document.place(path)))
+                add(f"expected attacks in the experiment for {measure.name}, got none", *path)
         if self.sampler.name == "grid":
             for name, part in self.search.items():
                 if part.values is None:
                     what = "expected a step or choices for a grid, got a range that cannot be counted"
-                    out.append(Problem(what, ("search", name), document.place(("search", name))))
+                    add(what, "search", name)
         elif self.trials is None:
-            out.append(Problem("expected a number of trials, got nothing", ("trials",), "line 1"))
+            add("expected a number of trials, got nothing", "trials")
         return out
 
     @property
     def folder(self) -> Path:
-        """What relative paths in the study are relative to."""
+        """Base of relative paths in the study."""
         return self._folder
 
     @property
     def question(self) -> StudyExperiment:
-        """The experiment behind the study."""
+        """The experiment of the study."""
         return self._question
 
     @property
     def space(self) -> Space:
-        """What is searched."""
+        """The search space."""
         return self._space
 
     @property
     def digest(self) -> str:
-        """Hex digest of what a trial's values mean: trials with another one cannot be compared."""
+        """Hex digest of experiment, measures and searched fields: trials are comparable only under one digest."""
         measured = [[str(asked) for asked in self.objectives], [str(limit) for limit in self.constraints]]
         return digest("study", [self.question.spec.digest, *measured, sorted(self.search)])
 
     @property
     def gamma_only(self) -> bool:
-        """True if nothing is searched but a threshold on stored evidence."""
+        """True if only γ is searched."""
         return set(self.search) == {GAMMA}
 
     def method(self, rungs: tuple[int, ...] = ()) -> Method:
-        """How Optuna is asked."""
+        """Return Optuna's settings."""
         return Method(
             sampler=self.sampler.name,
             pruner=self.pruner.name,

@@ -7,9 +7,9 @@ from wmarena.experiments.results.costs import (
     UNKNOWN_FAMILY,
     AttackSweep,
     Bracket,
+    attack_sweeps,
     aumc,
     cheapest_of,
-    contests,
     direction,
     envelope,
     family,
@@ -21,9 +21,9 @@ from wmarena.orchestrator.plan.task import Task
 FOUND, LOST = 95, 12
 
 
-def contest_of(bench: Bench, attack: str = "finetune") -> AttackSweep:
-    """The only contest with an attack."""
-    (found,) = (c for c in contests(rows_of(bench)) if c.rows[0].attack == attack)
+def sweep_of(bench: Bench, attack: str = "finetune") -> AttackSweep:
+    """The only sweep of an attack."""
+    (found,) = (c for c in attack_sweeps(rows_of(bench)) if c.rows[0].attack == attack)
     return found
 
 
@@ -43,7 +43,7 @@ def test_the_cost_is_the_cheapest_suspect_without_a_mark(bench: Bench) -> None:
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {1: (0.005, FOUND), 2: (0.06, LOST), 5: (0.03, LOST)})
 
-    (bracket,) = contest_of(bench).brackets
+    (bracket,) = sweep_of(bench).brackets
 
     assert bracket.cost == pytest.approx(0.03)
     assert required(bracket.cheapest).strength == 5
@@ -54,7 +54,7 @@ def test_the_bracket_is_where_the_verdict_flips(bench: Bench) -> None:
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {10: (0.05, LOST), 1: (0.0, FOUND), 5: (0.03, LOST), 2: (0.01, FOUND)})
 
-    (bracket,) = contest_of(bench).brackets
+    (bracket,) = sweep_of(bench).brackets
 
     assert [required(row).strength for row in (bracket.before, bracket.after)] == [2, 5]
     assert [required(row).relative_drop for row in (bracket.before, bracket.after)] == pytest.approx([0.01, 0.03])
@@ -66,10 +66,10 @@ def test_fewer_bits_are_a_stronger_attack(bench: Bench) -> None:
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "bits", {2: (0.2, LOST), 4: (0.05, LOST), 8: (0.01, FOUND)}, attack="quantize")
 
-    contest = contest_of(bench, "quantize")
-    (bracket,) = contest.brackets
+    tested = sweep_of(bench, "quantize")
+    (bracket,) = tested.brackets
 
-    assert contest.direction == -1
+    assert tested.direction == -1
     assert [required(row).strength for row in (bracket.before, bracket.after)] == [8, 4]
     assert not bracket.non_monotone
 
@@ -79,7 +79,7 @@ def test_another_field_of_such_an_attack_grows_upwards(bench: Bench) -> None:
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {1: (0.0, FOUND)}, attack="quantize", bits=8)
 
-    assert contest_of(bench, "quantize").direction == 1
+    assert sweep_of(bench, "quantize").direction == 1
 
 
 def test_a_chain_is_as_strong_as_its_swept_part(bench: Bench) -> None:
@@ -103,7 +103,7 @@ def test_a_verdict_that_comes_back_is_flagged(bench: Bench) -> None:
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {1: (0.0, FOUND), 2: (0.02, LOST), 3: (0.03, FOUND), 4: (0.04, LOST)})
 
-    (bracket,) = contest_of(bench).brackets
+    (bracket,) = sweep_of(bench).brackets
 
     assert bracket.non_monotone
     assert [required(row).strength for row in (bracket.before, bracket.after)] == [1, 2]
@@ -114,7 +114,7 @@ def test_a_mark_that_never_falls_has_a_censored_cost(bench: Bench) -> None:
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {1: (0.01, FOUND), 2: (0.04, FOUND)})
 
-    (bracket,) = contest_of(bench).brackets
+    (bracket,) = sweep_of(bench).brackets
 
     assert (bracket.cost, bracket.after, bracket.beats_scratch) == (None, None, None)
     assert bracket.kept == pytest.approx(0.04)
@@ -156,7 +156,7 @@ def test_a_removal_no_better_than_scratch_says_so(bench: Bench) -> None:
         cell = {"strength_name": "epochs", "strength": 1.0, "scratch": bench.scratch(seed, scratch).id}
         bench.attacked(owner, "finetune", {"epochs": 1}, 0.78, verdict(LOST), **cell)
 
-    assert [b.beats_scratch for b in contest_of(bench).brackets] == [True, False]
+    assert [b.beats_scratch for b in sweep_of(bench).brackets] == [True, False]
 
 
 def test_what_was_never_there_has_no_price(bench: Bench) -> None:
@@ -166,14 +166,14 @@ def test_what_was_never_there_has_no_price(bench: Bench) -> None:
         bench.judge(owner, owner, verdict(hits))
         at(bench, owner, "epochs", {1: (0.02, LOST)})
 
-    contest = contest_of(bench)
+    tested = sweep_of(bench)
 
-    assert [b.seed for b in contest.brackets] == [0]
-    assert len(contest.aumc) == 1
+    assert [b.seed for b in tested.brackets] == [0]
+    assert len(tested.aumc) == 1
 
 
 def test_attacks_are_told_apart_by_all_but_their_strength(bench: Bench) -> None:
-    """Other parameters, budgets and roles make contests of their own; listed and searched strengths do not."""
+    """Other parameters, budgets and roles make attack_sweeps of their own; listed and searched strengths do not."""
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {1: (0.0, FOUND)}, variant="ftal")
     at(bench, owner, "epochs", {1: (0.0, FOUND)}, variant="rtal")
@@ -185,7 +185,7 @@ def test_attacks_are_told_apart_by_all_but_their_strength(bench: Bench) -> None:
     bench.judge(owner, suspect, verdict(FOUND), budget=BUDGET, claim=True, **cell)
     bench.judge(owner, bench.clean(0), verdict(9), control="clean")
 
-    found = [[row.strength for row in c.rows] for c in contests(rows_of(bench))]
+    found = [[row.strength for row in c.rows] for c in attack_sweeps(rows_of(bench))]
 
     assert found == [[1.0, 3.0], [1.0], [3.0]]
 
@@ -195,7 +195,7 @@ def test_failed_rows_have_no_price(bench: Bench) -> None:
     sweep(bench, bench.embed("adi", 0), [(0.89, FOUND), (0.88, LOST)])
     bench.fail(bench.plan.cells[1].suspect)
 
-    (bracket,) = contest_of(bench).brackets
+    (bracket,) = sweep_of(bench).brackets
 
     assert bracket.cost is None
 
@@ -209,7 +209,7 @@ def test_families_are_those_of_the_plugins(bench: Bench) -> None:
     for attack in ("finetune", "prune_weights", "overwrite", "who_knows"):
         bench.attacked(owner, attack, {}, 0.89, verdict(FOUND))
 
-    found = [c.family for c in contests(rows_of(bench))]
+    found = [c.family for c in attack_sweeps(rows_of(bench))]
 
     assert found == ["tune", "prune", "overwrite", UNKNOWN_FAMILY]
 
@@ -265,6 +265,6 @@ def test_a_locked_model_starts_at_its_own_margin(bench: Bench) -> None:
     bench.judge(owner, owner, verdict(100))
     at(bench, owner, "epochs", {1: (0.1, LOST)})
 
-    (area,) = contest_of(bench).aumc
+    (area,) = sweep_of(bench).aumc
 
     assert area == pytest.approx(0.5)
