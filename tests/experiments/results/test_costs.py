@@ -98,8 +98,8 @@ def test_a_chain_is_as_strong_as_its_swept_part(bench: Bench) -> None:
     assert {family(row) for row in rows} == {"chain"}
 
 
-def test_a_verdict_that_comes_back_is_flagged(bench: Bench) -> None:
-    """Non-monotone: the mark falls, then is found again at a larger strength; the first flip is the bracket."""
+def test_a_non_monotone_verdict_is_flagged(bench: Bench) -> None:
+    """The mark is removed, then found again at a larger strength; the first flip is the bracket."""
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {1: (0.0, FOUND), 2: (0.02, LOST), 3: (0.03, FOUND), 4: (0.04, LOST)})
 
@@ -109,7 +109,7 @@ def test_a_verdict_that_comes_back_is_flagged(bench: Bench) -> None:
     assert [required(row).strength for row in (bracket.before, bracket.after)] == [1, 2]
 
 
-def test_a_mark_that_never_falls_has_a_censored_cost(bench: Bench) -> None:
+def test_a_mark_that_is_never_removed_has_a_censored_cost(bench: Bench) -> None:
     """No cost, and the largest drop tried instead."""
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {1: (0.01, FOUND), 2: (0.04, FOUND)})
@@ -150,7 +150,7 @@ def test_a_cost_comes_before_a_seed_censored_at_the_same_drop() -> None:
 
 
 def test_a_removal_no_better_than_scratch_says_so(bench: Bench) -> None:
-    """The cost stands, and beside it whether the suspect beats what the adversary could train alone."""
+    """The cost stays, with a flag whether the suspect beats training from scratch."""
     for seed, scratch in ((0, 0.6), (1, 0.79)):
         owner = bench.embed("adi", seed, 0.8)
         cell = {"strength_name": "epochs", "strength": 1.0, "scratch": bench.scratch(seed, scratch).id}
@@ -159,7 +159,7 @@ def test_a_removal_no_better_than_scratch_says_so(bench: Bench) -> None:
     assert [b.beats_scratch for b in sweep_of(bench).brackets] == [True, False]
 
 
-def test_what_was_never_there_has_no_price(bench: Bench) -> None:
+def test_a_seed_without_a_mark_has_no_cost(bench: Bench) -> None:
     """A seed whose published model has no mark is left out of costs and areas."""
     for seed, hits in ((0, FOUND), (1, LOST)):
         owner = bench.embed("adi", seed, 0.8)
@@ -173,7 +173,7 @@ def test_what_was_never_there_has_no_price(bench: Bench) -> None:
 
 
 def test_attacks_are_told_apart_by_all_but_their_strength(bench: Bench) -> None:
-    """Other parameters, budgets and roles make attack_sweeps of their own; listed and searched strengths do not."""
+    """Other parameters, budgets and roles make separate sweeps; listed and searched strengths do not."""
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {1: (0.0, FOUND)}, variant="ftal")
     at(bench, owner, "epochs", {1: (0.0, FOUND)}, variant="rtal")
@@ -190,8 +190,8 @@ def test_attacks_are_told_apart_by_all_but_their_strength(bench: Bench) -> None:
     assert found == [[1.0, 3.0], [1.0], [3.0]]
 
 
-def test_failed_rows_have_no_price(bench: Bench) -> None:
-    """What has no verdict counts neither as kept nor as fallen."""
+def test_failed_rows_have_no_cost(bench: Bench) -> None:
+    """A row without a verdict counts neither as kept nor as removed."""
     sweep(bench, bench.embed("adi", 0), [(0.89, FOUND), (0.88, LOST)])
     bench.fail(bench.plan.cells[1].suspect)
 
@@ -236,8 +236,8 @@ def row(drop: float | None, margin: float) -> ResultRow:
     return row_of(relative_drop=drop, margin=margin)
 
 
-def test_the_envelope_falls_and_ignores_what_costs_more_for_less() -> None:
-    """A dearer suspect with more of the mark left is no step; drops below zero are free; margins stay in [0, 1]."""
+def test_the_envelope_ignores_suspects_of_larger_drop_and_margin() -> None:
+    """A suspect of larger drop and margin is no step; negative drops count as zero; margins stay in [0, 1]."""
     steps = envelope([row(0.1, 0.4), row(0.05, 0.6), row(0.07, 0.9), row(-0.01, 0.8), row(0.3, -2.0), row(None, 0)], 1)
 
     assert steps == [(0.0, 1.0), (0.0, 0.8), (0.05, 0.6), (0.1, 0.4), (0.3, 0.0)]
@@ -255,12 +255,12 @@ def test_the_envelope_falls_and_ignores_what_costs_more_for_less() -> None:
     ],
 )
 def test_the_area_is_the_share_of_the_mark_that_is_left(rows: list[ResultRow], start: float, expected: float) -> None:
-    """1 if nothing touches the mark within a drop of 20 %, 0 if removing it is free."""
+    """1 if every margin within a drop of 20 % is 1, 0 if a drop of zero removes the mark."""
     assert aumc(rows, start) == pytest.approx(expected)
 
 
 def test_a_locked_model_starts_at_its_own_margin(bench: Bench) -> None:
-    """Where the published model is worth little to a thief (its own drop is large), it still costs nothing to show."""
+    """The published model has drop zero in the envelope, even if its own relative drop is large."""
     owner = bench.embed("dsn", 0, 0.8, unlicensed_test=0.1, unlicensed_val=0.1)
     bench.judge(owner, owner, verdict(100))
     at(bench, owner, "epochs", {1: (0.1, LOST)})
