@@ -69,9 +69,8 @@ def _plain(value: Any) -> Any:
 
 
 def _show(terminal: Terminal, plugin: dict[str, Any]) -> None:
-    facts = [f"{f.replace('_', ' ')}: {_text(plugin[f])}" for f in _FACTS if f in plugin]
     terminal.out.print(Text.assemble((plugin["name"], "bold"), "  ", plugin["summary"]))
-    for fact in facts:
+    for fact in (f"{f.replace('_', ' ')}: {_text(plugin[f])}" for f in _FACTS if f in plugin):
         terminal.out.print(Padding(Text(fact, "dim"), (0, 0, 0, 2)))
     table = Table.grid(padding=(0, 2))
     for parameter in plugin["parameters"]:

@@ -160,13 +160,8 @@ def _evidence(verdict: Verdict, key: Key, scheme: Scheme, task: Workload) -> dic
     caveats = list(verdict.caveats)
     if key.public.get("simulated"):
         caveats.append("simulated_key")
-    return {
-        **asdict(verdict),
-        "caveats": caveats,
-        "scheme": scheme.name,
-        "workload": task.name,
-        "commitment": key.commitment,
-    }
+    about = {"scheme": scheme.name, "workload": task.name, "commitment": key.commitment}
+    return {**asdict(verdict), "caveats": caveats, **about}
 
 
 def _show(terminal: Terminal, verdict: Verdict, evidence: Mapping[str, Any]) -> None:

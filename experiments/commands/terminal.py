@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -13,9 +13,6 @@ from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.journal.opening import has_journal, journal_address, open_journal
 from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.store.opening import open_store
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 NO_RECORDS = "none"
 """Tracking URI for runs without MLflow."""
@@ -85,7 +82,7 @@ class Terminal:
             if path is not None:
                 self.text(f"{name:<9}{path}")
 
-    def summary(self, summary: "DataclassInstance") -> None:
+    def summary(self, summary: Any) -> None:
         """Write a run's or study's summary as the JSON document, without the address of a store that is not shared."""
         document = asdict(summary)
         if document["shared_report"] is None:

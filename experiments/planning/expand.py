@@ -70,28 +70,23 @@ def expand(spec: ExperimentSpec, *, data_root: Path | None = None, planners: Pla
     for workload, label in zip(spec.workloads, labels, strict=True):
         shown = label if len(labels) > 1 else ""
         planner = planners.of(workload, shown, root.commitment)
-        _check_reserve(planner, spec)
-        _check_shares(planner, spec)
+        _check_budgets(planner, spec)
         left_out += _add_workload(plan, searches, planner, spec)
     return Expansion(plan, tuple(left_out), searches)
 
 
-def _check_reserve(planner: WorkloadPlanner, spec: ExperimentSpec) -> None:
-    if any(entry.budget.disjoint for entry in spec.attacks) and not planner.facts.reserve:
-        message = (
-            "expected data that the owner never trains on, for a disjoint adversary, got none in "
-            f"{planner.workload.name}; set its `reserve`, for example reserve: 0.1"
-        )
-        raise SpecError.of(message, "adversary", "disjoint")
-
-
-def _check_shares(planner: WorkloadPlanner, spec: ExperimentSpec) -> None:
-    """Refuse adversary's shares without samples where passes over them are counted."""
+def _check_budgets(planner: WorkloadPlanner, spec: ExperimentSpec) -> None:
+    """Refuse disjoint adversaries without a reserve, and counted passes over a share without samples."""
+    name = planner.workload.name
+    for budget in (entry.budget for entry in spec.attacks):
+        if budget.disjoint and not planner.facts.reserve:
+            message = f"expected data that the owner never trains on, for a disjoint adversary, got none in {name}"
+            raise SpecError.of(f"{message}; set its `reserve`, for example reserve: 0.1", "adversary", "disjoint")
     for budget in (entry.budget for entry in spec.attacks if entry.budget.max_epochs is not None):
         try:
             planner.adversary_samples(budget)
         except ValueError as error:
-            message = f"expected a share of {planner.workload.name} to train on; {error}"
+            message = f"expected a share of {name} to train on; {error}"
             raise SpecError.of(message, "adversary", "data_fraction") from None
 
 
@@ -122,9 +117,6 @@ def _add_workload(plan: Plan, searches: Searches, planner: WorkloadPlanner, spec
             for search in _searches(defence, cells, applicable):
                 searches.add(search)
         _calibrate(plan, defence, spec)
-
-
-_KINDS = ("workload", "scheme", "attack")
 
 
 def _wanted(only: Mapping[str, Sequence[str]], **combination: str) -> bool:

@@ -87,7 +87,8 @@ def test_only_code_and_spec_are_uploaded(tmp_path: Path) -> None:
     here = {str(p.relative_to(tmp_path / "upload")) for p in (tmp_path / "upload").rglob("*") if p.is_file()}
     sources = ["src/wmarena", "schemes", "attacks", "orchestrator", "experiments"]
     listed = subprocess.run(["git", "ls-files", *sources], cwd=TREE, capture_output=True, text=True, check=True).stdout
-    tracked = [f"wmarena/{name.removeprefix('src/wmarena/')}" for name in listed.split()]
+    files = [name for name in listed.split() if not (TREE / name).is_symlink()]
+    tracked = [f"wmarena/{name.removeprefix('src/wmarena/')}" for name in files]
     extra = {
         name for name in here - set(tracked) if not re.fullmatch(r"spec\.yaml|wmarena-.*\.dist-info/METADATA", name)
     }

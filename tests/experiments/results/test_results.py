@@ -192,7 +192,7 @@ def test_the_boundary_belongs_to_the_budget(bench: Bench, suspect: float, remove
 
     (row,) = rows_of(bench)
 
-    assert row["removed"] is removed
+    assert row.removed is removed
 
 
 @pytest.mark.parametrize(("suspect", "beats"), [(0.506, True), (0.505, False), (0.5, False)])
@@ -203,7 +203,7 @@ def test_half_a_point_above_scratch_is_not_better(bench: Bench, suspect: float, 
 
     (row,) = rows_of(bench)
 
-    assert row["beats_scratch"] is beats
+    assert row.beats_scratch is beats
 
 
 def test_the_budget_falls_back_to_test_data(bench: Bench) -> None:
