@@ -42,7 +42,7 @@ test-slow: $(READY) ## what `test` leaves out: Ray, servers (PostgreSQL, S3, MLf
 test-portable: $(READY) ## the numeric tests as on a processor without vector units: another last bit, the same claims
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/pytest -m "$(TIER)" -n 2 --dist loadscope tests/schemes tests/attacks
 
-test-all: test test-slow test-portable ## every test but the slowest: what CI runs
+test-all: test test-slow test-portable ## every tier but the slowest; .ci/run adds check
 
 package: $(READY) ## source archive and wheel in dist/, and the slow tests of packaging: empty environments, 6 GB each, minutes
 	$(BIN)/python -m build --no-isolation
@@ -70,13 +70,13 @@ types: $(READY)
 imports: $(READY)
 	$(BIN)/lint-imports
 
-check: lint types imports test ## what CI runs: ruff, mypy --strict, import contracts, tests
+check: lint types imports test ## ruff, mypy --strict, import contracts, the tests of a newcomer
 
 ui: $(READY) ## browse the records in MLflow (loopback)
 	$(BIN)/wmarena --store $(STORE) ui
 
 docs: $(READY) ## the documentation as a site in site/: open site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo site/index.html
 
 bench: $(READY) ## the benchmarks, side by side

@@ -18,6 +18,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from wmarena.orchestrator.keys.storage import load_key, save_key
 from wmarena.schemes.base import Scheme
 from wmarena.schemes.keys import Key
 
@@ -72,7 +73,7 @@ def _kept(
             _write(place, *make())
     model = blank()
     model.load_state_dict(load_file(place / _MODEL))
-    return _at_rest(model), Key.load(place / _KEY) if (place / _KEY).exists() else None
+    return _at_rest(model), load_key(place / _KEY, None) if (place / _KEY).exists() else None
 
 
 def _write(place: Path, model: nn.Module, key: Key | None) -> None:
@@ -82,7 +83,7 @@ def _write(place: Path, model: nn.Module, key: Key | None) -> None:
         aside / _MODEL,
     )
     if key is not None:
-        key.save(aside / _KEY)
+        save_key(key, aside / _KEY, None)
     aside.rename(place)
 
 

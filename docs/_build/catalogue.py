@@ -10,12 +10,14 @@ from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.plan.plugins import names, plugin_class, use_workloads
 
 _INTRODUCTION = {
-    "scheme": "What is defended with: `keygen`, `embed`, `verify`. A field acts at the stage beside it, and enters the "
-    "identity of tasks from that stage on: changing a `verify` field never embeds again.",
-    "attack": "What a model is attacked with. *Knows* is what the adversary must be granted; the field marked "
-    "**strength** is the one that a search for the attacker's cost varies. Every attack also takes the fields of "
+    "scheme": "A scheme is a watermark: `keygen` draws a key, `embed` marks a model, `verify` judges a suspect. A "
+    "field acts at its stage, and is part of the identity of tasks from that stage on: changing a `verify` field does "
+    "not embed again.",
+    "attack": "An attack changes a marked model, or claims it. *Knows* is what the adversary must be granted. A search "
+    "for the attacker's cost varies the field marked **strength**. Every attack also takes the fields of "
     "[adversary](../reference/spec.md#adversary).",
-    "workload": "What is protected: data set, network, training recipe, metric. All fields act on training.",
+    "workload": "A workload is what is protected: data set, network, training recipe, metric. All fields act on "
+    "training.",
 }
 _FACTS = {
     "access": "Access",
@@ -31,9 +33,7 @@ def page(kind: str) -> str:
     """The catalogue of one kind: an overview, then a section for each plugin."""
     use_workloads(WORKLOADS)
     found = [describe(name, plugin_class(kind, name)) for name in sorted(names(kind))]
-    overview = table(
-        [kind.capitalize(), "Summary"], [[f"[`{p['name']}`](#{p['name']})", p["summary"]] for p in found]
-    )
+    overview = table([kind.capitalize(), "Summary"], [[f"[`{p['name']}`](#{p['name']})", p["summary"]] for p in found])
     parts = [f"# {kind.capitalize()}s", _INTRODUCTION[kind], overview]
     told: dict[str, str] = {}
     for plugin in found:

@@ -10,9 +10,15 @@ _GLOBAL = "global options"
 
 
 def page() -> str:
-    """Every command with its arguments; options that all commands take stand once."""
+    """Every command with its arguments; the options of all commands are listed once."""
     parser = make_parser()
-    parts = ["# Commands", EPILOG, "## Global options {#global}", "Before or after any command.", _options(parser, True)]
+    parts = [
+        "# Commands",
+        EPILOG,
+        "## Global options {#global}",
+        "These options stand before or after any command. `python -m wmarena` is the same as `wmarena`.",
+        _options(parser, True),
+    ]
     for name, command in subcommands(parser):
         parts += [
             f"## wmarena {name} {{#{name.replace(' ', '-')}}}",

@@ -23,4 +23,4 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links to files of the repository that are no pages name the file instead."""
-    return outward_links(markdown)
+    return outward_links(markdown, page.file.src_uri)

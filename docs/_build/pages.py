@@ -1,6 +1,7 @@
 """All generated pages, by their path in the site."""
 
 import json
+import posixpath
 import re
 from pathlib import Path
 
@@ -29,6 +30,15 @@ def notebook_page(path: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def outward_links(markdown: str) -> str:
-    """``[text](../FILE.md)``, which leads out of the site, as ``text (`FILE.md` in the repository)``."""
-    return re.sub(r"\[([^\]]+)\]\(\.\./([A-Z]+\.md|[A-Z]+)\)", r"\1 (`\2` in the repository)", markdown)
+def outward_links(markdown: str, page: str) -> str:
+    """Links of a page (path in the site) to files outside of the site, as the name of the file in the repository."""
+
+    def replaced(link: re.Match[str]) -> str:
+        text, target = link.groups()
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
+        if not path.startswith("../"):
+            return link[0]
+        name = path.removeprefix("../")
+        return f"`{name}`" if text == name else f"{text} (`{name}` in the repository)"
+
+    return re.sub(r"\[([^\]]+)\]\((\.\./[^)#]+)\)", replaced, markdown)

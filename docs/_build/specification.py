@@ -8,9 +8,9 @@ from wmarena.experiments.spec.schema import json_schema
 
 _HEAD = """# Spec reference
 
-Generated from `wmarena schema`, which editors can use: put `# yaml-language-server: $schema=spec.schema.json` on the first
-line of a spec. A list where a scalar is expected is a grid. Unknown fields are refused with the nearest known name; all
-errors are reported at once, with line numbers. Override any field with `--set PATH=VALUE`.
+Generated from `wmarena schema`, which editors can use: put `# yaml-language-server: $schema=spec.schema.json` on the
+first line of a spec. A list where a scalar is expected is a grid. An unknown field is an error that names the nearest
+known field; all errors are reported at once, with line numbers. `--set PATH=VALUE` overrides any field.
 """
 
 _ELSEWHERE = {

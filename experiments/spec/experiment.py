@@ -27,7 +27,7 @@ from wmarena.experiments.spec.entries import AttackEntry, EntryReader
 from wmarena.experiments.spec.problems import Path as Place
 from wmarena.experiments.spec.problems import Problem, SpecError, dotted, unknown
 from wmarena.experiments.spec.shipped import Shipped
-from wmarena.experiments.spec.validation import Block, Seeds, YamlSpec, problems_of
+from wmarena.experiments.spec.validation import Seeds, SpecBlock, YamlSpec, problems_of
 from wmarena.experiments.spec.yaml_lines import YamlDocument
 from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.plan.identity import canonical, digest
@@ -166,7 +166,7 @@ def _secret_file(value: Any, info: ValidationInfo) -> Path:
     return ((_context(info, "folder") or Path()) / path).absolute()
 
 
-class ExecutorSpec(Block):
+class ExecutorSpec(SpecBlock):
     """How the plan is run; no field changes a result.
 
     Attributes:
@@ -186,7 +186,7 @@ class ExecutorSpec(Block):
     max_retries: Annotated[int, Field(ge=0, strict=True)] = 2
 
 
-class CalibrationSpec(Block):
+class CalibrationSpec(SpecBlock):
     """Number of independent clean models, and of fresh keys on each, that check every scheme's null model.
 
     Attributes:
@@ -198,7 +198,7 @@ class CalibrationSpec(Block):
     keys: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 30
 
 
-class KeysSpec(Block):
+class KeysSpec(SpecBlock):
     """Paths of the secret files that keys are derived from and sealed with; never the secrets."""
 
     root: Annotated[Path | None, PlainValidator(_secret_file)] = None

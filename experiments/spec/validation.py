@@ -43,13 +43,13 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 Seeds = Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...], AfterValidator(_distinct)]
 
 
-class Block(BaseModel):
+class SpecBlock(BaseModel):
     """A mapping of known fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
-class YamlSpec(Block):
+class YamlSpec(SpecBlock):
     """The top of a specification file."""
 
     shipped: ClassVar[Shipped]

@@ -182,8 +182,9 @@ def _power(evidence: TrialEvidence, attack: str | None) -> float | None:
     return evidence.statistics.power(evidence.gamma, attack)
 
 
-_OWN_GAMMA = "where the study searches no `gamma`, at the scheme's own"
+_OWN_GAMMA = "if the study searches no `gamma`, at the scheme's own"
 
+_CAP = f"{AUMC_REACH:g}"
 _attack_measure = partial(Measure, attacks=True, needs_attack=True)
 
 MEASURES: dict[str, Measure] = {
@@ -196,7 +197,7 @@ MEASURES: dict[str, Measure] = {
         doc="distance of the weights' histograms", take=_of_marked(lambda row: row.covertness_ks), best_low=0.0
     ),
     "margin": Measure(
-        doc="margin of the marked model; with an attack, the smallest after it, whatever it cost",
+        doc="margin of the marked model; with an attack, the smallest after it, at any loss of accuracy",
         take=_least(lambda row: row.margin),
         attacks=True,
         best_high=1.0,
@@ -211,7 +212,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "mean_margin": _attack_measure(doc="mean margin over attacked models", take=_mean_margin, best_high=1.0),
     "attackers_cost": _attack_measure(
-        doc=f"smallest relative drop that removes the mark, at most {AUMC_REACH:g}; that much if nothing does",
+        doc=f"smallest relative drop that removes the mark, at most {_CAP}; {_CAP} if nothing removes it",
         take=_attackers_cost,
         best_high=AUMC_REACH,
         best_low=0.0,

@@ -21,7 +21,7 @@ from wmarena.experiments.spec import experiment as specs
 from wmarena.experiments.spec.labels import table_name
 from wmarena.experiments.spec.problems import Problem, SpecError, unknown
 from wmarena.experiments.spec.shipped import Shipped
-from wmarena.experiments.spec.validation import Block, Seeds, YamlSpec, by_line, problems_of
+from wmarena.experiments.spec.validation import Seeds, SpecBlock, YamlSpec, by_line, problems_of
 from wmarena.experiments.spec.yaml_lines import YamlDocument
 from wmarena.experiments.study.measures import MEASURES, MeasureBound, MeasureCall
 from wmarena.experiments.study.question import StudyExperiment, question_of
@@ -93,7 +93,7 @@ def _storage(raw: Any) -> str | None:
     return None if raw is None else str(raw)
 
 
-class SamplerSpec(Block):
+class SamplerSpec(SpecBlock):
     """How trials are proposed: ``tpe`` (multivariate), ``nsga2``, ``gp``, ``random``, ``grid``."""
 
     name: SamplerName = "tpe"
@@ -102,7 +102,7 @@ class SamplerSpec(Block):
     population: Annotated[int, Field(ge=2, strict=True)] = 50
 
 
-class PrunerSpec(Block):
+class PrunerSpec(SpecBlock):
     """How trials are pruned, by their objective at growing strengths of the field ``on``."""
 
     name: PrunerName = "none"

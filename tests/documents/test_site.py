@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from docs._build.commands import subcommands
-from docs._build.pages import generated_pages
+from docs._build.pages import generated_pages, outward_links
 from docs._build.specification import page as spec_page
 from tests.documents.markdown import blocks, commands
 from wmarena.attacks import ATTACKS
 from wmarena.experiments.cli import make_parser
+from wmarena.experiments.results.caveats import EXPLANATIONS
 from wmarena.experiments.results.table import RESULTS_SCHEMA
 from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.spec.schema import json_schema
@@ -33,7 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site."""
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=TREE,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
@@ -49,6 +50,38 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def generated() -> dict[str, str]:
     """The generated pages as Markdown."""
     return generated_pages(TREE)
+
+
+def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
+    """``make docs`` calls mkdocs without ``--quiet``, which hides warnings from ``--strict``."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("# Page\n\n[nothing](nowhere.md)\n")
+    (tmp_path / "mkdocs.yml").write_text("site_name: broken\n")
+    (recipe,) = re.findall(r"^\t.*\$\(BIN\)/mkdocs (build .*)$", (TREE / "Makefile").read_text(), flags=re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", *shlex.split(recipe)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 1, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "shown"),
+    [
+        ("cluster.md", "[ray_cluster.yaml](../ray_cluster.yaml)", "`ray_cluster.yaml`"),
+        ("faq.md", "[keys](../SECURITY.md)", "keys (`SECURITY.md` in the repository)"),
+        ("howto/tune.md", "[stores](../stores.md)", "[stores](../stores.md)"),
+        ("howto/tune.md", "[code](../../deploy/Containerfile)", "code (`deploy/Containerfile` in the repository)"),
+    ],
+)
+def test_links_out_of_the_site_name_the_file(page: str, link: str, shown: str) -> None:
+    """Files of the repository that are no pages have no address in the site."""
+    assert outward_links(link, page) == shown
 
 
 def test_nothing_is_loaded_from_another_host(site: Path) -> None:
@@ -128,3 +161,26 @@ def test_the_data_dictionary_has_every_column(generated: dict[str, str]) -> None
 
     assert [name for name, _, _ in lines] == RESULTS_SCHEMA.names
     assert all(kind and meaning for _, kind, meaning in lines)
+
+
+def test_reserved_columns_are_filled_nowhere(generated: dict[str, str]) -> None:
+    """The page calls columns reserved as long as the module that fills rows names none of them."""
+    found = re.search(r"from `(\w+)` to `(\w+)` are reserved", generated["reference/results.md"])
+    assert found is not None
+    names = RESULTS_SCHEMA.names
+    reserved = names[names.index(found[1]) : names.index(found[2]) + 1]
+    filled = (TREE / "experiments" / "results" / "table.py").read_text(encoding="utf-8")
+
+    assert len(reserved) == 11
+    assert [name for name in reserved if f'"{name}"' in filled] == []
+
+
+def test_caveats_have_an_explanation(generated: dict[str, str]) -> None:
+    """The page of columns explains each caveat; the words of the concepts are among them."""
+    section = generated["reference/results.md"].partition("{#caveats}")[2]
+    explained = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", section, flags=re.MULTILINE))
+    named = re.findall(r"`(\w+)`", TEXTS["docs/concepts.md"].partition("{ #caveats }")[2])
+
+    assert explained == EXPLANATIONS
+    assert named
+    assert set(named) <= set(EXPLANATIONS)

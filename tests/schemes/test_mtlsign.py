@@ -355,7 +355,7 @@ def test_shifted_loss_has_the_gradient_of_the_shifted_network(monkeypatch: pytes
     assert not torch.allclose(found, gradient(mark.loss(model), parameters), rtol=0.01)
 
     # A step so short that hardly a rectifier changes sides, in a precision that still resolves it.
-    direction, sizes, length = found / found.norm(), [p.numel() for p in model.parameters()], 1e-6
+    direction, sizes, length = found / found.norm(), [p.numel() for p in model.parameters()], 1e-8
     with torch.no_grad():
         values = []
         for step in (-length, length):

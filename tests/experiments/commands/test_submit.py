@@ -1,7 +1,6 @@
 """Submission to a cluster: the uploaded files, and a run independent of its client."""
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from tests.experiments.ray_head import TREE, Head, environment, ray_head
 from tests.experiments.spec_texts import TINY
+from tests.import_guard import FOLDERS
 from wmarena.experiments.cli import main
 from wmarena.experiments.commands.submitting import _exit_status
 from wmarena.experiments.running.upload import pack
@@ -85,13 +85,10 @@ def test_only_code_and_spec_are_uploaded(tmp_path: Path) -> None:
     """The upload holds the packages' sources, their version and the spec; it can plan by itself."""
     pack(TINY, tmp_path / "upload")
     here = {str(p.relative_to(tmp_path / "upload")) for p in (tmp_path / "upload").rglob("*") if p.is_file()}
-    sources = ["src/wmarena", "schemes", "attacks", "orchestrator", "experiments"]
-    listed = subprocess.run(["git", "ls-files", *sources], cwd=TREE, capture_output=True, text=True, check=True).stdout
-    files = [name for name in listed.split() if not (TREE / name).is_symlink()]
-    tracked = [f"wmarena/{name.removeprefix('src/wmarena/')}" for name in files]
-    extra = {
-        name for name in here - set(tracked) if not re.fullmatch(r"spec\.yaml|wmarena-.*\.dist-info/METADATA", name)
-    }
+    listed = subprocess.run(["git", "ls-files", *FOLDERS], cwd=TREE, capture_output=True, text=True, check=True)
+    tracked = {f"wmarena/{name}" for name in listed.stdout.split()} | {"wmarena/__init__.py", "wmarena/__main__.py"}
+    extra = here - tracked - {"spec.yaml", "wmarena/py.typed"}
+    untracked = {name for name in extra if not name.startswith("wmarena-")}
     planned = subprocess.run(
         [sys.executable, "-m", "wmarena", "--json", "--store", str(tmp_path / "store"), "plan", "spec.yaml"],
         cwd=tmp_path / "upload",
@@ -101,9 +98,9 @@ def test_only_code_and_spec_are_uploaded(tmp_path: Path) -> None:
         check=False,
     )
 
-    assert {name for name in extra if not (TREE / name).is_file()} == set()
+    assert {name for name in untracked if not (TREE / name.removeprefix("wmarena/")).is_file()} == set()
     assert {Path(name).suffix for name in here} <= {".py", ".typed", ".yaml", ".j2", ".css", ".js", ""}
-    assert set(tracked) - here == set()
+    assert tracked - here == set()
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["counts"]["verify"] > 0
 
