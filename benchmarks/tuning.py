@@ -86,7 +86,7 @@ def measure(folder: Path, finished: int, trials: int) -> tuple[list[float], floa
         filler = Tuner(study.name, storage, study.space, ["maximize"], study.method())
         fill(filler, journal, study, finished)
         tuner = Tuner(study.name, storage, study.space, ["maximize"], study.method())
-        source = Trials(study, tuner, journal, budget=finished + trials, grounds=PlannerCache(None))
+        source = Trials(study, tuner, journal, budget=finished + trials, planners=PlannerCache(None))
         executor = InlineExecutor(Setup(store=store.root, data_root=None, root_file=None, workloads=WORKLOADS), made_up)
         request, began = RunRequest("run", study.name, ""), time.process_time()
         run_plan(Plan(), request, store=store, journal=journal, executor=executor, source=source)

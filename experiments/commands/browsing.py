@@ -1,4 +1,4 @@
-"""``wmarena ui``: MLflow on the records and optuna-dashboard on a study, side by side on this machine only."""
+"""``wmarena ui``: serve MLflow and optuna-dashboard on this machine only."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wmarena.experiments.commands.terminal import NO_RECORDS, Terminal
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.files.addresses import has_credentials, is_remote, resolve, shown, sqlite_file
 from wmarena.orchestrator.keys.encryption import without_passphrase
 from wmarena.orchestrator.running.stopping import terminate_as_interrupt
@@ -22,14 +22,14 @@ from wmarena.orchestrator.store.local import safe_name
 
 LOOPBACK = "127.0.0.1"
 STUDIES = "studies"
-"""Folder of a store that holds one Optuna journal file a study."""
+"""Folder of a store with one Optuna journal file per study."""
 
 _STOP_S = 10.0
 _TICK_S = 0.2
 
 
 def ui(terminal: Terminal, args: Namespace) -> int:
-    """Serve until Ctrl-C; where a tracking server has the records, say where it is."""
+    """Serve until Ctrl-C; print the address of a remote tracking server instead."""
     servers = [*_mlflow(terminal, args.port), *_dashboard(terminal, args.study, args.port + 1)]
     return serve(servers) if servers else 0
 
@@ -39,8 +39,8 @@ class Server:
     """A program to run.
 
     Attributes:
-        command: its command line, which other users of the machine see.
-        secrets: variables of its environment, which they do not.
+        command: its command line, visible to other users of the machine.
+        secrets: environment variables, not visible to them.
     """
 
     command: Sequence[str]
@@ -48,17 +48,15 @@ class Server:
 
 
 def _mlflow(terminal: Terminal, port: int) -> list[Server]:
-    """MLflow's server, unless its records are elsewhere."""
+    """Prepare MLflow's server, unless the records are on a remote one."""
     given = None if terminal.tracking_uri == NO_RECORDS else terminal.tracking_uri
-    uri = resolve(given, terminal.home().root)
+    uri = resolve(given, terminal.open_store().root)
     if is_remote(uri):
         terminal.text(f"The records are at {shown(uri)}")
         return []
     database = sqlite_file(uri)
     if database is not None and not database.is_file():
-        raise SpecError(
-            [Problem(f"expected records in {database}, got no such file; run a spec first, or pass --store")]
-        )
+        raise SpecError.of(f"expected records in {database}, got no such file; run a spec first, or pass --store")
     _check_free(port)
     terminal.note(
         f"MLflow at http://{LOOPBACK}:{port}/#/experiments?workflowType=machine_learning on {shown(uri)}; "
@@ -68,7 +66,7 @@ def _mlflow(terminal: Terminal, port: int) -> list[Server]:
 
 
 def mlflow_server(uri: str, port: int) -> Server:
-    """MLflow on loopback only; an address that holds a password is no part of its command line."""
+    """Make MLflow's server on loopback only; an address with a password is not put on its command line."""
     command = [sys.executable, "-m", "mlflow", "ui", "--host", LOOPBACK, "--port", str(port)]
     if has_credentials(uri):
         return Server(command, {"MLFLOW_BACKEND_STORE_URI": uri})
@@ -76,7 +74,7 @@ def mlflow_server(uri: str, port: int) -> Server:
 
 
 def _dashboard(terminal: Terminal, chosen: str | None, port: int) -> list[Server]:
-    """optuna-dashboard, where there is a study to show."""
+    """Prepare optuna-dashboard, if there is a study to show."""
     storage = _storage(terminal, chosen)
     if storage is None:
         return []
@@ -86,7 +84,7 @@ def _dashboard(terminal: Terminal, chosen: str | None, port: int) -> list[Server
     if program is None:
         message = "expected optuna-dashboard to show studies, got no such program; `pip install optuna-dashboard`"
         if chosen is not None:
-            raise SpecError([Problem(message)])
+            raise SpecError.of(message)
         terminal.note(message)
         return []
     _check_free(port)
@@ -95,17 +93,17 @@ def _dashboard(terminal: Terminal, chosen: str | None, port: int) -> list[Server
 
 
 def dashboard_server(program: str, storage: str, port: int) -> Server:
-    """optuna-dashboard on loopback only, by a server that needs no further package."""
+    """Make optuna-dashboard's server on loopback only; ``wsgiref`` needs no further package."""
     where = ["--host", LOOPBACK, "--port", str(port), "--server", "wsgiref", "--quiet"]
     kind = [] if "://" in storage else ["--storage-class", "JournalFileStorage"]
     return Server([program, storage, *kind, *where])
 
 
 def _storage(terminal: Terminal, chosen: str | None) -> str | None:
-    """The study's storage: a URL as it is, a named study's file, else the file that was written last."""
+    """Return the study's storage: the URL given, the named study's file, else the newest file."""
     if chosen is not None and "://" in chosen:
         return chosen
-    folder = terminal.home().root / STUDIES
+    folder = terminal.open_store().root / STUDIES
     files = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
     names = ", ".join(sorted(path.stem for path in files)) or "none"
     if chosen is None:
@@ -114,7 +112,7 @@ def _storage(terminal: Terminal, chosen: str | None) -> str | None:
         return str(files[-1]) if files else None
     file = folder / f"{safe_name(chosen)}.log"
     if file not in files:
-        raise SpecError([Problem(f"expected a study of {folder} or a storage URL, got {chosen!r}; there: {names}")])
+        raise SpecError.of(f"expected a study of {folder} or a storage URL, got {chosen!r}; there: {names}")
     return str(file)
 
 
@@ -125,11 +123,11 @@ def _check_free(port: int) -> None:
             probe.bind((LOOPBACK, port))
         except OSError as error:
             message = f"expected a free port, got {port} ({error.strerror}); pass --port N: N and N + 1 are used"
-            raise SpecError([Problem(message)]) from None
+            raise SpecError.of(message) from None
 
 
 def serve(servers: Sequence[Server]) -> int:
-    """Run servers until one ends, Ctrl-C or SIGTERM; none outlives this call.
+    """Run servers until one ends, Ctrl-C or SIGTERM, then stop all.
 
     Returns:
         0 after a signal, else the status of the server that ended.
@@ -152,13 +150,13 @@ def serve(servers: Sequence[Server]) -> int:
 
 
 def start(server: Server) -> "subprocess.Popen[bytes]":
-    """A server's process, in a group of its own: it has helpers, and Ctrl-C must reach them once, from here."""
+    """Start a server in its own process group, so that ``stop`` can signal it together with its children."""
     environment = without_passphrase({**os.environ, **server.secrets})
     return subprocess.Popen(server.command, start_new_session=True, env=environment)
 
 
 def stop(servers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End servers with all their helpers: politely, then by force."""
+    """Stop servers with all their children: SIGTERM, then SIGKILL."""
     for server in servers:
         _signal(server, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_S

@@ -1,4 +1,4 @@
-"""``wmarena list`` and ``wmarena schema``: what is installed, and how a spec is written."""
+"""``wmarena list`` and ``wmarena schema``: the installed plugins, and the format of specs."""
 
 import re
 import typing
@@ -16,11 +16,11 @@ from wmarena.orchestrator.plan.plugins import names, plugin_class, use_workloads
 from wmarena.schemes.params import Configurable
 
 _FACTS = ("access", "p_method", "family", "knows", "threat_model", "paper")
-"""Class attributes that are shown where a plugin has them."""
+"""Class attributes to show if a plugin has them."""
 
 
 def list_plugins(terminal: Terminal, args: Namespace) -> int:
-    """Every scheme, attack or workload with its parameters."""
+    """List every scheme, attack or workload with its parameters."""
     use_workloads(WORKLOADS)
     kind = str(args.what).removesuffix("s")
     found = [describe(name, plugin_class(kind, name)) for name in sorted(names(kind))]
@@ -33,7 +33,7 @@ def list_plugins(terminal: Terminal, args: Namespace) -> int:
 
 
 def describe(name: str, cls: type[Configurable]) -> dict[str, Any]:
-    """A plugin as JSON values."""
+    """Describe a plugin as JSON values."""
     defaults, annotations = cls.defaults(), cls.annotations()
     facts = {fact: _plain(getattr(cls, fact)) for fact in _FACTS if getattr(cls, fact, None)}
     parameters = [
@@ -54,7 +54,7 @@ def describe(name: str, cls: type[Configurable]) -> dict[str, Any]:
 
 
 def _named(annotation: Any) -> str:
-    """``float``, ``int | None``, ``Scheme | None``."""
+    """Format a type without modules: ``float``, ``int | None``, ``Scheme | None``."""
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__name__
     return re.sub(r"\b[a-z_]+\.(?=[\w.])", "", str(annotation))
@@ -69,26 +69,25 @@ def _plain(value: Any) -> Any:
 
 
 def _show(terminal: Terminal, plugin: dict[str, Any]) -> None:
-    facts = [f"{f.replace('_', ' ')}: {_said(plugin[f])}" for f in _FACTS if f in plugin]
     terminal.out.print(Text.assemble((plugin["name"], "bold"), "  ", plugin["summary"]))
-    for fact in facts:
+    for fact in (f"{f.replace('_', ' ')}: {_text(plugin[f])}" for f in _FACTS if f in plugin):
         terminal.out.print(Padding(Text(fact, "dim"), (0, 0, 0, 2)))
     table = Table.grid(padding=(0, 2))
     for parameter in plugin["parameters"]:
-        default = "required" if parameter["required"] else _said(parameter["default"])
-        allowed = parameter["range"] or _said(parameter["choices"] or parameter["type"])
+        default = "required" if parameter["required"] else _text(parameter["default"])
+        allowed = parameter["range"] or _text(parameter["choices"] or parameter["type"])
         strength = " (strength)" if parameter["strength"] else ""
         table.add_row(parameter["name"], default, Text(allowed, "dim"), Text(parameter["doc"] + strength))
     terminal.out.print(Padding(table, (0, 0, 1, 2)))
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_said, value)) or "none"
+        return ", ".join(map(_text, value)) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def schema(terminal: Terminal, args: Namespace) -> int:
-    """The JSON Schema of specs."""
+    """Print the JSON Schema of specs."""
     terminal.document(json_schema())
     return 0

@@ -1,4 +1,4 @@
-"""From parsed arguments to a command, and from what goes wrong to an exit status."""
+"""Runs the command of parsed arguments, and converts its errors to exit statuses."""
 
 import importlib
 from argparse import Namespace
@@ -23,11 +23,11 @@ INPUT_ERRORS = (
     *(SpecError, ConfigError, UnknownName, MissingData, DamagedData, KeyFileError, StoreError),
     *(NoCluster, UnknownJob),
 )
-"""What a user can mend; the message says how."""
+"""Errors that a user can correct; the message says how."""
 
 
 def dispatch(args: Namespace) -> int:
-    """Run the command that ``args`` names. What nobody can mend from the message alone is raised on."""
+    """Run the command that ``args`` names; other exceptions are defects and propagate."""
     module, _, function = str(args.target).partition(":")
     terminal = Terminal.of(args)
     try:

@@ -1,4 +1,4 @@
-"""``wmarena verify``: evidence on one model file. Nothing is ever unpickled."""
+"""``wmarena verify``: judge one model file. Nothing is unpickled."""
 
 import logging
 from argparse import Namespace
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wmarena.experiments.commands.memory import bounded_memory
 from wmarena.experiments.commands.stored import key_folder, model_file
 from wmarena.experiments.commands.terminal import Terminal
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.keys.encryption import Passphrase
 from wmarena.orchestrator.keys.storage import load_key
@@ -29,23 +29,23 @@ from wmarena.schemes.keys import Key, KeyFileError
 logger = logging.getLogger(__name__)
 
 _MOST_REPEATS = 10**6
-"""Most that a setting of verification may count to: a million random keys resolve p = 1e-6, the strictest level."""
+"""Largest number in a setting of verification: a million random keys resolve p = 1e-6, the strictest level."""
 
-_ROOM, _ROOM_FACTOR = 2 * 2**30, 64
-"""Memory for a verdict: bytes, and bytes for each byte of weights and key."""
+_MEMORY, _MEMORY_FACTOR = 2 * 2**30, 64
+"""Memory for a verdict: bytes, and bytes per byte of weights and key."""
 
 _ZIP, _PICKLE, _HDF5 = b"PK\x03\x04", b"\x80", b"\x89HDF"
 _WAY_OUT = "save the weights with safetensors.torch.save_file(model.state_dict(), FILE)"
 
 
 def verify(terminal: Terminal, args: Namespace) -> int:
-    """0 if the watermark is found, 1 if not."""
+    """Judge a model with a key; 0 if the watermark is found, else 1."""
     use_workloads(WORKLOADS)
     folder = key_folder(terminal, args.key)
     key = load_key(folder, Passphrase.find())
     weights = read_weights(model_file(terminal, args.model))
     scheme, workload = _scheme(key, folder), _workload(key, args.workload, folder)
-    with _fitting(folder), bounded_memory(_room(weights, key)):
+    with _usable_key(folder), bounded_memory(_memory_limit(weights, key)):
         task = workload.task(torch.device("cpu"))
         verdict = judge(weights, task, scheme, key)
         evidence = _evidence(verdict, key, scheme, task)
@@ -58,8 +58,8 @@ def verify(terminal: Terminal, args: Namespace) -> int:
 
 
 @contextmanager
-def _fitting(folder: Path) -> Iterator[None]:
-    """A claimant's key may open its commitment and still be of no use: shapes, sizes and values are the claimant's."""
+def _usable_key(folder: Path) -> Iterator[None]:
+    """Convert errors from a key that opens its commitment but has unusable shapes, sizes or values."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
@@ -71,7 +71,7 @@ def _fitting(folder: Path) -> Iterator[None]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, recognised by its content.
+    """Read the tensors of a safetensors file, recognised by its content.
 
     Raises:
         SpecError: unreadable, empty, another format, truncated, not finite.
@@ -79,60 +79,64 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise _bad(f"expected a readable file of weights, got {path} ({error.strerror})") from None
+        raise SpecError.of(f"expected a readable file of weights, got {path} ({error.strerror})") from None
     for magic, name in ((_ZIP, "a zip archive (torch.save)"), (_PICKLE, "a pickle"), (_HDF5, "an HDF5 file")):
         if raw.startswith(magic) and not _has_header(raw):
-            raise _bad(
+            raise SpecError.of(
                 f"expected safetensors, got {name} in {path}, which is never opened: it may run code; {_WAY_OUT}"
             )
     try:
         tensors: dict[str, Tensor] = load(raw)
     except SafetensorError as error:
-        raise _bad(f"expected a whole safetensors file, got {path} ({error}); copy it again, or {_WAY_OUT}") from None
+        raise SpecError.of(
+            f"expected a whole safetensors file, got {path} ({error}); copy it again, or {_WAY_OUT}"
+        ) from None
     if not tensors:
-        raise _bad(f"expected weights, got a safetensors file without tensors: {path}")
+        raise SpecError.of(f"expected weights, got a safetensors file without tensors: {path}")
     return tensors
 
 
 def _has_header(raw: bytes) -> bool:
-    """True if the file begins like safetensors: eight bytes of length, then a JSON object of that length."""
+    """Return True if the file starts like safetensors: eight bytes of length, then a JSON object of that length."""
     length = int.from_bytes(raw[:8], "little")
     return raw[8:9] == b"{" and length <= len(raw) - 8
-
-
-def _bad(message: str) -> SpecError:
-    return SpecError([Problem(message)])
 
 
 def _scheme(key: Key, folder: Path) -> Scheme:
     config = key.public.get("config")
     if not isinstance(config, Mapping):
-        raise _bad(f"expected a key made by `wmarena run`, got {folder}, whose public part names no configuration")
+        raise SpecError.of(
+            f"expected a key made by `wmarena run`, got {folder}, whose public part names no configuration"
+        )
     scheme = build_scheme({**config, "name": key.scheme})
     for name, about in scheme.parameters().items():
         number = getattr(scheme, name)
         if about.stage == "verify" and isinstance(number, int) and number > _MOST_REPEATS:
-            raise _bad(f"expected numbers up to {_MOST_REPEATS} in the key {folder}, got {name}: {number!r:.40}")
+            raise SpecError.of(
+                f"expected numbers up to {_MOST_REPEATS} in the key {folder}, got {name}: {number!r:.40}"
+            )
     return scheme
 
 
 def _workload(key: Key, name: str | None, folder: Path) -> WorkloadConfig:
-    """The architecture to load the weights into: the one named, else the key's own."""
+    """Return the workload of the network to load the weights into: the one named, else the key's own."""
     config: Any = {"name": name} if name is not None else key.public.get("workload")
     if not isinstance(config, Mapping):
-        raise _bad(f"expected --workload NAME, got none, and the key in {folder} does not know its workload either")
+        raise SpecError.of(
+            f"expected --workload NAME, got none, and the key in {folder} does not know its workload either"
+        )
     return cast(WorkloadConfig, build("workload", config))
 
 
-def _room(weights: Mapping[str, Tensor], key: Key) -> int:
-    """Bytes that a verdict may take: what is handed in sets the scale, forged numbers in a key do not."""
-    return _ROOM + _ROOM_FACTOR * sum(t.nbytes for t in (*weights.values(), *key.secret.values()))
+def _memory_limit(weights: Mapping[str, Tensor], key: Key) -> int:
+    """Return the bytes that a verdict may take: they scale with the input, not with numbers in a forged key."""
+    return _MEMORY + _MEMORY_FACTOR * sum(t.nbytes for t in (*weights.values(), *key.secret.values()))
 
 
 def judge(weights: Mapping[str, Tensor], task: Workload, scheme: Scheme, key: Key) -> Verdict:
-    """Evidence on weights; those that do not fit the network are evidence too: reason ``structure``."""
+    """Judge weights; those that do not fit the network get a verdict with reason ``structure``."""
     model = task.network(0)
-    why = _misfit(model, weights)
+    why = _mismatch(model, weights)
     if why is not None:
         n, q = scheme.trials(key)
         return Verdict.structure(n, q, access=scheme.access, found=why, p_method=scheme.p_method)
@@ -140,7 +144,7 @@ def judge(weights: Mapping[str, Tensor], task: Workload, scheme: Scheme, key: Ke
     return scheme.judge(Suspect(model.eval(), task), key)
 
 
-def _misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
+def _mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
     own = model.state_dict()
     for name in own:
         if name not in weights:
@@ -152,17 +156,12 @@ def _misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
 
 
 def _evidence(verdict: Verdict, key: Key, scheme: Scheme, task: Workload) -> dict[str, Any]:
-    """The verdict as JSON values, with what it is about."""
+    """Return the verdict as JSON values, with scheme, workload and commitment."""
     caveats = list(verdict.caveats)
     if key.public.get("simulated"):
         caveats.append("simulated_key")
-    return {
-        **asdict(verdict),
-        "caveats": caveats,
-        "scheme": scheme.name,
-        "workload": task.name,
-        "commitment": key.commitment,
-    }
+    about = {"scheme": scheme.name, "workload": task.name, "commitment": key.commitment}
+    return {**asdict(verdict), "caveats": caveats, **about}
 
 
 def _show(terminal: Terminal, verdict: Verdict, evidence: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""``wmarena plan``: what a spec would run, without running it."""
+"""``wmarena plan``: show what a spec would run."""
 
 from argparse import Namespace
 from collections import Counter, defaultdict
@@ -11,7 +11,7 @@ from wmarena.experiments.commands.terminal import Terminal
 from wmarena.experiments.planning.expand import Expansion, expand
 from wmarena.experiments.running.progress import duration
 from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.plan.plan import Plan
 from wmarena.orchestrator.plan.plan_file import plan_document
 from wmarena.orchestrator.plan.task import Kind, Task, TaskId
@@ -22,9 +22,9 @@ _SHAPES = {Kind.TRAIN: ("[", "]"), Kind.EMBED: ("([", "])"), Kind.ATTACK: ("{{",
 
 
 def plan(terminal: Terminal, args: Namespace) -> int:
-    """Print the plan as text, Mermaid or JSON; with ``--simulate`` its schedule, below the text or as the document."""
+    """Print the plan as text, Mermaid or JSON; with ``--simulate`` also its schedule, as text or JSON."""
     if args.simulate and args.format == "mermaid":
-        raise SpecError([Problem("expected --format text or json with --simulate, got mermaid; leave one of them out")])
+        raise SpecError.of("expected --format text or json with --simulate, got mermaid; leave one of them out")
     spec = ExperimentSpec.load(args.spec, overrides=args.overrides, data_root=terminal.data_root)
     expansion = expand(spec, data_root=terminal.data_root)
     simulated = simulation(terminal, expansion, args.simulate) if args.simulate else None
@@ -50,15 +50,15 @@ def plan(terminal: Terminal, args: Namespace) -> int:
     else:
         _show(terminal, spec, expansion, cached, seconds)
         if measured < len(expansion.plan) - len(cached):
-            terminal.out.print("Where nothing was measured yet, seconds are a rough guess.", style="dim")
+            terminal.out.print("Seconds of tasks without measurements are rough guesses.", style="dim")
         if simulated is not None:
             show(terminal, simulated)
     return 0
 
 
 def _known(terminal: Terminal, plan: Plan) -> tuple[set[TaskId], Callable[[Task], float], int]:
-    """(finished tasks, expected seconds of a task, how many open tasks have a measured expectation)."""
-    store = terminal.home()
+    """Return finished tasks, expected seconds of a task, and the number of open tasks with measured durations."""
+    store = terminal.open_store()
     if store.shared:
         store.root.mkdir(parents=True, exist_ok=True)
     elif not terminal.has_journal(store):
@@ -101,9 +101,9 @@ def _show(
     out.print(f"Sharing saved {plan.shared} of {plan.requested} tasks; seconds are for one worker.")
     if len(expansion.searches):
         found = expansion.searches
-        out.print(f"{len(found)} searches for the flip add up to {found.most_rows} attacks on the way.")
+        out.print(f"{len(found)} searches for the flip add up to {found.most_rows} attacks during the run.")
     if expansion.left_out:
-        out.print("Left out, because it means nothing:")
+        out.print("Left out, because it does not apply:")
         for line in expansion.left_out:
             out.print(f"  {line}", markup=False)
 
@@ -115,7 +115,7 @@ def _question(spec: ExperimentSpec) -> str:
 
 
 def mermaid(plan: Plan, cached: set[TaskId]) -> Iterator[str]:
-    """The graph in Mermaid's language, for Markdown pages."""
+    """Write the graph in Mermaid's language, for Markdown pages."""
     yield "graph LR"
     number = {task_id: f"t{i}" for i, task_id in enumerate(plan.tasks)}
     for task in plan:

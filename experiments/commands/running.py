@@ -2,10 +2,9 @@
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wmarena.experiments.commands.terminal import NO_RECORDS, Terminal
 from wmarena.experiments.report.writers.terminal import summary_lines, summary_table
@@ -17,14 +16,17 @@ from wmarena.experiments.running.pool import Pool
 from wmarena.experiments.running.progress import duration, lines, live
 from wmarena.experiments.running.reporting import Pages, choose_run, rebuild
 from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.files.addresses import resolve, shown
 from wmarena.orchestrator.journal.journal import Journal
 from wmarena.orchestrator.store.local import Store
 
+if TYPE_CHECKING:
+    from wmarena.experiments.study.run import StudySummary
+
 
 def options_of(terminal: Terminal, args: Namespace) -> RunOptions:
-    """What a command line says of place, workers and onlookers."""
+    """Read the options of ``run`` and ``tune`` from a command line."""
     recorded = terminal.tracking_uri != NO_RECORDS
     return {
         "store": terminal.store,
@@ -49,36 +51,34 @@ def run(terminal: Terminal, args: Namespace) -> int:
     options = options_of(terminal, args)
     summary = run_spec(spec, fail_fast=args.fail_fast, retry_quarantined=args.retry_quarantined, **options)
     if terminal.json:
-        document = asdict(summary)
-        if summary.shared_report is None:
-            del document["shared_report"]
-        terminal.document(document)
+        terminal.summary(summary)
     else:
         _show(terminal, summary)
     return 0 if summary.complete else 1
 
 
+def counts_text(summary: "RunSummary | StudySummary") -> str:
+    """Format the counts of a run's or study's tasks."""
+    return ", ".join(f"{getattr(summary, name)} {name}" for name in ("executed", "cached", "failed", "skipped"))
+
+
 def _show(terminal: Terminal, summary: RunSummary) -> None:
     rows = read_results(Path(summary.results))
-    terminal.out.print(summary_table(rows, terminal.home()))
+    terminal.out.print(summary_table(rows, terminal.open_store()))
     for line in summary_lines(rows):
         terminal.out.print(line, markup=False)
-    counts = [f"{getattr(summary, name)} {name}" for name in ("executed", "cached", "failed", "skipped")]
-    terminal.text(f"{summary.run_id}: {', '.join(counts)} in {duration(summary.seconds)}")
-    terminal.text(f"report   {summary.report}")
-    terminal.text(f"table    {summary.results}")
-    if summary.shared_report is not None:
-        terminal.text(f"shared   {summary.shared_report}")
+    terminal.text(f"{summary.run_id}: {counts_text(summary)} in {duration(summary.seconds)}")
+    terminal.paths(report=summary.report, table=summary.results, shared=summary.shared_report)
     if terminal.tracking_uri != NO_RECORDS:
-        where = shown(resolve(terminal.tracking_uri, terminal.home().root))
-        terminal.text(f"records  {where}  (wmarena ui)")
+        where = shown(resolve(terminal.tracking_uri, terminal.open_store().root))
+        terminal.paths(records=f"{where}  (wmarena ui)")
 
 
 def report(terminal: Terminal, args: Namespace) -> int:
-    """Rebuild a report from the journal and the artifacts; with --sync, send what MLflow is missing."""
-    store = terminal.home()
+    """Rebuild a report from the journal and the artifacts; with --sync, send missing records to MLflow."""
+    store = terminal.open_store()
     if not terminal.has_journal(store):
-        raise SpecError([Problem(_unknown(store))])
+        raise SpecError.of(_unknown(store))
     if args.run_or_spec is None:
         return _sync_all(terminal, store, args)
     with terminal.journal(store) as journal:
@@ -90,8 +90,7 @@ def report(terminal: Terminal, args: Namespace) -> int:
     if terminal.json:
         terminal.document({"report": str(pages.report), "results": str(pages.results)})
     else:
-        terminal.text(f"report   {pages.report}")
-        terminal.text(f"table    {pages.results}")
+        terminal.paths(report=str(pages.report), table=str(pages.results))
     if warning:
         terminal.note(f"wmarena: {warning}")
     return 3 if warning else 0
@@ -115,11 +114,9 @@ def _unknown(store: Store) -> str:
 
 
 def _sync_all(terminal: Terminal, store: Store, args: Namespace) -> int:
-    """``report --sync`` alone: send what MLflow is missing of every run, the oldest first; rebuild nothing."""
+    """Send the missing records of every run to MLflow, oldest first (``report --sync`` without a run)."""
     if not args.sync or args.out:
-        raise SpecError(
-            [Problem("expected RUN_OR_SPEC, got none; name one, or send all runs by `report --sync` alone")]
-        )
+        raise SpecError.of("expected RUN_OR_SPEC, got none; name one, or send all runs by `report --sync` alone")
     with terminal.journal(store) as journal:
         runs = [run["id"] for run in reversed(journal.runs())]
     warning = _sync(terminal, store, runs)
@@ -131,7 +128,7 @@ def _sync_all(terminal: Terminal, store: Store, args: Namespace) -> int:
 
 
 def _sync(terminal: Terminal, store: Store, runs: Sequence[str]) -> str | None:
-    """Send what MLflow is missing of ``runs``; returns why not everything could be sent."""
+    """Send the missing records of ``runs`` to MLflow; return the reason if some could not be sent."""
     # Imported here: MLflow takes seconds to load.
     from wmarena.orchestrator.recorders.mlflow import MlflowRecorder
 

@@ -1,4 +1,4 @@
-"""``wmarena plan --simulate``: how long the plan would take on N workers, by the loop that would run it."""
+"""``wmarena plan --simulate``: schedule the plan on N workers in virtual time, with the real loop."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -21,64 +21,57 @@ from wmarena.orchestrator.running.simulate import simulate
 
 @dataclass(frozen=True)
 class Durations:
-    """How long tasks take, as far as a store knows.
+    """Durations of tasks from a store's journal.
 
     Attributes:
         own: of tasks that are done.
-        sorts: medians of tasks of one sort.
+        medians: of each class of tasks.
         done: records of the plan's finished tasks.
     """
 
     own: Mapping[TaskId, float]
-    sorts: Mapping[TaskClass, float]
+    medians: Mapping[TaskClass, float]
     done: Mapping[TaskId, Record]
 
     @classmethod
     def of(cls, terminal: Terminal, plan: Plan) -> "Durations":
-        """What the store's journal has; nothing where there is none."""
-        store = terminal.home()
+        """Read the store's journal; nothing without one."""
+        store = terminal.open_store()
         if not terminal.has_journal(store):
             return cls({}, {}, {})
         with terminal.journal(store) as journal:
             return cls(journal.seconds(plan.tasks), journal.durations(), already_done(plan, store, journal))
 
     def actual(self, task: Task) -> float:
-        """What the task took, else what a run would expect of it."""
+        """Return the task's measured seconds, else its expected ones."""
         own = self.own.get(task.id)
-        return expected_seconds(self.sorts)(task) if own is None else own
+        return expected_seconds(self.medians)(task) if own is None else own
 
     def source(self, task: Task) -> str:
-        """Where ``actual`` is from."""
-        return "recorded" if task.id in self.own else "median" if task_class(task) in self.sorts else "guessed"
-
-
-class StartedTasks:
-    """Notes what ran."""
-
-    def __init__(self) -> None:
-        self.tasks: list[Task] = []
-
-    def __call__(self, event: Event) -> None:
-        if event.kind == "started":
-            self.tasks.append(event.task)
+        """Name the source of ``actual``."""
+        return "recorded" if task.id in self.own else "median" if task_class(task) in self.medians else "guessed"
 
 
 def simulation(terminal: Terminal, expansion: Expansion, asked: Mapping[str, str]) -> dict[str, Any]:
-    """The schedule as JSON values, with what is known of its durations and what is not simulated."""
-    plan, store = expansion.plan, terminal.home()
+    """Simulate the schedule; return it as JSON values, with the sources of its durations."""
+    plan, store = expansion.plan, terminal.open_store()
     known = Durations.of(terminal, plan)
     finished = known.done if asked["tasks"] == "missing" else {}
-    begun = StartedTasks()
+    sources = Counter[str]()
+
+    def count(event: Event) -> None:
+        if event.kind == "started":
+            sources[known.source(event.task)] += 1
+
     found = simulate(
         plan,
         int(asked["workers"]),
         store=store,
-        expected=expected_seconds(known.sorts),
+        expected=expected_seconds(known.medians),
         actual=known.actual,
         finished=finished,
-        listeners=[begun],
+        listeners=[count],
     )
-    sources = Counter(map(known.source, begun.tasks))
     return {
         **found.document(),
         "simulated": asked["tasks"],
@@ -88,9 +81,9 @@ def simulation(terminal: Terminal, expansion: Expansion, asked: Mapping[str, str
 
 
 def show(terminal: Terminal, found: Mapping[str, Any]) -> None:
-    """The same for people."""
+    """Print the schedule for people."""
     out = terminal.out
-    what = "what is not in the store" if found["simulated"] == "missing" else "the whole plan"
+    what = "tasks missing in the store" if found["simulated"] == "missing" else "the whole plan"
     out.print(
         f"\nSimulated on {found['workers']} workers: {what}, {found['tasks']} tasks, by the loop that would run it."
     )
@@ -108,8 +101,8 @@ def show(terminal: Terminal, found: Mapping[str, Any]) -> None:
     table.add_row("makespan / lower bound", f"{found['makespan_over_lower_bound']:.3f}")
     table.add_row("utilisation", f"{100 * found['utilisation']:.1f} %")
     out.print(table)
-    parts = {"recorded": "recorded for the task", "median": "medians of their sort", "guessed": "rough guesses"}
+    parts = {"recorded": "recorded for the task", "median": "medians of their class", "guessed": "rough guesses"}
     known = ", ".join(f"{n} {parts[source]}" for source, n in found["durations"].items() if n)
     out.print(f"Seconds: {known}.", style="dim")
     if found["searches_not_simulated"]:
-        out.print("Searches are simulated at their planned size: what they add on the way is not in it.", style="dim")
+        out.print("Attacks that searches add during the run are not simulated.", style="dim")

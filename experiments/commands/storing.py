@@ -1,4 +1,4 @@
-"""``wmarena store``: list artifacts, check their hashes, seal keys, remove what nothing reaches."""
+"""``wmarena store``: list artifacts, check their hashes, seal keys, remove unreachable ones."""
 
 from argparse import Namespace
 from dataclasses import asdict
@@ -9,7 +9,7 @@ from rich.table import Table
 from wmarena.experiments.commands.terminal import Terminal
 from wmarena.experiments.planning.expand import expand
 from wmarena.experiments.spec.experiment import ExperimentSpec
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.keys.encryption import PASSPHRASE, Passphrase, SealError
 from wmarena.orchestrator.plan.task import Task, TaskId
 from wmarena.orchestrator.store.keys import seal_store, sealed_keys
@@ -20,17 +20,17 @@ _UNITS = ("B", "KiB", "MiB", "GiB")
 
 
 def _opened(terminal: Terminal) -> Store:
-    home = terminal.home()
-    if not home.shared and not (home.root / "artifacts").is_dir():
-        raise SpecError([Problem(f"expected a store, got {home.root}, where none is; pass --store DIR")])
-    return home
+    store = terminal.open_store()
+    if not store.shared and not (store.root / "artifacts").is_dir():
+        raise SpecError.of(f"expected a store, got {store.root}, which is none; pass --store DIR")
+    return store
 
 
 def ls(terminal: Terminal, args: Namespace) -> int:
-    """Every artifact."""
-    home = _opened(terminal)
-    sealed = set(sealed_keys(home))
-    rows = [{**row, "sealed": row["task_id"] in sealed} for row in home.ls()]
+    """List every artifact."""
+    store = _opened(terminal)
+    sealed = set(sealed_keys(store))
+    rows = [{**row, "sealed": row["task_id"] in sealed} for row in store.ls()]
     if terminal.json:
         terminal.document(rows)
         return 0
@@ -45,12 +45,12 @@ def ls(terminal: Terminal, args: Namespace) -> int:
             shown[0] = "damaged"
         table.add_row(row["task_id"][:12], *shown, size(row["bytes"]))
     terminal.out.print(table)
-    terminal.text(f"{len(rows)} artifacts, {size(sum(row['bytes'] for row in rows))}, in {home.address}")
+    terminal.text(f"{len(rows)} artifacts, {size(sum(row['bytes'] for row in rows))}, in {store.address}")
     return 0
 
 
 def verify(terminal: Terminal, args: Namespace) -> int:
-    """Check all hashes; 1 if anything is damaged."""
+    """Check all hashes; 1 if a file is damaged."""
     found = _opened(terminal).verify()
     if terminal.json:
         terminal.document(found)
@@ -63,12 +63,12 @@ def verify(terminal: Terminal, args: Namespace) -> int:
 
 
 def encrypt(terminal: Terminal, args: Namespace) -> int:
-    """Seal every plain key with the environment's passphrase; 1 if a key is damaged and was left as it is."""
-    home = _opened(terminal)
+    """Seal every plain key with the environment's passphrase; 1 if a key is damaged and was left unchanged."""
+    store = _opened(terminal)
     passphrase = Passphrase.find()
     if passphrase is None:
         raise SealError(f"expected a passphrase to seal keys with, got none; set {PASSPHRASE} and repeat")
-    found = seal_store(home, passphrase)
+    found = seal_store(store, passphrase)
     if terminal.json:
         terminal.document(asdict(found))
     else:
@@ -79,16 +79,16 @@ def encrypt(terminal: Terminal, args: Namespace) -> int:
 
 
 def gc(terminal: Terminal, args: Namespace) -> int:
-    """Count what nothing reaches, or remove it with --apply."""
-    home = _opened(terminal)
-    if home.shared and args.apply and not args.keep:
-        raise SpecError([Problem("expected --keep SPEC, got none: what other drivers have run is not known here")])
+    """Count unreachable artifacts, or remove them with --apply."""
+    store = _opened(terminal)
+    if store.shared and args.apply and not args.keep:
+        raise SpecError.of("expected --keep SPEC, got none: the runs of other drivers are not known here")
     if args.keep:
         tasks = _reached(terminal, args.keep)
         keep, trajectories = {task.id for task in tasks}, {trajectory_id(task) for task in tasks}
     else:
-        keep, trajectories = _newest(terminal, home), set()
-    found = home.gc(keep, apply=args.apply, trajectories=trajectories)
+        keep, trajectories = _newest(terminal, store), set()
+    found = store.gc(keep, apply=args.apply, trajectories=trajectories)
     if terminal.json:
         terminal.document(found)
         return 0
@@ -100,24 +100,24 @@ def gc(terminal: Terminal, args: Namespace) -> int:
 
 
 def _reached(terminal: Terminal, specs: list[str]) -> list[Task]:
-    """Everything that the plans of ``specs`` hold."""
+    """Return all tasks of the plans of ``specs``."""
     loaded = [ExperimentSpec.load(spec, data_root=terminal.data_root) for spec in specs]
     return [task for spec in loaded for task in expand(spec, data_root=terminal.data_root).plan]
 
 
-def _newest(terminal: Terminal, home: Store) -> set[TaskId]:
-    """Everything that the newest execution of each experiment holds."""
-    if not terminal.has_journal(home):
-        raise SpecError([Problem(f"expected a journal in {home.root}, got none; say what to keep with --keep SPEC")])
+def _newest(terminal: Terminal, store: Store) -> set[TaskId]:
+    """Return all tasks of the newest run of each experiment."""
+    if not terminal.has_journal(store):
+        raise SpecError.of(f"expected a journal in {store.root}, got none; say what to keep with --keep SPEC")
     newest: dict[str, dict[str, Any]] = {}
-    with terminal.journal(home) as journal:
+    with terminal.journal(store) as journal:
         for run in journal.runs():
             newest.setdefault(run["experiment"], run)
         return {task_id for run in newest.values() for _, task_id, _, _ in journal.run_tasks(run["id"])}
 
 
 def size(n_bytes: float) -> str:
-    """``3.4 MiB``."""
+    """Format a number of bytes: ``3.4 MiB``."""
     for unit in _UNITS[:-1]:
         if n_bytes < 1024:
             return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"

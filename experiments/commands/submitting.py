@@ -1,4 +1,4 @@
-"""``wmarena submit``, ``status`` and ``cancel``: runs on a cluster, which go on without whoever asked for them."""
+"""``wmarena submit``, ``status`` and ``cancel``: runs on a cluster, independent of the submitting terminal."""
 
 import json
 import os
@@ -24,20 +24,20 @@ _SEEN = "wmarena sees "
 _PROBE = f"import json, os, sys; print({_SEEN!r} + json.dumps([os.path.exists(p) for p in sys.argv[1:]]), flush=True)"
 _PROBE_S = 120.0
 _LOG_S = 10.0
-"""How long the output of a job that has ended may take to be readable."""
+"""Longest wait for the output of a job that has ended."""
 
 _POLL_S = 0.5
 _LOST = 3
 
 
 def submit(terminal: Terminal, args: Namespace) -> int:
-    """Run a spec on a cluster; with the log followed to its end, its exit status is the run's."""
+    """Run a spec on a cluster; if the log is followed to its end, return the run's exit status."""
     spec = ExperimentSpec.load(args.spec, overrides=args.overrides, data_root=terminal.data_root)
     _check_addresses(args)
     spec, key_files = _with_cluster_paths(spec, args)
     if os.environ.get(PASSPHRASE):
         terminal.note(
-            f"{PASSPHRASE} stays here: give it to the cluster's nodes, or name a file there (keys.passphrase)"
+            f"{PASSPHRASE} is not sent: set it on the cluster's nodes, or name a file there (keys.passphrase)"
         )
     jobs = ClusterJobs(args.address)
     _check_seen(jobs, args, key_files)
@@ -47,24 +47,24 @@ def submit(terminal: Terminal, args: Namespace) -> int:
     if args.no_wait:
         _show(terminal, jobs.job(job_id))
         return 0
-    terminal.note(f"{job_id} runs on the cluster, also without this window; wmarena cancel {job_id} stops it")
+    terminal.note(f"{job_id} runs on the cluster, independent of this terminal; wmarena cancel {job_id} stops it")
     try:
         job = jobs.follow(job_id, (sys.stderr if terminal.json else sys.stdout).write)
     except KeyboardInterrupt:
-        terminal.note(f"wmarena: {job_id} goes on; wmarena status {job_id} says how it stands")
+        terminal.note(f"wmarena: {job_id} continues; wmarena status {job_id} shows its status")
         return _LOST
     _show(terminal, job)
     return _exit_status(job)
 
 
 def status(terminal: Terminal, args: Namespace) -> int:
-    """Print how a job stands; 0 whenever there is one."""
+    """Print the status of a job; 0 if it exists."""
     _show(terminal, ClusterJobs(args.address).job(args.job))
     return 0
 
 
 def cancel(terminal: Terminal, args: Namespace) -> int:
-    """Stop a job at its next checkpoint; the same spec, submitted again, goes on from there."""
+    """Stop a job at its next checkpoint; the same spec, submitted again, resumes there."""
     job = ClusterJobs(args.address).cancel(args.job)
     _show(terminal, job)
     return 0 if job.ended else _LOST
@@ -79,12 +79,12 @@ def _show(terminal: Terminal, job: ClusterJob) -> None:
 
 
 def _exit_status(job: ClusterJob) -> int:
-    """Of the run itself; a job that was stopped, or ended in another way, can be submitted again."""
+    """Return the run's exit status, or "resumable" for a job that was stopped or lost."""
     return job.exit_code if job.exit_code in (0, 1, 2) else _LOST
 
 
 def _command(args: Namespace) -> str:
-    """What the cluster executes, in a folder that holds the code and the spec."""
+    """Make the cluster's command line, to run in a folder with the code and the spec."""
     words = ["python", "-m", "wmarena", "run", SPEC, "--address", "auto", "--store", args.store]
     for option in ("keys", "journal", "tracking_uri", "data_root", "workers", "gpus_per_worker"):
         value = getattr(args, option)
@@ -97,7 +97,7 @@ def _command(args: Namespace) -> str:
 
 
 def _check_addresses(args: Namespace) -> None:
-    """What would mean something else there, or show a secret in the dashboard, is refused."""
+    """Refuse addresses that are local to this machine or would show a secret in the dashboard."""
     problems = []
     if not _URL.match(args.store) and not args.store.startswith("/"):
         problems.append(
@@ -122,7 +122,7 @@ def _check_addresses(args: Namespace) -> None:
 
 
 def _with_cluster_paths(spec: ExperimentSpec, args: Namespace) -> tuple[ExperimentSpec, dict[str, str]]:
-    """(the spec with absolute paths of secrets, field -> path): the secrets themselves never travel."""
+    """Return the spec with absolute paths of secret files, and field -> path; secrets are never uploaded."""
     if spec.keys is None:
         return spec, {}
     files = {name: str(path) for name, path in spec.keys if isinstance(path, Path)}
@@ -132,7 +132,7 @@ def _with_cluster_paths(spec: ExperimentSpec, args: Namespace) -> tuple[Experime
 
 
 def _check_seen(jobs: ClusterJobs, args: Namespace, key_files: dict[str, str]) -> None:
-    """Ask the head node, before anything is sent, whether it has what the run will look for."""
+    """Check, before anything is sent, that the head node has the files and folders of the run."""
     wanted = {field: (path, "secrets are never uploaded: put the file there") for field, path in key_files.items()}
     if args.data_root:
         wanted["--data-root"] = (args.data_root, "leave it out to use the cluster's own data (also $WMARENA_DATA)")
@@ -153,13 +153,13 @@ def _check_seen(jobs: ClusterJobs, args: Namespace, key_files: dict[str, str]) -
 
 
 def _seen(jobs: ClusterJobs, paths: list[str]) -> list[bool]:
-    """Whether the head node has each path, asked by a job that looks."""
+    """Run a job on the head node that tells which paths exist."""
     probe = jobs.submit(shlex.join(["python", "-c", _PROBE, *paths]))
     ended = jobs.wait(probe, _PROBE_S)
     if not ended.ended:
         raise LostCluster(f"expected the head node to look within {_PROBE_S:.0f} s, got a job that is {ended.status}")
     if ended.exit_code != 0:
-        raise SpecError([Problem(f"expected a cluster that can run Python, got {ended.status}: {ended.message}")])
+        raise SpecError.of(f"expected a cluster that can run Python, got {ended.status}: {ended.message}")
     deadline = time.monotonic() + _LOG_S
     while True:
         for line in jobs.output(probe).splitlines():
@@ -172,7 +172,7 @@ def _seen(jobs: ClusterJobs, paths: list[str]) -> list[bool]:
 
 
 def _answer(line: str, n: int) -> list[bool] | None:
-    """What a line of the probe's output says of ``n`` paths; None if it is another's line, or not yet whole."""
+    """Parse a line of the probe's output on ``n`` paths; None if it is another line or incomplete."""
     start, mark, text = line.partition(_SEEN)
     try:
         found = json.loads(text) if mark and not start else None

@@ -1,9 +1,9 @@
-"""Where a command's words go: one JSON document or text for people on stdout, everything else on stderr."""
+"""Output of commands: one JSON document or text for people on stdout, everything else on stderr."""
 
 import json
 import sys
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ from wmarena.orchestrator.store.local import Store
 from wmarena.orchestrator.store.opening import open_store
 
 NO_RECORDS = "none"
-"""Tracking URI that leaves MLflow out."""
-
+"""Tracking URI for runs without MLflow."""
 
 _PIPE_WIDTH = 160
-"""Columns where nobody looks directly, so that tables keep their lines."""
+"""Columns of output that is not on a terminal, so that tables keep their lines."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,10 @@ class Terminal:
 
     Attributes:
         store: a folder or a URL.
-        keys: folder of keys, None for the store's own place.
-        journal_url: address of a journal that drivers share; None for the environment's, else the store's own.
+        keys: folder of keys; None for the store's own.
+        journal_url: address of a shared journal; None for the environment's, else the store's own.
         tracking_uri: None for the store's own database.
         json: True if stdout gets one JSON document and nothing else.
-        out, err: for people.
     """
 
     store: str
@@ -46,7 +44,7 @@ class Terminal:
 
     @classmethod
     def of(cls, args: Namespace) -> "Terminal":
-        """The terminal of one command line."""
+        """Make the terminal of one command line."""
         return cls(
             store=args.store,
             journal_url=args.journal,
@@ -58,16 +56,16 @@ class Terminal:
             err=Console(file=sys.stderr, highlight=False),
         )
 
-    def home(self) -> Store:
-        """The store, as it is: nothing is created."""
+    def open_store(self) -> Store:
+        """Open the store; create nothing."""
         return open_store(self.store, self.keys)
 
     def journal(self, store: Store) -> Journal:
-        """A connection to the journal."""
+        """Connect to the journal."""
         return open_journal(store, journal_address(self.journal_url))
 
     def has_journal(self, store: Store) -> bool:
-        """True if something has run here."""
+        """Return True if the store's journal exists."""
         return has_journal(store, journal_address(self.journal_url))
 
     def document(self, value: Any) -> None:
@@ -78,11 +76,24 @@ class Terminal:
         """Write plain text for people or other programs: no wrapping, no markup."""
         sys.stdout.write(_writable(text) + "\n")
 
+    def paths(self, **named: str | None) -> None:
+        """Write one line for each file or address that exists."""
+        for name, path in named.items():
+            if path is not None:
+                self.text(f"{name:<9}{path}")
+
+    def summary(self, summary: Any) -> None:
+        """Write a run's or study's summary as the JSON document, without the address of a store that is not shared."""
+        document = asdict(summary)
+        if document["shared_report"] is None:
+            del document["shared_report"]
+        self.document(document)
+
     def note(self, text: str) -> None:
-        """Say something beside the result."""
+        """Write a message to stderr."""
         self.err.print(_writable(text), markup=False, soft_wrap=True)
 
 
 def _writable(text: str) -> str:
-    """Text that every stream takes: half surrogate pairs, which names from a forged file may hold, are spelled out."""
+    """Escape lone surrogates, which names from a forged file may contain and no stream can encode."""
     return text.encode("utf-8", "backslashreplace").decode()

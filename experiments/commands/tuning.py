@@ -1,14 +1,13 @@
-"""``wmarena tune``: a study, its best trial, and where its report is."""
+"""``wmarena tune``: run a study, show its best trial and its report."""
 
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from wmarena.experiments.commands.running import options_of
+from wmarena.experiments.commands.running import counts_text, options_of
 from wmarena.experiments.commands.terminal import Terminal
 from wmarena.experiments.running.progress import duration
 from wmarena.experiments.study.documents import shown
@@ -21,32 +20,29 @@ _MOST_SHOWN = 10
 
 
 def tune(terminal: Terminal, args: Namespace) -> int:
-    """Run a study; 0 if all its trials ended with a verdict on them, 1 if some failed."""
+    """Run a study; 0 if no trial failed, else 1."""
     study = StudySpec.load(args.study, overrides=args.overrides, data_root=terminal.data_root)
     for note in study.question.spec.notes:
         terminal.note(note)
     summary = tune_study(
         study,
         trials=args.trials,
-        hear=lambda document: terminal.note(trial_line(document)),
+        on_trial_end=lambda document: terminal.note(trial_line(document)),
         **options_of(terminal, args),
     )
     if args.export and summary.best:
         write_export(study, summary.best[0], Path(args.export))
     if terminal.json:
-        document = asdict(summary)
-        if summary.shared_report is None:
-            del document["shared_report"]
-        terminal.document(document)
+        terminal.summary(summary)
     else:
         _show(terminal, study, summary)
         if args.export:
-            terminal.text(f"spec     {args.export}" if summary.best else "spec     none: no trial keeps every limit")
+            terminal.paths(spec=args.export if summary.best else "none: no trial keeps every limit")
     return 0 if summary.complete else 1
 
 
 def trial_line(document: Mapping[str, Any]) -> str:
-    """A trial in one line, as it ends."""
+    """Format a trial that has ended in one line."""
     name = document["label"] or f"trial {document['number']}"
     params = ", ".join(f"{path}={shown(value)}" for path, value in document["params"].items())
     values = ", ".join(f"{measure}={value:.4g}" for measure, value in document["values"].items())
@@ -66,12 +62,8 @@ def _show(terminal: Terminal, study: StudySpec, summary: StudySummary) -> None:
     terminal.out.print(table)
     if len(summary.best) > _MOST_SHOWN:
         terminal.text(f"and {len(summary.best) - _MOST_SHOWN} more on the front")
-    counts = [f"{getattr(summary, name)} {name}" for name in ("executed", "cached", "failed", "skipped")]
-    terminal.text(f"{summary.study}: {summary.trials} trials; {', '.join(counts)} tasks in {duration(summary.seconds)}")
-    if summary.busy is not None:
-        terminal.text(f"workers  {100 * summary.busy:.0f} % busy")
-    terminal.text(f"report   {summary.report}")
-    terminal.text(f"trials   {summary.table}")
-    terminal.text(f"table    {summary.results}")
-    if summary.shared_report is not None:
-        terminal.text(f"shared   {summary.shared_report}")
+    head = f"{summary.study}: {summary.trials} trials; {counts_text(summary)} tasks"
+    terminal.text(f"{head} in {duration(summary.seconds)}")
+    busy = None if summary.busy is None else f"{100 * summary.busy:.0f} % busy"
+    terminal.paths(workers=busy, report=summary.report, trials=summary.table, table=summary.results)
+    terminal.paths(shared=summary.shared_report)

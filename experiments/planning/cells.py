@@ -1,4 +1,4 @@
-"""A scheme on a workload, the attacks on it, and the rows of the table that they make for one seed."""
+"""Plans one scheme on one workload: its attacks, and the rows of the table for each seed."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Literal
 from wmarena.attacks.base import Attack
 from wmarena.experiments.planning.workload_planner import TaskConfig, WorkloadPlanner
 from wmarena.experiments.spec.entries import AttackEntry, Bisection
-from wmarena.experiments.spec.labels import flat, short, strength_path, telling
+from wmarena.experiments.spec.labels import flat, short, strength_path, table_name, telling
 from wmarena.orchestrator.plan.identity import canonical
 from wmarena.orchestrator.plan.plan import Cell, Plan
 from wmarena.orchestrator.plan.task import Kind, Task
@@ -18,39 +18,39 @@ ControlKind = Literal["clean", "null_model", "stranger_key", "calibration"]
 
 _VERIFY_SECONDS = 0.5
 _ATTACK_PASSES = 10.0
-"""Guess for an attack that names no number of epochs."""
+"""Assumed passes of an attack that has no number of epochs."""
 
 
 def fields(config: TaskConfig) -> TaskConfig:
-    """A plugin's configuration without its name."""
+    """Return a plugin's configuration without its name."""
     return {k: v for k, v in config.items() if k != "name"}
 
 
 class Defence:
     """One configured scheme on one workload."""
 
-    def __init__(self, ground: WorkloadPlanner, scheme: Scheme, label: str) -> None:
-        self.ground = ground
+    def __init__(self, planner: WorkloadPlanner, scheme: Scheme, label: str) -> None:
+        self.planner = planner
         self.scheme = scheme
         self.label = label
         self.config = scheme.config()
         self.marking = scheme.config(until="embed")
         self.params = fields(self.config)
-        self.recipe = ground.twin_recipe(scheme)
-        self.code = ground.code(ground.workload, scheme)
+        self.recipe = planner.twin_recipe(scheme)
+        self.code = planner.code(planner.workload, scheme)
 
     def embed(self, seed: int) -> Task:
-        """The marked model and its key."""
-        ground = self.ground
-        passes = ground.passes(None if self.scheme.from_scratch else self.recipe)
-        return ground.task(
+        """Make the task of the marked model and its key."""
+        planner = self.planner
+        passes = planner.passes(None if self.scheme.from_scratch else self.recipe)
+        return planner.task(
             Kind.EMBED,
-            {"scheme": self.marking, "root": ground.root},
+            {"scheme": self.marking, "root": planner.root},
             seed,
-            (("clean", ground.clean(seed).id),),
+            (("clean", planner.clean(seed).id),),
             code=self.code,
-            label=f"embed/{self.label}{ground.suffix}/seed{seed}",
-            cost=2 * ground.seconds(passes),
+            label=f"embed/{self.label}{planner.suffix}/seed{seed}",
+            cost=2 * planner.seconds(passes),
             scheme=self.scheme.name,
         )
 
@@ -61,8 +61,8 @@ class PlannedAttack:
 
     Attributes:
         stem, label: its name and what tells it from siblings, without and with its strength.
-        config, params: what acts until the attack, and every field without the name.
-        budget, adversary: what is granted, and the part of it that the attack itself depends on.
+        config, params: fields that act until the attack, and all fields without the name.
+        budget, adversary: all that is granted, and the part that the attack itself depends on.
         code, claimed_code: digests for the attack, and for verifying a claim.
         data: fingerprint of all data that the attack reads.
         search: the bisection that this strength belongs to, or None.
@@ -89,14 +89,14 @@ class PlannedAttack:
 
     @property
     def name(self) -> str:
-        """What the table's attack column says: a chain is called by its parts."""
-        return self.attack.label if self.attack.family == "chain" else self.attack.name
+        """The name in the table's attack column."""
+        return table_name(self.attack)
 
 
-def assaults(defence: Defence, entries: Iterable[AttackEntry]) -> list[PlannedAttack]:
-    """The attacks of a spec against one defence; ``none`` is not one of them."""
+def plan_attacks(defence: Defence, entries: Iterable[AttackEntry]) -> list[PlannedAttack]:
+    """Plan the attacks of a spec, except ``none``, against one defence."""
     asked = [_granted(defence, entry) for entry in entries if entry.attack.family != "none"]
-    # Different words may mean the same against this victim (a default that it fills in): answered once.
+    # Different entries may resolve to one configuration against this victim (a default that it fills in).
     resolved = list({canonical([e.attack.config(), e.budget.config(), _field(e)]): e for e in asked}.values())
     shown: list[TaskConfig] = []
     for entry in resolved:
@@ -104,29 +104,29 @@ def assaults(defence: Defence, entries: Iterable[AttackEntry]) -> list[PlannedAt
         config.pop(str(_field(entry)), None)
         shown.append(config | fields(entry.budget.config(until="attack")))
     labels = telling([e.attack.label for e in resolved], shown)
-    return [assault_of(defence, entry, label) for entry, label in zip(resolved, labels, strict=True)]
+    return [plan_attack(defence, entry, label) for entry, label in zip(resolved, labels, strict=True)]
 
 
 def _granted(defence: Defence, entry: AttackEntry) -> AttackEntry:
-    """The entry against this victim, with no more passes over the adversary's data than were granted."""
+    """Resolve the entry against this victim, within the granted passes over the adversary's data."""
     attack, budget = entry.attack.resolved(defence.scheme), entry.budget
     if budget.max_epochs is not None:
-        attack = attack.within(budget.max_epochs, defence.ground.adversary_samples(budget))
+        attack = attack.within(budget.max_epochs, defence.planner.adversary_samples(budget))
     return replace(entry, attack=attack)
 
 
 def _field(entry: AttackEntry) -> str | None:
-    """Where the entry's strength stands: the field that is searched, else the attack's own."""
+    """Return the field of the entry's strength: the one that is searched, else the attack's own."""
     return strength_path(entry.attack) if entry.search is None else entry.search.field
 
 
-def assault_of(defence: Defence, entry: AttackEntry, label: str) -> PlannedAttack:
-    """One attack on one defence; ``label`` is its name without the strength."""
-    ground, attack, budget = defence.ground, entry.attack, entry.budget
+def plan_attack(defence: Defence, entry: AttackEntry, label: str) -> PlannedAttack:
+    """Plan one attack on one defence; ``label`` is its name without the strength."""
+    planner, attack, budget = defence.planner, entry.attack, entry.budget
     config = attack.config(until="attack")
     path = _field(entry)
     strength = attack.strength if entry.search is None else float(str(config[entry.search.field]))
-    others = [ground.other(name) for name in attack.data_sets()]
+    others = [planner.other(name) for name in attack.data_sets()]
     named = None if path is None else path.rpartition(".")[2]
     epochs = config.get("epochs")
     passes = float(epochs) if isinstance(epochs, int | float) else _ATTACK_PASSES
@@ -140,23 +140,23 @@ def assault_of(defence: Defence, entry: AttackEntry, label: str) -> PlannedAttac
         params=fields(attack.config()),
         budget=fields(budget.config()),
         adversary=adversary,
-        code=ground.code(ground.workload, defence.scheme, attack, *others),
+        code=planner.code(planner.workload, defence.scheme, attack, *others),
         claimed=claimed.config(),
-        claimed_code=ground.code(ground.workload, claimed),
+        claimed_code=planner.code(planner.workload, claimed),
         trajectory=canonical([attack.trajectory(), adversary]) if attack.incremental else "",
-        cost=ground.seconds(passes * budget.data_fraction),
+        cost=planner.seconds(passes * budget.data_fraction),
         strength_name=named,
         strength=strength,
-        data=ground.data_with(others),
+        data=planner.data_with(others),
         search=entry.search,
     )
 
 
 def trajectories(attacks: Iterable[PlannedAttack]) -> list[list[PlannedAttack]]:
-    """Attacks grouped by shared trajectory, weaker ones first: each continues from the checkpoint of the one before."""
+    """Group attacks by shared trajectory, weakest first: each continues from the previous one's checkpoint."""
     groups: dict[str, list[PlannedAttack]] = defaultdict(list)
-    for number, assault in enumerate(attacks):
-        groups[assault.trajectory or f"#{number}"].append(assault)
+    for number, attack in enumerate(attacks):
+        groups[attack.trajectory or f"#{number}"].append(attack)
     return [sorted(group, key=lambda a: a.strength or 0.0) for group in groups.values()]
 
 
@@ -172,8 +172,8 @@ class PlannedCell:
     suspect: Task
     what: str
     needs: tuple[Task, ...] = ()
-    assault: PlannedAttack | None = None
-    attack: Task | None = None
+    attack: PlannedAttack | None = None
+    attack_task: Task | None = None
     scratch: Task | None = None
     control: ControlKind | None = None
     head: Literal["deployed", "original"] = "deployed"
@@ -181,29 +181,32 @@ class PlannedCell:
     realigned: bool = False
 
 
+TasksAndCell = tuple[list[Task], Cell]
+"""The tasks of one row, parents first and the verify task last, and its cell."""
+
+
 class CellPlanner:
     """The rows of one defence for one seed.
 
     Args:
-        other_seed: whose twin is the independent null model.
+        other_seed: the seed whose twin is the independent null model.
     """
 
     def __init__(self, defence: Defence, seed: int, other_seed: int) -> None:
-        ground = defence.ground
+        planner = defence.planner
         self.defence = defence
         self.seed = seed
-        self.twin = ground.twin(seed, defence.recipe)
+        self.twin = planner.twin(seed, defence.recipe)
         self.embed = defence.embed(seed)
-        self._basis = (ground.clean(seed), self.twin, self.embed)
-        self._null = (ground.clean(other_seed), ground.twin(other_seed, defence.recipe))
+        self._basis = (planner.clean(seed), self.twin, self.embed)
+        self._null = (planner.clean(other_seed), planner.twin(other_seed, defence.recipe))
         self._longest: dict[str, Task] = {}
 
     def add_to(self, plan: Plan, attacks: Sequence[PlannedAttack]) -> None:
-        """The marked model itself, its controls, every attack."""
+        """Add the marked model itself, its controls, and every attack."""
         for row in self._all(attacks):
-            verify = self._verify(row)
-            tasks = {task.id: task for task in (*self._basis, *row.needs, verify)}
-            plan.add(tasks.values(), [self._cell(row, verify)])
+            tasks, cell = self._planned(row)
+            plan.add(tasks, [cell])
 
     def _all(self, attacks: Sequence[PlannedAttack]) -> Iterator[PlannedCell]:
         yield PlannedCell(suspect=self.embed, what="none")
@@ -211,120 +214,108 @@ class CellPlanner:
         yield PlannedCell(suspect=self._null[-1], what="control-null_model", needs=self._null, control="null_model")
         yield PlannedCell(suspect=self.embed, what="control-stranger_key", control="stranger_key")
         for group in trajectories(attacks):
-            for assault in group:
-                yield from self._attacked(assault, self._attack(assault))
+            for attack in group:
+                yield from self._attacked(attack)
 
-    def rows_of(self, assault: PlannedAttack) -> list[tuple[list[Task], Cell]]:
-        """One more attack, as a search adds it: for each row its tasks, parents first, the last one verifying."""
-        out = []
-        for row in self._attacked(assault, self._attack(assault)):
-            verify = self._verify(row)
-            out.append(([*{t.id: t for t in (*self._basis, *row.needs, verify)}.values()], self._cell(row, verify)))
-        return out
+    def rows_of(self, attack: PlannedAttack) -> list[TasksAndCell]:
+        """Plan one more attack, as a search adds it."""
+        return [self._planned(row) for row in self._attacked(attack)]
 
-    def calibration(self, null_models: Sequence[Task], n_keys: int) -> Iterator[tuple[list[Task], Cell]]:
-        """Fresh keys that nobody embedded on independent clean models: ``n_keys`` on each."""
+    def calibration(self, null_models: Sequence[Task], n_keys: int) -> Iterator[TasksAndCell]:
+        """Plan ``n_keys`` fresh keys, embedded nowhere, on each independent clean model."""
         for number, model in enumerate(null_models):
             row = PlannedCell(suspect=model, what=f"calibration-{number}", needs=(model,), control="calibration")
-            verify = self._verify(row, calibration=n_keys)
-            yield [*{t.id: t for t in (*self._basis, model, verify)}.values()], self._cell(row, verify)
+            yield self._planned(row, calibration=n_keys)
 
-    def _attack(self, assault: PlannedAttack) -> Task:
-        """The attack's task; it waits for the one before of the same trajectory, whose checkpoints it goes on from."""
+    def _planned(self, row: PlannedCell, calibration: int = 0) -> TasksAndCell:
+        verify = self._verify(row, calibration)
+        return [*{t.id: t for t in (*self._basis, *row.needs, verify)}.values()], self._cell(row, verify)
+
+    def _attack_task(self, attack: PlannedAttack) -> Task:
+        """Make the attack's task; it waits for the next weaker one of its trajectory, to use its checkpoints."""
         defence = self.defence
-        shorter = self._longest.get(assault.trajectory) if assault.trajectory else None
-        task = self._attack_task(defence, assault, shorter)
-        if assault.trajectory:
-            self._longest[assault.trajectory] = task
-        return task
-
-    def _attack_task(self, defence: Defence, assault: PlannedAttack, shorter: Task | None) -> Task:
-        return defence.ground.task(
+        shorter = self._longest.get(attack.trajectory) if attack.trajectory else None
+        config = {"attack": attack.config, "adversary": attack.adversary, "root": defence.planner.root}
+        task = defence.planner.task(
             Kind.ATTACK,
-            {
-                "scheme": defence.marking,
-                "attack": assault.config,
-                "adversary": assault.adversary,
-                "root": defence.ground.root,
-            },
+            {"scheme": defence.marking, **config},
             self.seed,
             (("victim", self.embed.id),),
-            code=assault.code,
-            label=f"attack/{defence.label}/{assault.label}{defence.ground.suffix}/seed{self.seed}",
+            code=attack.code,
+            label=f"attack/{defence.label}/{attack.label}{defence.planner.suffix}/seed{self.seed}",
             after=() if shorter is None else (shorter.id,),
-            cost=assault.cost,
+            cost=attack.cost,
             scheme=defence.scheme.name,
-            attack=assault.name,
-            data=assault.data,
+            attack=attack.name,
+            data=attack.data,
         )
+        if attack.trajectory:
+            self._longest[attack.trajectory] = task
+        return task
 
-    def _attacked(self, assault: PlannedAttack, attack: Task) -> Iterator[PlannedCell]:
-        """The owner's rows on the attacked model, the adversary's row if the attack ends in a claim."""
-        makes, what = assault.attack.makes, assault.label
+    def _attacked(self, attack: PlannedAttack) -> Iterator[PlannedCell]:
+        """Yield the owner's rows on the attacked model, and the adversary's row if the attack ends in a claim."""
+        task, makes, what = self._attack_task(attack), attack.attack.makes, attack.label
+        row = PlannedCell(suspect=task, what=what, needs=(task,), attack=attack, attack_task=task)
         if "model" in makes:
-            scratch = self.defence.ground.scratch(self.seed, assault.adversary)
-            row = PlannedCell(
-                suspect=attack, what=what, needs=(attack, scratch), assault=assault, attack=attack, scratch=scratch
-            )
-            yield row
+            scratch = self.defence.planner.scratch(self.seed, attack.adversary)
+            judged = replace(row, needs=(task, scratch), scratch=scratch)
+            yield judged
             # A black-box mark is read through the output layer: the owner also plugs back the one that was replaced.
-            if assault.attack.replaces_head and self.defence.scheme.access == "black":
-                yield replace(row, what=f"{what}/original-head", head="original")
-            # Weights in another order compute the same: the owner of a white-box mark brings them back first.
-            if assault.attack.rewrites and self.defence.scheme.access == "white":
-                yield replace(row, what=f"{what}/realigned", realigned=True)
+            if attack.attack.replaces_head and self.defence.scheme.access == "black":
+                yield replace(judged, what=f"{what}/original-head", head="original")
+            # Reordered weights compute the same function: the owner of a white-box mark restores the order first.
+            if attack.attack.rewrites and self.defence.scheme.access == "white":
+                yield replace(judged, what=f"{what}/realigned", realigned=True)
         if "claim" in makes:
-            suspect = attack if "model" in makes else self.embed
-            yield PlannedCell(
-                suspect=suspect, what=f"{what}/claim", needs=(attack,), assault=assault, attack=attack, claim=True
-            )
+            yield replace(row, suspect=task if "model" in makes else self.embed, what=f"{what}/claim", claim=True)
 
-    def _verify(self, row: PlannedCell, calibration: int = 0) -> Task:
-        defence = self.defence
+    def _verify(self, row: PlannedCell, calibration: int) -> Task:
+        defence, attack = self.defence, row.attack
         config, code, owner = defence.config, defence.code, ("owner", self.embed.id)
         how: TaskConfig = {"control": row.control, "head": row.head, "claim": row.claim}
         if row.realigned:
             how["realigned"] = True
-            code = defence.ground.code(defence.ground.workload, defence.scheme, "wmarena.schemes.symmetry.realign")
+            code = defence.planner.code(defence.planner.workload, defence.scheme, "wmarena.schemes.symmetry.realign")
         if calibration:
             how["calibration"] = calibration
-        if row.claim and row.assault is not None and row.attack is not None:
-            config, code = row.assault.claimed, row.assault.claimed_code
-            owner = ("claim", row.attack.id)
-        return defence.ground.task(
+        if row.claim and attack is not None and row.attack_task is not None:
+            config, code = attack.claimed, attack.claimed_code
+            owner = ("claim", row.attack_task.id)
+        return defence.planner.task(
             Kind.VERIFY,
             {"scheme": config, **how},
             self.seed,
             (("suspect", row.suspect.id), owner),
             code=code,
-            label=f"verify/{defence.label}/{row.what}{defence.ground.suffix}/seed{self.seed}",
+            label=f"verify/{defence.label}/{row.what}{defence.planner.suffix}/seed{self.seed}",
             cost=_VERIFY_SECONDS,
             scheme=defence.scheme.name,
-            attack=row.assault.name if row.assault else "none",
+            attack=attack.name if attack else "none",
         )
 
     def _cell(self, row: PlannedCell, verify: Task) -> Cell:
-        defence, assault = self.defence, row.assault
+        defence, attack = self.defence, row.attack
         return Cell(
             verify=verify.id,
             embed=self.embed.id,
             suspect=row.suspect.id,
             clean=self.twin.id,
-            workload=defence.ground.workload.name,
-            metric=defence.ground.metric,
+            workload=defence.planner.workload.name,
+            metric=defence.planner.metric,
             scheme=defence.scheme.name,
             scheme_params=defence.params,
-            attack=assault.name if assault else "none",
-            attack_params=assault.params if assault else {},
+            attack=attack.name if attack else "none",
+            attack_params=attack.params if attack else {},
             seed=self.seed,
-            attack_task=row.attack.id if row.attack else None,
+            attack_task=row.attack_task.id if row.attack_task else None,
             scratch=row.scratch.id if row.scratch else None,
-            strength_name=assault.strength_name if assault else None,
-            strength=assault.strength if assault else None,
+            strength_name=attack.strength_name if attack else None,
+            strength=attack.strength if attack else None,
             control=row.control,
             head=row.head,
             claim=row.claim,
             realigned=row.realigned,
-            searched=assault is not None and assault.search is not None,
-            budget=assault.budget if assault else {},
+            searched=attack is not None and attack.search is not None,
+            budget=attack.budget if attack else {},
         )

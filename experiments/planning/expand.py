@@ -1,11 +1,11 @@
-"""From a spec to the graph: every cell of the table with the tasks that answer it, common work shared.
+"""Expands a spec to the task graph: every cell of the table with its tasks, common work shared.
 
     train clean ──► embed ──► attack ──► verify          one row per verify task
-        └─► train twin (same extra epochs, no mark)      controls, unasked, per (workload, scheme, seed)
+        └─► train twin (same extra epochs, no mark)      controls for each (workload, scheme, seed)
     train scratch (adversary's data alone)               what a removal must beat
 
-What does not change a result is left out of a task's configuration, so that tasks are shared: fields that act later,
-the owner's threshold, the allowed accuracy drop, the other strengths that were asked for.
+A task's configuration holds only what changes its result, so that equal tasks are shared. It omits fields of later
+stages, the owner's threshold, the allowed accuracy drop, and the other strengths.
 """
 
 from collections import defaultdict
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from wmarena.attacks.knowledge import Budget
-from wmarena.experiments.planning.cells import CellPlanner, Defence, PlannedAttack, assault_of, assaults
+from wmarena.experiments.planning.cells import CellPlanner, Defence, PlannedAttack, plan_attack, plan_attacks
 from wmarena.experiments.planning.search import Search, Searches, owner_verdict
 from wmarena.experiments.planning.workload_planner import PlannerCache, WorkloadPlanner
 from wmarena.experiments.spec.entries import AttackEntry
 from wmarena.experiments.spec.experiment import ExperimentSpec
 from wmarena.experiments.spec.labels import telling
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.keys.derivation import KeyRoot
 from wmarena.orchestrator.plan.identity import canonical
 from wmarena.orchestrator.plan.plan import Plan
@@ -36,10 +36,10 @@ EXTRA_SEED = 1_000_003
 
 @dataclass(frozen=True)
 class Expansion:
-    """A plan, and what was asked but means nothing (which pair, and why).
+    """A plan, and the pairs of the spec that do not apply, with the reason.
 
     Attributes:
-        searches: bisections, which add to the plan while it runs: the loop's ``grow``.
+        searches: bisections that add to the plan while it runs: the loop's ``grow``.
     """
 
     plan: Plan
@@ -47,88 +47,80 @@ class Expansion:
     searches: Searches = field(default_factory=Searches)
 
 
-def expand(spec: ExperimentSpec, *, data_root: Path | None = None, grounds: PlannerCache | None = None) -> Expansion:
-    """The plan of a spec.
+def expand(spec: ExperimentSpec, *, data_root: Path | None = None, planners: PlannerCache | None = None) -> Expansion:
+    """Expand a spec to its plan.
 
     Args:
-        data_root: where data sets are looked for first.
-        grounds: what earlier expansions found out about workloads and code, for one more of the same kind.
+        data_root: the first place to look for data sets.
+        planners: workloads and code that earlier expansions in this process have read.
 
     Raises:
-        wmarena.orchestrator.worker.workload.MissingData: a data set is not there.
-        SpecError: the key root cannot be read, or an adversary is promised data that were not set aside.
+        wmarena.orchestrator.worker.workload.MissingData: a data set is missing.
+        SpecError: the key root cannot be read, or no data were reserved for a disjoint adversary.
     """
     try:
         root = KeyRoot.from_file(spec.keys.root if spec.keys else None)
     except ValueError as error:
-        raise SpecError([Problem(str(error), ("keys", "root"))]) from None
+        raise SpecError.of(str(error), "keys", "root") from None
     plan = Plan()
     left_out: list[str] = []
     searches = Searches()
-    grounds = grounds or PlannerCache(data_root)
+    planners = planners or PlannerCache(data_root)
     labels = telling([w.name for w in spec.workloads], [w.config() for w in spec.workloads])
     for workload, label in zip(spec.workloads, labels, strict=True):
         shown = label if len(labels) > 1 else ""
-        ground = grounds.of(workload, shown, root.commitment)
-        _check_reserve(ground, spec)
-        _check_shares(ground, spec)
-        left_out += _add_workload(plan, searches, ground, spec)
+        planner = planners.of(workload, shown, root.commitment)
+        _check_budgets(planner, spec)
+        left_out += _add_workload(plan, searches, planner, spec)
     return Expansion(plan, tuple(left_out), searches)
 
 
-def _check_reserve(ground: WorkloadPlanner, spec: ExperimentSpec) -> None:
-    if any(entry.budget.disjoint for entry in spec.attacks) and not ground.facts.reserve:
-        message = (
-            "expected data that the owner never trains on, for a disjoint adversary, got none in "
-            f"{ground.workload.name}; set its `reserve`, for example reserve: 0.1"
-        )
-        raise SpecError([Problem(message, ("adversary", "disjoint"))])
-
-
-def _check_shares(ground: WorkloadPlanner, spec: ExperimentSpec) -> None:
-    """Shares whose samples will be counted must have some."""
+def _check_budgets(planner: WorkloadPlanner, spec: ExperimentSpec) -> None:
+    """Refuse disjoint adversaries without a reserve, and counted passes over a share without samples."""
+    name = planner.workload.name
+    for budget in (entry.budget for entry in spec.attacks):
+        if budget.disjoint and not planner.facts.reserve:
+            message = f"expected data that the owner never trains on, for a disjoint adversary, got none in {name}"
+            raise SpecError.of(f"{message}; set its `reserve`, for example reserve: 0.1", "adversary", "disjoint")
     for budget in (entry.budget for entry in spec.attacks if entry.budget.max_epochs is not None):
         try:
-            ground.adversary_samples(budget)
+            planner.adversary_samples(budget)
         except ValueError as error:
-            message = f"expected a share of {ground.workload.name} to train on; {error}"
-            raise SpecError([Problem(message, ("adversary", "data_fraction"))]) from None
+            message = f"expected a share of {name} to train on; {error}"
+            raise SpecError.of(message, "adversary", "data_fraction") from None
 
 
-def _add_workload(plan: Plan, searches: Searches, ground: WorkloadPlanner, spec: ExperimentSpec) -> Iterator[str]:
-    """Adds all rows of one workload; yields what is left out."""
+def _add_workload(plan: Plan, searches: Searches, planner: WorkloadPlanner, spec: ExperimentSpec) -> Iterator[str]:
+    """Add all rows of one workload; yield what is left out."""
     labels = telling([s.name for s in spec.schemes], [s.config() for s in spec.schemes])
     for scheme, label in zip(spec.schemes, labels, strict=True):
-        if not _wanted(spec.only, scheme=scheme.name, workload=ground.workload.name):
+        if not _wanted(spec.only, scheme=scheme.name, workload=planner.workload.name):
             continue
-        reason = scheme.applicable(ground.workload.info)
+        reason = scheme.applicable(planner.workload.info)
         if reason is not None:
-            yield f"{label} on {ground.workload.name}: {reason}"
+            yield f"{label} on {planner.workload.name}: {reason}"
             continue
-        defence = Defence(ground, scheme, label)
-        meant: list[PlannedAttack] = []
-        for assault in assaults(defence, spec.attacks):
-            if not _wanted(spec.only, attack=assault.attack.name, scheme=scheme.name, workload=ground.workload.name):
+        defence = Defence(planner, scheme, label)
+        applicable: list[PlannedAttack] = []
+        for planned in plan_attacks(defence, spec.attacks):
+            if not _wanted(spec.only, attack=planned.attack.name, scheme=scheme.name, workload=planner.workload.name):
                 continue
-            reason = assault.attack.applicable(scheme, ground.workload.info)
-            reason = reason or _own_data(ground, assault) or _unsearchable(assault)
+            reason = planned.attack.applicable(scheme, planner.workload.info)
+            reason = reason or _own_data(planner, planned) or _unsearchable(planned)
             if reason is None:
-                meant.append(assault)
+                applicable.append(planned)
             else:
-                yield f"{assault.label} against {label} on {ground.workload.name}: {reason}"
+                yield f"{planned.label} against {label} on {planner.workload.name}: {reason}"
         for seed in spec.seeds:
-            rows = CellPlanner(defence, seed, _other_seed(spec.seeds, seed))
-            rows.add_to(plan, meant)
-            for search in _searches(defence, rows, meant):
+            cells = CellPlanner(defence, seed, _other_seed(spec.seeds, seed))
+            cells.add_to(plan, applicable)
+            for search in _searches(defence, cells, applicable):
                 searches.add(search)
         _calibrate(plan, defence, spec)
 
 
-_KINDS = ("workload", "scheme", "attack")
-
-
 def _wanted(only: Mapping[str, Sequence[str]], **combination: str) -> bool:
-    """True unless ``only`` keeps one part of the combination to others than are in it."""
+    """Return False if ``only`` restricts one part of the combination to parts that are not in it."""
     for own, name in combination.items():
         listed = only.get(name, ())
         for kind, other in combination.items():
@@ -138,59 +130,59 @@ def _wanted(only: Mapping[str, Sequence[str]], **combination: str) -> bool:
     return True
 
 
-def _own_data(ground: WorkloadPlanner, assault: PlannedAttack) -> str | None:
-    """The owner's data set under another name would give the adversary more of it than was granted."""
-    own = ground.workload.data_set
-    for name in assault.attack.data_sets():
-        if ground.other(name).data_set == own:
+def _own_data(planner: WorkloadPlanner, planned: PlannedAttack) -> str | None:
+    """Refuse the owner's data set under another name: the adversary would get more of it than was granted."""
+    own = planner.workload.data_set
+    for name in planned.attack.data_sets():
+        if planner.other(name).data_set == own:
             return f"{name} is the owner's own data set ({own}); name a workload with another one"
     return None
 
 
-def _unsearchable(assault: PlannedAttack) -> str | None:
-    if assault.search is not None and "model" not in assault.attack.makes:
+def _unsearchable(planned: PlannedAttack) -> str | None:
+    if planned.search is not None and "model" not in planned.attack.makes:
         return "there is no suspect whose verdict could flip; list the strengths"
     return None
 
 
-def _searches(defence: Defence, rows: CellPlanner, assaults: Sequence[PlannedAttack]) -> Iterator[Search]:
-    """The bisections among these attacks: two ends each."""
+def _searches(defence: Defence, cells: CellPlanner, attacks: Sequence[PlannedAttack]) -> Iterator[Search]:
+    """Yield the bisections among these attacks, each from the two attacks at its ends."""
     ends: dict[str, list[PlannedAttack]] = defaultdict(list)
-    for assault in assaults:
-        if assault.search is not None:
-            ends[canonical([assault.stem, assault.budget, vars(assault.search)])].append(assault)
+    for planned in attacks:
+        if planned.search is not None:
+            ends[canonical([planned.stem, planned.budget, vars(planned.search)])].append(planned)
     for pair in ends.values():
         if len(pair) == 2:
-            yield _search(defence, rows, pair)
+            yield _search(defence, cells, pair)
 
 
-def _search(defence: Defence, rows: CellPlanner, pair: Sequence[PlannedAttack]) -> Search:
+def _search(defence: Defence, cells: CellPlanner, pair: Sequence[PlannedAttack]) -> Search:
     one = pair[0]
     assert one.search is not None
-    bisection = replace(one.search, low=min(float(a.strength or 0) for a in pair))
-    bisection = replace(bisection, high=max(float(a.strength or 0) for a in pair))
+    # Resolving may have changed the ends (a budget caps epochs): the bracket is that of the planned attacks.
+    ends = [float(a.strength or 0) for a in pair]
+    bisection = replace(one.search, low=min(ends), high=max(ends))
 
     def probe(strength: float) -> PlannedAttack:
         value: Any = int(strength) if bisection.whole else strength
         changes = {bisection.field: value}
-        attack = replace(one.attack, **changes)
-        entry = AttackEntry(attack, Budget(**one.budget), bisection)
-        return assault_of(defence, entry, one.stem)
+        entry = AttackEntry(replace(one.attack, **changes), Budget(**one.budget), bisection)
+        return plan_attack(defence, entry, one.stem)
 
-    verified = {owner_verdict(cell for _, cell in rows.rows_of(a)): float(a.strength or 0) for a in pair}
-    return Search(rows, bisection, probe, one.attack.direction, verified)
+    verified = {owner_verdict(cell for _, cell in cells.rows_of(a)): end for a, end in zip(pair, ends, strict=True)}
+    return Search(cells, bisection, probe, one.attack.direction, verified)
 
 
 def _calibrate(plan: Plan, defence: Defence, spec: ExperimentSpec) -> None:
-    """Fresh keys on independent clean models, for each scheme on each workload; the models are shared by all."""
+    """Add fresh keys on independent clean models; all schemes of a workload share the models."""
     if spec.calibration is None:
         return
     first = CellPlanner(defence, spec.seeds[0], _other_seed(spec.seeds, spec.seeds[0]))
-    pool = [defence.ground.clean(CALIBRATION_SEED + number) for number in range(spec.calibration.models)]
+    pool = [defence.planner.clean(CALIBRATION_SEED + number) for number in range(spec.calibration.models)]
     for tasks, cell in first.calibration(pool, spec.calibration.keys):
         plan.add(tasks, [cell])
 
 
 def _other_seed(seeds: Sequence[int], seed: int) -> int:
-    """Whose model is the null model: the next seed's, which is trained anyway."""
+    """Return the seed of the null model: the next one, whose model is trained anyway."""
     return seeds[(seeds.index(seed) + 1) % len(seeds)] if len(seeds) > 1 else seed + EXTRA_SEED

@@ -1,10 +1,10 @@
-"""The attacker's cost by bisection: strengths are added to the plan while it runs, until the flip is bracketed.
+"""Searches the attacker's cost by bisection: strengths join the running plan until the flip is bracketed.
 
     both ends of the range are planned; once their verdicts are known, the middle of the bracket (last strength that
     leaves the mark, first that removes it) is attacked next, until no strength lies between or the steps are used up
 
-The attacker does not know the verdict: the search asks an oracle, so its result is a lower bound on what removal
-costs a real one. What was tried is in the store, so an interrupted search goes on where it stood.
+The search sees the verdict and a real attacker does not, so its result is a lower bound on the cost of removal. The
+store holds every strength tried, so an interrupted search resumes.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,14 +27,14 @@ class Search:
     """One bisection against one marked model.
 
     Attributes:
-        rows: the defence on one seed.
+        cells: the defence on one seed.
         bisection: range and number of steps.
-        probe: makes the attack at a strength.
+        probe: plans the attack at a strength.
         direction: 1 if larger is stronger.
         ends: verify tasks of the owner's verdict at ``low`` and ``high``.
     """
 
-    rows: CellPlanner
+    cells: CellPlanner
     bisection: Bisection
     probe: Probe
     direction: int
@@ -45,24 +45,26 @@ class Search:
     def __post_init__(self) -> None:
         self.waiting = dict(self.ends)
 
-    def hear(self, task: TaskId, found: bool) -> None:
-        """The verdict of a task that was waited for."""
+    def record(self, task: TaskId, found: bool) -> None:
+        """Record the verdict of an awaited task."""
         self.verdicts[self.waiting.pop(task)] = found
 
     def next_strength(self) -> float | None:
-        """What to try next: None while something is under way, or when the flip is bracketed or does not happen."""
+        """Return the next strength; None while one is pending, or if the flip is bracketed or does not happen."""
         if self.waiting or self.steps >= self.bisection.steps:
             return None
         ordered = sorted(self.verdicts, reverse=self.direction < 0)  # weakest first
+        # Without a flip between the ends there is nothing to bracket.
         if not self.verdicts[ordered[0]] or self.verdicts[ordered[-1]]:
             return None
+        # Bisect the first flip: every later one comes from a verdict that is not monotone.
         flip = next(i for i, strength in enumerate(ordered) if not self.verdicts[strength])
         low, high = sorted((ordered[flip - 1], ordered[flip]))
         return self.bisection.middle(low, high)
 
 
 class Searches:
-    """All bisections of a plan: what the loop asks whenever a task is done."""
+    """All bisections of a plan; the loop calls this after each finished task."""
 
     def __init__(self) -> None:
         self._all: list[Search] = []
@@ -73,15 +75,15 @@ class Searches:
 
     @property
     def most_rows(self) -> int:
-        """Attacks that may still join a plan, at most."""
+        """Largest number of attacks that the searches may add."""
         return sum(search.bisection.steps for search in self._all)
 
     def add(self, search: Search) -> None:
-        """One more."""
+        """Add a search."""
         self._all.append(search)
 
     def __call__(self, task: Task, result: Mapping[str, Any]) -> NewTasks | None:
-        """The tasks and cells that a verdict calls for."""
+        """Return the tasks and cells that follow from a verdict, or None."""
         verdict = result.get("verdict")
         if verdict is None:
             return None
@@ -94,15 +96,15 @@ class Searches:
         return (tasks, cells) if tasks else None
 
     def _advance(self, search: Search, tasks: list[Task], cells: list[Cell]) -> None:
-        """Go on until something is waited for whose verdict is not known yet."""
+        """Step until the search waits for an unknown verdict; shared tasks may have theirs already."""
         while True:
             for verify in [v for v in search.waiting if v in self._known]:
-                search.hear(verify, self._known[verify])
+                search.record(verify, self._known[verify])
             strength = search.next_strength()
             if strength is None:
                 return
             search.steps += 1
-            added = search.rows.rows_of(search.probe(strength))
+            added = search.cells.rows_of(search.probe(strength))
             for found, cell in added:
                 tasks += found
                 cells.append(cell)
@@ -110,5 +112,5 @@ class Searches:
 
 
 def owner_verdict(cells: Iterable[Cell]) -> TaskId:
-    """The verify task of the owner's key on the suspect as it is deployed."""
+    """Return the verify task of the owner's key on the suspect as it is deployed."""
     return next(cell.verify for cell in cells if not cell.claim and cell.head == "deployed" and not cell.realigned)

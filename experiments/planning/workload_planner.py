@@ -1,4 +1,4 @@
-"""A workload as a plan needs it: its identity, what follows from its data, and the models trained without a mark."""
+"""Plans one workload: its identity, facts that depend on its data, and the models trained without a mark."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from wmarena.schemes.base import Scheme, Workload, lists
 TaskConfig = dict[str, Any]
 
 _SECONDS_A_SAMPLE = 2e-4
-"""Guess for one training pass over one sample; it orders tasks until the journal knows better."""
+"""Assumed seconds of a training pass over one sample; it orders tasks until the journal has measured some."""
 
 
 class CodeDigests:
@@ -31,7 +31,7 @@ class CodeDigests:
         self._known: dict[frozenset[str], str] = {}
 
     def __call__(self, *plugins: object) -> str:
-        """Hex digest of everything that ``plugins`` (or modules by name), and what they name, reach by imports."""
+        """Return the digest of all code that ``plugins`` (or modules by name) and their nested plugins import."""
         modules = frozenset(_modules(plugins))
         if modules not in self._known:
             self._known[modules] = code_digest(modules)
@@ -50,7 +50,7 @@ def _modules(plugins: Iterable[object]) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Facts:
-    """What planning must know of a workload's data: the owner's samples, whether a reserve exists, the task."""
+    """Facts about a workload's data: the owner's samples, whether a reserve exists, the task."""
 
     n_train: int
     reserve: bool
@@ -62,13 +62,13 @@ class WorkloadPlanner:
 
     Args:
         workload: the plugin.
-        label: what its tasks' labels say, "" where the spec has one workload only.
-        data_root: where its data are.
+        label: suffix of its tasks' labels, "" if the spec has one workload only.
+        data_root: the first place to look for its data.
         root: commitment of the key root.
         code: shared between the workloads of a spec.
 
     Raises:
-        wmarena.orchestrator.worker.workload.MissingData: the data are nowhere.
+        wmarena.orchestrator.worker.workload.MissingData: the data are missing.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class WorkloadPlanner:
 
     @cached_property
     def facts(self) -> _Facts:
-        """Read from the bound workload, whose samples are let go at once."""
-        arena = self._bound()
-        return _Facts(len(arena.train), arena.reserve is not None, arena.task)
+        """Read the facts from the bound workload, and release its samples at once."""
+        bound = self._bound()
+        return _Facts(len(bound.train), bound.reserve is not None, bound.task)
 
     def adversary_samples(self, budget: Budget) -> int:
-        """Samples that an adversary of ``budget`` trains on: as many for every seed."""
+        """Count the samples that an adversary of ``budget`` trains on, equal for every seed."""
         share = budget.data_fraction, budget.disjoint
         if share not in self._shares:
             granted = {"data_fraction": budget.data_fraction, "disjoint": budget.disjoint}
@@ -104,7 +104,7 @@ class WorkloadPlanner:
         return self.workload.bind(torch.device("cpu"), self._data_root)
 
     def twin_recipe(self, scheme: Scheme) -> TaskConfig | None:
-        """The training that ``scheme`` adds, without its mark, as JSON values; None if it trains from scratch."""
+        """Return the extra training of ``scheme`` without its mark, as JSON values; None if it trains from scratch."""
         recipe = scheme.twin_recipe(self.facts.task, self.facts.n_train)
         return None if recipe is None else {k: lists(v) for k, v in dataclasses.asdict(recipe).items()}
 
@@ -118,25 +118,25 @@ class WorkloadPlanner:
         data: str | None = None,
         **rest: Any,
     ) -> Task:
-        """A task on this workload; ``data`` where it reads more than the workload's, ``rest``: fields of ``Task``."""
+        """Make a task; ``data`` if it reads more than the workload's own, ``rest``: fields of ``Task``."""
         full = {"workload": self.config, **config}
         return Task(kind, full, seed, parents, data=data or self.data, workload=self.workload.name, **rest)
 
     def other(self, name: str) -> WorkloadConfig:
-        """Another workload by its name, with its own defaults (transfer learning)."""
+        """Build another workload with its defaults, by name (transfer learning)."""
         return build("workload", {"name": name})  # type: ignore[return-value]
 
     def data_with(self, others: Iterable[WorkloadConfig]) -> str:
-        """Fingerprint of this workload's data together with those of others."""
+        """Return the fingerprint of this workload's data together with those of others."""
         prints = [other.fingerprint(self._data_root) for other in others]
         return digest("data", [self.data, *prints]) if prints else self.data
 
     def clean(self, seed: int) -> Task:
-        """The model without a mark."""
+        """Make the task of the model without a mark."""
         return self._train(seed, "clean", None, None, ())
 
     def twin(self, seed: int, recipe: TaskConfig | None) -> Task:
-        """The clean model after a scheme's extra training without its mark; the clean model itself if there is none."""
+        """Make the task of the clean model after a scheme's extra training; the clean model if there is none."""
         start = self.clean(seed)
         if recipe is None:
             return start
@@ -145,8 +145,8 @@ class WorkloadPlanner:
         return self._train(seed, what, recipe, None, (("start", start.id),))
 
     def scratch(self, seed: int, adversary: TaskConfig) -> Task:
-        """A model trained on the adversary's data alone."""
-        # How long and with how many queries an attack may run changes nothing here.
+        """Make the task of a model trained on the adversary's data alone."""
+        # Limits on epochs and queries do not change this model, so budgets that differ in them share it.
         data = {name: adversary[name] for name in ("data_fraction", "disjoint")}
         granted = ",".join(f"{k}={short(v)}" for k, v in data.items())
         return self._train(seed, f"scratch/{granted}", None, data, ())
@@ -173,19 +173,19 @@ class WorkloadPlanner:
         return self._trained[key]
 
     def passes(self, recipe: TaskConfig | None) -> float:
-        """Passes over the owner's data that ``recipe``, or the workload's own training, makes."""
+        """Count the passes over the owner's data in ``recipe``, or in the workload's own training."""
         if recipe is not None and recipe["steps"] is not None:
             return float(recipe["steps"] * recipe["batch_size"] / max(1, self.facts.n_train))
         epochs = self.config.get("epochs") if recipe is None else recipe["epochs"]
         return float(epochs) if isinstance(epochs, int | float) else 1.0
 
     def seconds(self, passes: float) -> float:
-        """Guess for so many training passes over the owner's data."""
+        """Estimate the seconds of training passes over the owner's data."""
         return max(0.1, passes * self.facts.n_train * _SECONDS_A_SAMPLE)
 
 
 class PlannerCache:
-    """Workloads that were looked at already: many expansions in one process read data and code once."""
+    """Planners of earlier expansions, so that one process reads data and code once."""
 
     def __init__(self, data_root: Path | None) -> None:
         self._data_root = data_root
@@ -193,7 +193,7 @@ class PlannerCache:
         self._known: dict[tuple[str, str, str], WorkloadPlanner] = {}
 
     def of(self, workload: WorkloadConfig, label: str, root: str) -> WorkloadPlanner:
-        """The ground of ``workload``, whose tasks' labels say ``label``, with keys from the root of that commitment."""
+        """Return the planner of ``workload`` with this label and commitment ``root`` of the key root."""
         key = canonical(workload.config()), label, root
         if key not in self._known:
             self._known[key] = WorkloadPlanner(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wmarena.experiments.results.calibration import Calibration
-from wmarena.experiments.results.rows import Params, ResultRow, flat
-from wmarena.experiments.spec.labels import differing
+from wmarena.experiments.results.rows import Params, ResultRow
+from wmarena.experiments.spec.labels import differing, flat
 from wmarena.orchestrator.plan.identity import canonical
 
 Groups = dict[tuple[str | None, ...], dict[Hashable, Params]]

@@ -1,13 +1,13 @@
-"""Does the null model of a scheme's p-value hold? Fresh keys on independent clean models say so.
+"""Tests the null model of a scheme's p-value with fresh keys on independent clean models.
 
-    pairs        (clean model, key that was drawn for this pair alone and embedded nowhere)
-    statistics   k/n of a binomial test should scatter as Binomial(n, q)/n: discrete Kolmogorov-Smirnov distance
+    pairs        (clean model, key drawn for this pair and embedded nowhere)
+    statistics   k/n of a binomial test should be distributed as Binomial(n, q)/n: discrete Kolmogorov-Smirnov distance
     rates        a level of 5 % should reject 5 % of the pairs: its share must lie in the 99 % Clopper-Pearson interval
                  of the hits (key randomisation and discrete tests may reject less, never more)
-    verdicts     how many pairs pass the test outright, with a 95 % interval: 0 of 300 is "below 1.2 %", not 0
+    verdicts     number of pairs that pass the test, with a 95 % interval: 0 of 300 is "below 1.2 %", not 0
 
-Sources: null models after Lukas et al. 2022, whose 5 % rule of a Gaussian fit stands beside our threshold; Clopper and
-Pearson 1934. Nothing here changes a p-value: a disagreement raises ``null_mismatch``.
+Sources: null models after Lukas et al. 2022, whose 5 % rule of a Gaussian fit is reported beside our threshold; Clopper
+and Pearson 1934. P-values stay as they are: a disagreement raises ``null_mismatch``.
 """
 
 import math
@@ -26,22 +26,22 @@ from wmarena.orchestrator.plan.task import TaskId
 from wmarena.schemes.statistics import binomial_threshold, clopper_pearson, discrete_ks, log10_binomial_tail
 
 CONTROL = "calibration"
-"""``Cell.control`` of a calibration task: its cells make no row of the results table."""
+"""``Cell.control`` of a calibration task, whose cells have no row in the results table."""
 
 LEVELS = (0.05, 0.01)
 KS_LEVEL = 1e-3
-"""Kolmogorov-Smirnov p below which the null model is called wrong: a dozen schemes are looked at."""
+"""Kolmogorov-Smirnov p below which the null model is rejected; small, because a dozen schemes are tested."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """How often a test of ``level`` rejects.
+    """Rejections by a test of ``level``.
 
     Attributes:
         hits: pairs with p <= level.
         low, high: 99 % Clopper-Pearson interval of the rate.
-        expected: what the null model says: the attainable level next below for a discrete statistic.
-        agrees: ``expected`` is in the interval; for tests that are only conservative, not below it.
+        expected: rate under the null model; for a discrete statistic, the largest attainable one within ``level``.
+        agrees: ``expected`` is in the interval; for conservative tests, not below it.
     """
 
     level: float
@@ -106,13 +106,14 @@ class Calibration:
 def calibrations(
     cells: Iterable[Cell], records: Mapping[TaskId, Record], workload_params: Mapping[TaskId, str]
 ) -> list[Calibration]:
-    """One calibration per scheme and workload of a plan.
+    """Compute one calibration per scheme and workload of a plan.
 
     Args:
-        cells: of the plan; those with control ``calibration`` count.
-        records: what became of each task; pairs that were not reached are left out.
+        cells: of the plan; those with control ``calibration`` are used.
+        records: of tasks that have ended; pairs without one are left out.
         workload_params: clean task of a cell -> the workload's configuration as JSON.
     """
+    # Pairs of all models are pooled: the null model says that no clean model is special.
     gathered: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for cell in cells:
         record = records.get(cell.verify)
@@ -133,12 +134,8 @@ def _calibration(who: tuple[str, str, str, str], parts: Sequence[Mapping[str, An
     rates = tuple(_rate(level, logs, n, q if exact else None, method) for level in LEVELS)
     mean, spread = _expected(method, n, q)
     ks = discrete_ks([pair["k"] for pair in pairs], n, q) if exact else None
-    workload, workload_params, scheme, scheme_params = who
     return Calibration(
-        workload=workload,
-        workload_params=workload_params,
-        scheme=scheme,
-        scheme_params=scheme_params,
+        **dict(zip(("workload", "workload_params", "scheme", "scheme_params"), who, strict=True)),
         p_method=method,
         n_models=len(parts),
         n_pairs=len(pairs),

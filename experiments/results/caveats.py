@@ -1,7 +1,6 @@
-"""Named doubts about results. Each check reads the evidence alone and names the rows that it is raised on.
+"""Named doubts about results. Each check reads the evidence and returns the rows that it concerns.
 
-Habit taken from AutoAttack's flags (Croce and Hein, ICML 2020): an evaluation doubts itself, by name, beside every
-number that the doubt concerns.
+After AutoAttack's flags (Croce and Hein, ICML 2020): every doubtful number carries the name of the doubt.
 """
 
 from collections import Counter, defaultdict
@@ -44,17 +43,17 @@ EXPLANATIONS: dict[str, str] = {
     "recomputed bit for bit.",
     "null_mismatch": "Unrelated keys do not behave as the null model of the p-value says they should.",
 }
-"""What each caveat means, for people."""
+"""Caveat -> its meaning."""
 
 
 @dataclass(frozen=True)
 class CaveatInputs:
-    """What the checks may read.
+    """The data that checks may read.
 
     Attributes:
         rows: the results table; ``caveats`` still empty.
-        sources: task_id of a row -> the records of every task whose result stands in it.
-        miscalibrated: schemes (``ResultRow.victim``) whose null model is contradicted by keys that nobody embedded.
+        sources: task_id of a row -> the records of every task with a result in it.
+        miscalibrated: schemes (``ResultRow.victim``) whose null model the calibration contradicts.
     """
 
     rows: Sequence[ResultRow]
@@ -63,15 +62,19 @@ class CaveatInputs:
     _chance: dict[tuple[str, str | None], float] = field(default_factory=dict)
 
     def done(self) -> list[ResultRow]:
-        """Rows with a verdict."""
+        """Return rows with a verdict."""
         return [row for row in self.rows if row.is_done]
 
     def results(self, row: ResultRow) -> list[Mapping[str, Any]]:
-        """Results behind a row."""
+        """Return the results of a row's tasks."""
         return [record.result for record in self.sources[row.task_id] if record.result]
 
+    def with_result(self, condition: Callable[[Mapping[str, Any]], bool]) -> set[TaskId]:
+        """Return rows with a verdict and a task whose result meets a condition."""
+        return {row.task_id for row in self.done() if any(map(condition, self.results(row)))}
+
     def chance(self, row: ResultRow) -> float:
-        """The metric of guessing on the row's workload, asked of its plugin once."""
+        """Return the metric of guessing on the row's workload, cached."""
         name = row.workload, row.workload_params
         if name not in self._chance:
             self._chance[name] = chance_level(row.workload, row.workload_config)
@@ -82,20 +85,22 @@ Check = Callable[[CaveatInputs], set[TaskId]]
 
 
 def raised_caveats(evidence: CaveatInputs) -> dict[TaskId, tuple[str, ...]]:
-    """Caveats of every row by its task: those that tasks and verdicts carry, and those that the checks raise."""
+    """Collect the caveats of every row by its task: from tasks, verdicts and checks."""
     found = {row.task_id: carried(evidence, row) for row in evidence.rows}
     for name, check in CHECKS.items():
         for task_id in check(evidence):
             found[task_id].add(name)
+    return {task_id: tuple(_ranked(names)) for task_id, names in found.items()}
+
+
+def _ranked(names: Iterable[str]) -> list[str]:
+    """Sort caveats, most serious first."""
     rank = {name: i for i, name in enumerate(EXPLANATIONS)}
-    return {
-        task_id: tuple(sorted(names, key=lambda name: (rank.get(name, len(rank)), name)))
-        for task_id, names in found.items()
-    }
+    return sorted(names, key=lambda name: (rank.get(name, len(rank)), name))
 
 
 def carried(evidence: CaveatInputs, row: ResultRow) -> set[str]:
-    """Caveats that tasks noted themselves, and those of the verdict."""
+    """Collect the caveats of a row's tasks and of its verdict."""
     noted = {c for record in evidence.sources[row.task_id] for c in record.caveats}
     for result in evidence.results(row):
         noted |= set(result.get("caveats", ())) | set(result.get("verdict", {}).get("caveats", ()))
@@ -105,7 +110,7 @@ def carried(evidence: CaveatInputs, row: ResultRow) -> set[str]:
 def ambiguous(evidence: CaveatInputs) -> set[TaskId]:
     """Raised if any negative control of the scheme fires, or a random key (ambiguity level 0) passes.
 
-    One such hit on one seed puts the label on every row of the scheme: a test that accuses strangers is no test.
+    One hit on one seed labels every row of the scheme, because its verdicts then prove nothing.
     """
     fired = {r.victim for r in evidence.done() if r.verdict and (r.control or r.is_random_claim)}
     return {r.task_id for r in evidence.rows if r.victim in fired}
@@ -141,26 +146,18 @@ def ruined(evidence: CaveatInputs) -> set[TaskId]:
 
 def weights_unmoved(evidence: CaveatInputs) -> set[TaskId]:
     """Raised if an attack's suspect has the victim's weights, bit for bit in the mean."""
-    return {
-        row.task_id
-        for row in evidence.done()
-        if any(result.get("moved_mean_abs_dev") == 0 for result in evidence.results(row))
-    }
+    return evidence.with_result(lambda result: result.get("moved_mean_abs_dev") == 0)
 
 
 def resolution_limited(evidence: CaveatInputs) -> set[TaskId]:
-    """Raised if the verdict was taken at a coarser level than ``LEVEL`` for want of random keys."""
+    """Raised if the verdict was taken at a coarser level than ``LEVEL``, for lack of random keys."""
     done = evidence.done()
     return {r.task_id for r in done if r.p_method == "key_randomisation" and (r.level or 0.0) > LEVEL}
 
 
 def structure(evidence: CaveatInputs) -> set[TaskId]:
-    """Raised if the suspect did not have the tensors that the key names."""
-    return {
-        row.task_id
-        for row in evidence.done()
-        if any(result.get("verdict", {}).get("reason") == "structure" for result in evidence.results(row))
-    }
+    """Raised if the suspect lacks tensors that the key names."""
+    return evidence.with_result(lambda result: result.get("verdict", {}).get("reason") == "structure")
 
 
 def non_monotone(evidence: CaveatInputs) -> set[TaskId]:
@@ -179,7 +176,7 @@ def non_monotone(evidence: CaveatInputs) -> set[TaskId]:
 
 
 def mixed_environment(evidence: CaveatInputs) -> set[TaskId]:
-    """Raised on rows with a task that ran under another environment than most tasks of the table did."""
+    """Raised on rows with a task that ran in another environment than most tasks of the table."""
     seen: dict[TaskId, str] = {}
     for row in evidence.rows:
         for record in evidence.sources[row.task_id]:
@@ -196,7 +193,7 @@ def mixed_environment(evidence: CaveatInputs) -> set[TaskId]:
 
 
 def parent_changed(evidence: CaveatInputs) -> set[TaskId]:
-    """Raised if two tasks of a row consumed the same parent with different bytes."""
+    """Raised if two tasks of a row read the same parent with different bytes."""
     out = set()
     for row in evidence.rows:
         hashes: dict[str, set[str]] = defaultdict(set)
@@ -209,30 +206,19 @@ def parent_changed(evidence: CaveatInputs) -> set[TaskId]:
 
 
 def null_mismatch(evidence: CaveatInputs) -> set[TaskId]:
-    """Raised on all rows of a scheme whose p-values are not what they claim on independent clean models."""
+    """Raised on all rows of a scheme whose p-values are wrong on independent clean models."""
     return {r.task_id for r in evidence.rows if r.victim in evidence.miscalibrated}
 
 
-CHECKS: dict[str, Check] = {
-    check.__name__: check
-    for check in (
-        ambiguous,
-        mark_missing,
-        fidelity_missed,
-        ruined,
-        weights_unmoved,
-        resolution_limited,
-        structure,
-        non_monotone,
-        mixed_environment,
-        parent_changed,
-        null_mismatch,
-    )
-}
+_CHECKS = (
+    *(ambiguous, mark_missing, fidelity_missed, ruined, weights_unmoved, resolution_limited),
+    *(structure, non_monotone, mixed_environment, parent_changed, null_mismatch),
+)
+CHECKS: dict[str, Check] = {check.__name__: check for check in _CHECKS}
 
 
 def chance_level(workload: str, config: Mapping[str, Any]) -> float:
-    """Metric of guessing: 1/C for classifiers, 0 where the metric has no such floor or the plugin is not installed."""
+    """Return the metric of guessing: 1/C for classifiers, else 0, also without the plugin."""
     use_workloads(WORKLOADS)
     try:
         plugin: Any = plugin_class("workload", workload).from_config(config)
@@ -242,7 +228,6 @@ def chance_level(workload: str, config: Mapping[str, Any]) -> float:
 
 
 def raised(rows: Iterable[ResultRow]) -> dict[str, int]:
-    """Caveat -> number of rows that carry it, most serious first."""
+    """Count the rows of each caveat, most serious first."""
     counts = Counter(name for row in rows for name in row.caveats)
-    rank = {name: i for i, name in enumerate(EXPLANATIONS)}
-    return {name: counts[name] for name in sorted(counts, key=lambda n: (rank.get(n, len(rank)), n))}
+    return {name: counts[name] for name in _ranked(counts)}

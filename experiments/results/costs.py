@@ -1,12 +1,12 @@
-"""The attacker's cost, from rows of the results table alone.
+"""The attacker's cost, computed from rows of the results table.
 
-    cost      smallest relative drop of the primary metric among the suspects on which the verdict fell, at any strength
-    bracket   along growing strength: the last one at which the verdict stood, the first at which it fell
-    AUMC      area under the smallest margin that a given drop buys, on drops of 0 to 20 %, as a share of that range
+    cost      smallest relative drop of the primary metric among suspects with verdict 0, at any strength
+    bracket   along growing strength: the last one with verdict 1, the first with verdict 0
+    AUMC      area under the smallest margin as a function of the drop, on drops of 0 to 20 %, as a share of that range
 
-All three are an oracle's: they take the best strength after the fact, which an attacker who does not see the verdict
-cannot. A seed on which the verdict never fell is censored: its cost is larger than the largest drop tried. Claims and
-negative controls have no cost, nor has a seed whose mark was absent before the attack.
+All three are lower bounds: they use the verdict to choose the strength, and an attacker does not see it. A seed without
+verdict 0 is censored: its cost is larger than the largest drop tried. Claims, negative controls, and seeds whose mark
+was absent before the attack have no cost.
 
 Source: Kaplan and Meier, JASA 1958 (medians of censored costs).
 """
@@ -15,6 +15,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 
 from wmarena.attacks.base import Attack
@@ -22,10 +23,10 @@ from wmarena.experiments.results.rows import ResultRow, required
 from wmarena.orchestrator.plan.plugins import UnknownName, plugin_class
 
 AUMC_REACH = 0.2
-"""Largest relative drop that ``aumc`` looks at."""
+"""Largest relative drop in ``aumc``."""
 
 UNKNOWN_FAMILY = "other"
-"""Family of an attack whose plugin is not installed here."""
+"""Family of an attack whose plugin is not installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +34,11 @@ class Bracket:
     """Attacker's cost on one seed.
 
     Attributes:
-        cost: smallest relative drop with verdict 0, None (censored) if the verdict never fell.
-        kept: largest relative drop with verdict 1, None if it never stood: where a censored cost begins.
+        cost: smallest relative drop with verdict 0, None (censored) without one.
+        kept: largest relative drop with verdict 1, None without one: lower bound of a censored cost.
         before, after: rows of the last strength with verdict 1 before the flip, and of the first with verdict 0.
         cheapest: the row of ``cost``.
-        non_monotone: the verdict stands again at a larger strength than one at which it fell.
+        non_monotone: verdict 1 at a larger strength than one with verdict 0.
     """
 
     seed: int
@@ -50,7 +51,7 @@ class Bracket:
 
     @property
     def beats_scratch(self) -> bool | None:
-        """Whether the cheapest suspect is better than training from scratch; None if censored or not known."""
+        """Whether the cheapest suspect is better than training from scratch; None if censored or unknown."""
         return None if self.cheapest is None else self.cheapest.beats_scratch
 
 
@@ -77,7 +78,7 @@ class AttackSweep:
 
     @property
     def seeds(self) -> dict[int, list[ResultRow]]:
-        """Seed -> its rows with a verdict, from the gentlest to the strongest."""
+        """Seed -> its rows with a verdict, weakest first."""
         found: dict[int, list[ResultRow]] = defaultdict(list)
         for row in self.rows:
             if row.is_done:
@@ -91,7 +92,7 @@ class AttackSweep:
 
     @property
     def aumc(self) -> list[float]:
-        """``aumc`` per seed, without seeds whose published model is not judged or had no mark."""
+        """``aumc`` per seed, without seeds whose published model has no verdict or no mark."""
         judged = {seed: row for seed, row in self.published.items() if row.verdict}
         return [aumc(rows, required(judged[seed].margin)) for seed, rows in self.seeds.items() if seed in judged]
 
@@ -99,8 +100,8 @@ class AttackSweep:
         return -math.inf if row.strength is None else self.direction * row.strength
 
 
-def contests(rows: Iterable[ResultRow]) -> list[AttackSweep]:
-    """Every attack (``none`` included) on every victim, claims and controls apart, in the table's order."""
+def attack_sweeps(rows: Iterable[ResultRow]) -> list[AttackSweep]:
+    """Group rows by attack (also ``none``) and victim, without claims and controls, in the table's order."""
     table = [row for row in rows if row.control is None and not row.is_claim]
     found: dict[tuple[object, ...], list[ResultRow]] = defaultdict(list)
     published: dict[tuple[object, ...], dict[int, ResultRow]] = defaultdict(dict)
@@ -121,18 +122,18 @@ def contests(rows: Iterable[ResultRow]) -> list[AttackSweep]:
 
 
 def bracket(seed: int, rows: Sequence[ResultRow]) -> Bracket:
-    """Attacker's cost on one seed from its finished rows, sorted from the gentlest to the strongest."""
+    """Compute the attacker's cost on one seed from its finished rows, weakest first."""
     verdicts = [bool(row.verdict) for row in rows]
     first = verdicts.index(False) if False in verdicts else len(rows)
-    standing = [row for row in rows[:first] if row.verdict]
+    kept = [row for row in rows[:first] if row.verdict]
     priced = [row for row in rows if row.relative_drop is not None]
-    fallen = [row for row in priced if not row.verdict]
-    cheapest = min(fallen, key=_drop, default=None)
+    removed = [row for row in priced if not row.verdict]
+    cheapest = min(removed, key=_drop, default=None)
     return Bracket(
         seed=seed,
         cost=None if cheapest is None else cheapest.relative_drop,
         kept=max((_drop(row) for row in priced if row.verdict), default=None),
-        before=standing[-1] if standing else None,
+        before=kept[-1] if kept else None,
         after=rows[first] if first < len(rows) else None,
         cheapest=cheapest,
         non_monotone=any(later and not earlier for earlier, later in pairwise(verdicts)),
@@ -144,7 +145,7 @@ def _drop(row: ResultRow) -> float:
 
 
 def cheapest_of(found: Iterable[Bracket]) -> list[Bracket]:
-    """The worst of several attacks, seed by seed: the cheapest removal; censored where none of them removed the mark.
+    """Select the cheapest removal among several attacks, seed by seed; censored if none removed the mark.
 
     A censored seed of a family costs more than the largest drop that any of its attacks tried.
     """
@@ -157,39 +158,39 @@ def cheapest_of(found: Iterable[Bracket]) -> list[Bracket]:
 def _cheapest(found: Sequence[Bracket]) -> Bracket:
     removed = [part for part in found if part.cost is not None]
     if removed:
-        return min(removed, key=lambda part: math.inf if part.cost is None else part.cost)
+        return min(removed, key=lambda part: required(part.cost))
     return max(found, key=lambda part: -math.inf if part.kept is None else part.kept)
 
 
 def median_cost(brackets: Sequence[Bracket]) -> tuple[float, bool] | None:
-    """Kaplan-Meier median of the attacker's cost over seeds (Kaplan and Meier, JASA 1958).
+    """Estimate the median of the attacker's cost over seeds (Kaplan and Meier, JASA 1958).
 
-    A seed whose verdict never fell is censored at the largest drop tried on it: its cost is larger than that. It counts
-    as at risk up to there, so a harsher attack that never removed the mark weighs more than a gentle one.
+    A seed without verdict 0 is censored at its largest drop tried. It counts as at risk up to there, so a strong attack
+    that never removed the mark weighs more than a weak one.
 
     Returns:
-        (relative drop, False), or (largest drop tried, True) where the median itself is censored; None without data.
+        (relative drop, False), or (largest drop tried, True) if the median itself is censored; None without data.
     """
     points = [(b.cost, True) if b.cost is not None else (b.kept, False) for b in brackets]
+    # Events sort before censored seeds of the same drop, which are still at risk there.
     known = sorted((drop, not event) for drop, event in points if drop is not None)
-    standing, at_risk = 1.0, len(known)
-    for drop, censored in known:
+    surviving = Fraction(1)  # exact: a product of floats may end just above one half for an even number of seeds
+    for at_risk, (drop, censored) in zip(range(len(known), 0, -1), known, strict=True):
         if not censored:
-            standing *= 1 - 1 / at_risk
-        at_risk -= 1
-        if not censored and standing <= 0.5:
-            return drop, False
+            surviving *= Fraction(at_risk - 1, at_risk)
+            if surviving <= Fraction(1, 2):
+                return drop, False
     return (known[-1][0], True) if known else None
 
 
 def envelope(rows: Iterable[ResultRow], start: float) -> list[tuple[float, float]]:
-    """(relative drop, smallest margin among suspects that cost no more): a falling staircase, clipped to [0, 1].
+    """Return the steps of (relative drop, smallest margin at that drop or less), margins clipped to [0, 1].
 
-    Drops below zero (the attack made the model better) count as zero. Only steps are listed, the gentlest first.
+    Drops below zero (the attack improved the model) count as zero. The smallest drop comes first.
 
     Args:
         rows: suspects of one seed.
-        start: margin of the published model, which costs nothing.
+        start: margin of the published model, at drop 0.
     """
     known = sorted(
         (max(0.0, row.relative_drop), min(1.0, max(0.0, row.margin)))
@@ -204,12 +205,9 @@ def envelope(rows: Iterable[ResultRow], start: float) -> list[tuple[float, float
 
 
 def aumc(rows: Iterable[ResultRow], start: float) -> float:
-    """Mean of ``envelope`` over relative drops of [0, ``AUMC_REACH``]: 1 if nothing touches the mark, 0 if it is free.
+    """Average ``envelope`` over relative drops of [0, ``AUMC_REACH``]: 1 if every margin is 1.
 
-    Beyond the largest drop tried the last margin holds: what was not tried is not held against the mark.
-
-    Args:
-        rows, start: as for ``envelope``.
+    Beyond the largest drop tried the last margin applies. Arguments are those of ``envelope``.
     """
     steps = [step for step in envelope(rows, start) if step[0] <= AUMC_REACH]
     ends = [drop for drop, _ in steps[1:]] + [AUMC_REACH]
@@ -218,7 +216,7 @@ def aumc(rows: Iterable[ResultRow], start: float) -> float:
 
 
 def family(row: ResultRow) -> str:
-    """The family of the row's attack; that of a chain is ``chain``."""
+    """Return the family of the row's attack; ``chain`` for a chain."""
     cls = _plugin(row.attack)
     if cls is not None:
         return cls.family
@@ -226,14 +224,14 @@ def family(row: ResultRow) -> str:
 
 
 def direction(row: ResultRow) -> int:
-    """1 if a larger strength is a stronger attack, -1 if a smaller one is (bits that are kept)."""
+    """Return 1 if a larger strength is a stronger attack, -1 if a smaller one is (number of bits)."""
     cls = _plugin(_swept_part(row))
     own = cls is not None and cls.strength_field() == str(row.strength_name).rpartition(".")[2]
     return -1 if own and getattr(cls, "direction", 1) == -1 else 1
 
 
 def _swept_part(row: ResultRow) -> str:
-    """Name of the attack that the strength belongs to: a chain's last part that has one."""
+    """Return the name of the attack with the strength: a chain's last part that has one."""
     params = row.attack_config
     named = str(row.strength_name)
     holders = [k for k, v in params.items() if f".{k}".endswith(f".{named}") and v == row.strength]
@@ -242,7 +240,7 @@ def _swept_part(row: ResultRow) -> str:
 
 
 def _plugin(name: str) -> type[Attack] | None:
-    """The attack's class, None if it is not installed here."""
+    """Return the attack's class, None if it is not installed here."""
     try:
         cls = plugin_class("attack", name)
     except (UnknownName, ImportError):

@@ -1,7 +1,7 @@
-"""One row of the results table: its columns, and what is read off them.
+"""One row of the results table: its columns, and properties that are derived from them.
 
-A row is made once, from a plan and its records or from ``results.parquet``. Columns that hold JSON are parsed at most
-once, by the properties below; no other module parses them.
+A row is made from a plan and its records, or from ``results.parquet``. Only the properties below parse the columns
+that hold JSON, at most once.
 """
 
 import json
@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from wmarena.attacks.knowledge import Budget
+from wmarena.experiments.spec.labels import flat
 from wmarena.orchestrator.plan.identity import canonical
 from wmarena.orchestrator.plan.task import TaskId
 
@@ -29,13 +30,13 @@ _RATE = "[0, 1]"
 
 
 def column(doc: str, unit: str = "", *, required: bool = False) -> Any:
-    """A column of the table: its meaning, its unit or range; null unless given or ``required``."""
+    """Declare a column by its meaning and its unit or range; null by default unless ``required``."""
     metadata = {"doc": doc, "unit": unit}
     return field(metadata=metadata) if required else field(default=None, metadata=metadata)
 
 
 class _Cache:
-    """Gives a class with slots the dictionary in which ``cached_property`` keeps its values."""
+    """Adds the ``__dict__`` that ``cached_property`` needs to a class with slots."""
 
     __slots__ = ("__dict__",)
 
@@ -44,7 +45,7 @@ class _Cache:
 class ResultRow(_Cache):
     """One verification. The fields are the columns of ``results.parquet``, in order; None is null."""
 
-    # What was asked.
+    # Question.
     experiment: str = column("name of the spec", required=True)
     run_id: str = column("execution that wrote the table", required=True)
     task_id: TaskId = column("id of the verify task", required=True)
@@ -67,11 +68,11 @@ class ResultRow(_Cache):
         "negative control: `clean` (owner's key on the clean twin), `null_model` (owner's key on an independent "
         "model), `stranger_key` (a stranger's key on the marked model)"
     )
-    # How it ended.
+    # State.
     status: Literal["done", "failed", "skipped"] = column("how the row ended", required=True)
     cached: bool = column("the run found the verification finished", required=True)
     error: str | None = column("why there is no verdict")
-    # What the models are worth.
+    # Metrics.
     metric: str | None = column("name of the workload's metric")
     metric_clean: float | None = column("metric of the compute-matched clean twin, test data", _RATE)
     metric_marked: float | None = column("metric of the marked model, test data", _RATE)
@@ -83,7 +84,7 @@ class ResultRow(_Cache):
     metric_suspect_val: float | None = column("metric of the suspect, validation data", _RATE)
     relative_drop: float | None = column("(metric_marked - metric_suspect) / metric_marked", "at most 1")
     beats_scratch: bool | None = column("the suspect is better than `metric_scratch` by more than half a point")
-    # What the evidence is.
+    # Evidence.
     statistic: float | None = column("test statistic; k/n where `p_method` is `binomial`", "the test's own")
     n: int | None = column("bits or triggers that were compared", "count")
     null_q: float | None = column("chance that one of them agrees with an unrelated key", _RATE)
@@ -102,14 +103,14 @@ class ResultRow(_Cache):
     covertness_mean_abs_dev: float | None = column("mean |w - w0| of the embedding", "units of weights")
     covertness_ks: float | None = column("Kolmogorov-Smirnov distance of the weights' histograms", _RATE)
     covertness_relative_l2: float | None = column("||w - w0|| / ||w0|| of the embedding", "at least 0")
-    # What it took.
+    # Effort.
     seconds_embed: float | None = column("computation of the embedding", "seconds")
     seconds_attack: float | None = column("computation of the attack", "seconds")
     seconds_verify: float | None = column("computation of the verification", "seconds")
     device: str | None = column("device of the verification")
     caveats: tuple[str, ...] = field(default=(), metadata={"doc": "named doubts about the row", "unit": ""})
     details: str | None = column("what verdict, attack and claim say beyond the columns", "JSON")
-    # Where the models are.
+    # Models.
     embed_id: TaskId = column("id of the task that made the mark", required=True)
     suspect_id: TaskId = column("id of the task that made the suspect", required=True)
     clean_id: TaskId = column("id of the task that trained the clean twin", required=True)
@@ -150,13 +151,13 @@ class ResultRow(_Cache):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "ResultRow":
-        """The row that ``to_record`` wrote; a column that ``record`` lacks is null."""
+        """Read a row that ``to_record`` wrote; a column that ``record`` lacks is null."""
         found = {name: record[name] for name in COLUMN_TYPES if name in record}
         lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
         return cls(**{**found, **lists})
 
     def to_record(self) -> dict[str, Any]:
-        """Column -> value."""
+        """Return column -> value."""
         return dict(zip(COLUMN_TYPES, _VALUES(self), strict=True))
 
     # Configurations.
@@ -183,9 +184,9 @@ class ResultRow(_Cache):
 
     @cached_property
     def variant(self) -> Params:
-        """``attack_config`` without the strength, and without what tells how the suspect was judged."""
+        """``attack_config`` without the strength and ``_MARKS``."""
         out = {key: value for key, value in self.attack_config.items() if key.partition(".")[0] not in _MARKS}
-        # A chain's strength is that of its last part that has one.
+        # A chain's strength belongs to its last part that has one.
         holders = [k for k in out if k.rsplit(".", 1)[-1] == self.strength_name and out[k] == self.strength]
         if self.strength_name in out:
             del out[self.strength_name]
@@ -200,7 +201,7 @@ class ResultRow(_Cache):
 
     @property
     def victim(self) -> tuple[str | None, ...]:
-        """Workload and scheme with their configurations: what rows are compared within."""
+        """Workload and scheme with their configurations: rows are compared within one victim."""
         return self.workload, self.workload_params, self.scheme, self.scheme_params
 
     # Metrics.
@@ -213,7 +214,7 @@ class ResultRow(_Cache):
 
     @property
     def budget_drop(self) -> float | None:
-        """Absolute drop that the budget is held against: on validation data where known, else on test data."""
+        """Absolute drop to compare with the budget: on validation data where known, else on test data."""
         drop = _drop(self.metric_marked_val, self.metric_suspect_val)
         return self.test_drop if drop is None else drop
 
@@ -222,7 +223,7 @@ class ResultRow(_Cache):
         """Absolute drop on test data, marked - suspect."""
         return _drop(self.metric_marked, self.metric_suspect)
 
-    # What was judged.
+    # Kind of row.
 
     @property
     def is_done(self) -> bool:
@@ -270,7 +271,7 @@ class ResultRow(_Cache):
         return self.control is None and not (self.is_claim or self.has_original_head or self.is_realigned)
 
     def detail(self, part: Literal["verdict", "attack", "claim"]) -> Params:
-        """What the scheme's verdict, the attack or the forger's claim says beyond the columns; empty if nothing."""
+        """Return details of the scheme's verdict, the attack or the forger's claim; empty if there are none."""
         return self._details.get(part) or {}
 
     @cached_property
@@ -285,27 +286,14 @@ _VALUES = attrgetter(*COLUMN_TYPES)
 
 
 def required(value: T | None) -> T:
-    """A number that every row with a verdict has. Raises ValueError where it is null."""
+    """Return a number that every row with a verdict has. Raises ValueError if it is null."""
     if value is None:
         raise ValueError("expected a number in a row with a verdict, got null")
     return value
 
 
-def flat(params: Mapping[str, Any], prefix: str = "") -> Params:
-    """Nested JSON as one level of dotted names; lists of objects are numbered."""
-    out: Params = {}
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            out |= flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
-            out |= flat({str(i): v for i, v in enumerate(value)}, f"{prefix}{key}.")
-        else:
-            out[f"{prefix}{key}"] = value
-    return out
-
-
 def parsed(text: str | None) -> Params:
-    """A configuration that a column holds as JSON; empty for null."""
+    """Parse a column that holds a configuration as JSON; empty for null."""
     found: Params = json.loads(text or "{}")
     return found
 

@@ -1,8 +1,7 @@
-"""The results table: one row per verify task, built from a plan and its records, and from nothing else.
+"""The results table: one row per verify task, built from a plan and its records alone.
 
-Numbers that are not known are null, never a sentinel. A row says what was measured; whether a mark survived is read
-from ``removed`` alone: the verdict fell, the accuracy drop is within the adversary's budget, and the suspect is better
-than what the adversary could have trained from scratch on the same data.
+Unknown numbers are null, never a sentinel. Only ``removed`` tells whether a mark was removed: verdict 0, an accuracy
+drop within the adversary's budget, and a suspect better than the model trained from scratch on the adversary's data.
 """
 
 import csv
@@ -30,7 +29,7 @@ from wmarena.orchestrator.plan.task import State, TaskId
 from wmarena.schemes.params import ConfigError
 
 Columns = dict[str, Any]
-"""Some columns of a row that is being made."""
+"""Some columns of a row."""
 
 _TEXT = pa.string()
 _ARROW = {
@@ -45,7 +44,7 @@ _ARROW = {
 
 
 def _arrow_type(hint: Any) -> pa.DataType:
-    """The Parquet type of a field: ``str | None`` and literals are text, ``tuple[str, ...]`` is a list of texts."""
+    """Return the Parquet type of a field: ``str | None`` and literals are text, tuples are lists of text."""
     parts = get_args(hint)
     (plain,) = (part for part in parts if part is not NoneType) if NoneType in parts else (hint,)
     return _ARROW[get_origin(plain) or plain]
@@ -68,13 +67,11 @@ _FROM_VERDICT = (
 def build_rows(
     plan: Plan | Iterable[Cell], records: Mapping[TaskId, Record], *, experiment: str, run_id: str
 ) -> list[ResultRow]:
-    """One row per verify task, in planning order, with every column of ``RESULTS_SCHEMA``.
+    """Build one row per verify task, in planning order.
 
     Args:
-        plan: the plan, or its cells (which do not know the workloads' configurations).
-        records: what became of each task; a task without a record was not reached and counts as skipped.
-        experiment: name of the spec.
-        run_id: the execution that the table belongs to.
+        plan: the plan, or its cells (without the workloads' configurations).
+        records: of tasks that have ended; a task without one counts as skipped.
     """
     tasks = plan.tasks if isinstance(plan, Plan) else {}
     listed = plan.cells if isinstance(plan, Plan) else plan
@@ -93,7 +90,7 @@ def build_rows(
 
 
 def _in_order(rows: Sequence[ResultRow]) -> list[ResultRow]:
-    """Rows as planned, then searched ones by victim and strength: the order in which they joined is chance."""
+    """Sort rows as planned, then searched ones by victim and strength, because they join in random order."""
     first: dict[tuple[Any, ...], int] = {}
     keys = []
     for number, row in enumerate(rows):
@@ -104,7 +101,7 @@ def _in_order(rows: Sequence[ResultRow]) -> list[ResultRow]:
 
 
 def calibrated(plan: Plan | Iterable[Cell], records: Mapping[TaskId, Record]) -> list[Calibration]:
-    """How the plan's schemes behave on clean models, where it asks for that."""
+    """Compute the calibrations of a plan, if it has any."""
     cells = list(plan.cells if isinstance(plan, Plan) else plan)
     tasks = plan.tasks if isinstance(plan, Plan) else {}
     params = {c.clean: canonical(dict(tasks[c.clean].config["workload"])) for c in cells if c.clean in tasks}
@@ -112,7 +109,7 @@ def calibrated(plan: Plan | Iterable[Cell], records: Mapping[TaskId, Record]) ->
 
 
 def _tasks(cell: Cell) -> list[TaskId]:
-    """Every task whose result stands in the cell's row, each once."""
+    """List every task with a result in the cell's row, each once."""
     ids = (cell.verify, cell.embed, cell.suspect, cell.clean, cell.attack_task, cell.scratch)
     return list(dict.fromkeys(i for i in ids if i is not None))
 
@@ -138,7 +135,7 @@ def _row(cell: Cell, records: Mapping[TaskId, Record], head: Columns) -> ResultR
 
 
 def _details(cell: Cell, records: Mapping[TaskId, Record]) -> str | None:
-    """What verdict, attack and claim say beyond the columns, as JSON; None where they say nothing."""
+    """Return details of verdict, attack and claim as JSON; None without any."""
     attack = _result(records, cell.attack_task)
     found = {
         "verdict": _result(records, cell.verify).get("verdict", {}).get("details"),
@@ -178,7 +175,7 @@ def _question(cell: Cell) -> Columns:
 
 @lru_cache(maxsize=4096)
 def _declared(attack: str, params: str) -> Columns:
-    """Label and knowledge of a configured attack, as its plugin declares them; its name alone if that is not here."""
+    """Return label and knowledge of a configured attack; its name alone without the plugin."""
     config = json.loads(params)
     try:
         plugin: Any = build("attack", {"name": "chain" if "attacks" in config else attack, **config})
@@ -188,7 +185,7 @@ def _declared(attack: str, params: str) -> Columns:
 
 
 def _ending(cell: Cell, records: Mapping[TaskId, Record]) -> Columns:
-    """How the row ended. A row whose own attack failed has failed, with the attack's cause; verifying was skipped."""
+    """Return the row's state; a row whose own attack failed has failed, with the attack's cause."""
     record = records.get(cell.verify)
     attack = records.get(cell.attack_task) if cell.attack_task is not None else None
     if attack is not None and attack.state is State.FAILED:
@@ -199,19 +196,19 @@ def _ending(cell: Cell, records: Mapping[TaskId, Record]) -> Columns:
 
 
 def _metrics(cell: Cell, records: Mapping[TaskId, Record]) -> Columns:
-    """Test metrics, and validation metrics under ``_val``; the scratch model is compared on test data only."""
+    """Return test metrics, and validation metrics under ``_val``; the scratch model has test metrics only."""
     made = {"clean": cell.clean, "marked": cell.embed, "suspect": cell.suspect, "scratch": cell.scratch}
     found = {f"metric_{part}": _result(records, task).get("metric_test") for part, task in made.items()}
     del made["scratch"]
     found |= {f"metric_{part}_val": _result(records, task).get("metric_val") for part, task in made.items()}
-    # A model that serves licensed users only is judged by what it is worth to everybody else.
+    # A model that serves licensed users only is judged by its metric for all others.
     judged = _result(records, cell.suspect)
     found |= {"metric_suspect": suspect_metric(judged, "test"), "metric_suspect_val": suspect_metric(judged, "val")}
     return found | {"metric_unlicensed": _result(records, cell.embed).get("unlicensed_test")}
 
 
 def _judgement(cell: Cell, row: ResultRow) -> Columns:
-    """``relative_drop``, ``beats_scratch``, ``removed``: what follows from the measured columns."""
+    """Compute ``relative_drop``, ``beats_scratch`` and ``removed`` from the measured columns."""
     marked, suspect, scratch = row.metric_marked, row.metric_suspect, row.metric_scratch
     beats = None if suspect is None or scratch is None else suspect > scratch + SCRATCH_MARGIN
     judged = row.is_done and cell.control is None and not cell.claim
@@ -224,7 +221,7 @@ def _judgement(cell: Cell, row: ResultRow) -> Columns:
 
 
 def _all_of(*facts: bool | None) -> bool | None:
-    """Logical "and" where some facts may be unknown: one False decides, an unknown among True ones does not."""
+    """Combine facts by three-valued "and": False if any is False, else None if any is unknown."""
     if False in facts:
         return False
     return None if None in facts else True
@@ -236,7 +233,7 @@ def _result(records: Mapping[TaskId, Record], task_id: TaskId | None) -> Mapping
 
 
 def _seconds(records: Mapping[TaskId, Record], task_id: TaskId | None) -> float | None:
-    """Seconds of the computation itself, also where this run found it finished."""
+    """Return the seconds of the computation, also if it was cached."""
     result = _result(records, task_id)
     seconds = result.get("seconds")
     if seconds is None and result and task_id is not None:
@@ -245,26 +242,30 @@ def _seconds(records: Mapping[TaskId, Record], task_id: TaskId | None) -> float 
 
 
 def write_results(rows: Sequence[ResultRow], folder: Path) -> Path:
-    """Write ``results.parquet`` and ``results.csv`` whole or not at all; returns the Parquet file."""
+    """Write ``results.parquet`` and ``results.csv`` atomically; return the Parquet file."""
     records = [row.to_record() for row in rows]
-    table = pa.Table.from_pylist(records, schema=RESULTS_SCHEMA)
-    raw = pa.BufferOutputStream()
-    pq.write_table(table, raw)
-    target = folder / "results.parquet"
-    write_whole(target, raw.getvalue().to_pybytes())
-    # Details hold pictures and maps of hundreds of numbers: people's table does without.
+    target = write_parquet(folder / "results.parquet", records, RESULTS_SCHEMA)
+    # Details hold images and maps of hundreds of numbers, unreadable in a CSV.
     columns = [name for name in COLUMN_TYPES if name != "details"]
     write_whole(folder / "results.csv", table_csv(columns, records).encode())
     return target
 
 
+def write_parquet(path: Path, records: list[dict[str, Any]], schema: pa.Schema) -> Path:
+    """Write records as Parquet, atomically; return the path."""
+    raw = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(records, schema=schema), raw)
+    write_whole(path, raw.getvalue().to_pybytes())
+    return path
+
+
 def read_results(path: Path) -> list[ResultRow]:
-    """The rows that ``write_results`` wrote, now or when the table had fewer columns."""
+    """Read a table of ``write_results``, also an older one with fewer columns."""
     return list(map(ResultRow.from_record, pq.read_table(path, schema=RESULTS_SCHEMA).to_pylist()))
 
 
 def table_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """RFC 4180 text: null is empty, booleans are ``true``/``false``, lists are joined by ``;``."""
+    """Format RFC 4180 text: null is empty, booleans are ``true``/``false``, lists are joined by ``;``."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)

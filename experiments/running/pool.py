@@ -1,4 +1,4 @@
-"""Which workers run a plan, and what a task may cost them: what the caller asks for, and what the spec says."""
+"""Chooses the workers of a plan and the limits of a task, from the caller's options and the spec."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,13 @@ from wmarena.orchestrator.worker.context import Setup
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Which workers run the plan; None leaves a choice to the spec.
+    """The caller's choice of workers; None leaves it to the spec.
 
     Attributes:
         executor: "ray", or "inline" for this process.
         address: Ray address of an existing cluster; None starts a local one.
-        workers: how many.
-        gpus_per_worker: GPUs, or a share of one, for each.
+        workers: their number.
+        gpus_per_worker: GPUs, or a share of one, for each worker.
     """
 
     executor: Literal["ray", "inline"] = "ray"
@@ -32,21 +32,21 @@ class Pool:
 
 
 def limits_of(spec: ExperimentSpec, fail_fast: bool = False) -> Limits:
-    """What a task may cost, as the spec says."""
-    asked = spec.executor
+    """Return the limits of a task from the spec."""
+    executor = spec.executor
     return Limits(
-        task_timeout_s=asked.task_timeout_s,
-        max_retries=asked.max_retries,
+        task_timeout_s=executor.task_timeout_s,
+        max_retries=executor.max_retries,
         fail_fast=fail_fast,
-        heartbeat_timeout_s=asked.heartbeat_timeout_s,
-        stall_timeout_s=asked.stall_timeout_s,
+        heartbeat_timeout_s=executor.heartbeat_timeout_s,
+        stall_timeout_s=executor.stall_timeout_s,
     )
 
 
 def make_executor(
     pool: Pool, spec: ExperimentSpec, store: Store, data_root: Path | None, share: float = 1.0
 ) -> Executor:
-    """The executor that was asked for; what the caller leaves open is the spec's to say, then ``share`` of a GPU."""
+    """Make the executor from the caller's choices, else the spec's, else ``share`` of a GPU for each worker."""
     root_file, passphrase_file = (spec.keys.root, spec.keys.passphrase) if spec.keys else (None, None)
     passphrase = Passphrase.find(passphrase_file)
     setup = Setup(

@@ -1,4 +1,4 @@
-"""A run as it is shown: a live panel on a terminal, one line per finished task elsewhere."""
+"""Displays a run: a live panel on a terminal, one line per finished task in a log or pipe."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -23,12 +23,12 @@ _MOST_FAILURES = 5
 
 @dataclass
 class Tally:
-    """What is known of a run from its events.
+    """Counts and estimates of a run, from its events.
 
     Attributes:
-        running: worker -> (task, when it began).
-        expected: seconds that unsettled tasks are expected to take.
-        stalled: workers whose task has made no progress for long.
+        running: worker -> (task, start time).
+        expected: expected seconds of tasks that have not ended.
+        stalled: workers whose task has stopped making progress.
         failures: lines about the first failed tasks.
     """
 
@@ -49,12 +49,12 @@ class Tally:
 
     @classmethod
     def of(cls, plan: Plan, cached: set[TaskId], seconds: ExpectedSeconds, clock: Clock = time.monotonic) -> "Tally":
-        """The tally of a plan before anything runs."""
+        """Make the tally of a plan before it runs."""
         expected = {task.id: seconds(task) for task in plan if task.id not in cached}
         return cls(total=len(plan), cached=len(plan) - len(expected), expected=expected, clock=clock)
 
-    def hear(self, event: Event) -> None:
-        """Take one event in; a task that joined the plan on the way counts from its first event on."""
+    def update(self, event: Event) -> None:
+        """Count one event; a task that joined the plan during the run counts from its first event."""
         if event.task.id not in self.expected and event.task.id not in self._settled:
             self.total += 1
             self.expected[event.task.id] = event.task.cost
@@ -85,25 +85,26 @@ class Tally:
 
     @property
     def begun(self) -> bool:
-        """True once a worker has taken a task."""
+        """True once a worker has started a task."""
         return bool(self._workers)
 
     @property
     def settled(self) -> int:
-        """Tasks that need nothing more."""
+        """Number of tasks that have ended."""
         return self.cached + self.done + self.failed + self.skipped
 
     def remaining_s(self) -> float | None:
-        """Expected seconds until the end, or None before anything was measured."""
+        """Estimate the seconds until the end; None before any task was measured."""
         if not self._guessed or not self._measured:
             return None
+        # Correct all guesses by the ratio of measured to guessed seconds so far.
         pace = self._measured / self._guessed
         elapsed = sum(self.clock() - since for _, since in self.running.values())
         return max(0.0, sum(self.expected.values()) * pace - elapsed) / max(1, len(self._workers))
 
 
 def duration(seconds: float) -> str:
-    """``35 ms``, ``4.2 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Format seconds: ``35 ms``, ``4.2 s``, ``3 min 20 s``, ``2 h 05 min``."""
     if seconds < 0.995:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 60:
@@ -115,7 +116,7 @@ def duration(seconds: float) -> str:
 
 
 def counts_line(tally: Tally) -> str:
-    """``42/86 · 12 done · 2 running · 0 failed · 30 cached · about 40 s left``."""
+    """Format the counts: ``42/86 · 12 done · 2 running · 0 failed · 30 cached · about 40 s left``."""
     if not tally.begun:
         return f"{tally.settled}/{tally.total} · starting workers"
     counts = (tally.done, "done"), (len(tally.running), "running"), (tally.failed, "failed"), (tally.cached, "cached")
@@ -129,7 +130,7 @@ def counts_line(tally: Tally) -> str:
 
 
 class LivePanel:
-    """What a terminal shows while a run is under way."""
+    """The terminal's panel during a run."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -152,22 +153,22 @@ class LivePanel:
 
 @contextmanager
 def live(console: Console, plan: Plan, cached: set[TaskId], seconds: ExpectedSeconds) -> Iterator[Listener | None]:
-    """A panel that is redrawn a few times a second and leaves its last state behind; a plan may be empty at first."""
+    """Show a panel, redrawn four times a second, whose last state stays; a plan may be empty at first."""
     tally = Tally.of(plan, cached, seconds)
     if tally.settled == tally.total > 0:
         yield None
         return
     with Live(LivePanel(tally), console=console, refresh_per_second=4):
-        yield tally.hear
+        yield tally.update
 
 
 @contextmanager
 def lines(console: Console, plan: Plan, cached: set[TaskId], seconds: ExpectedSeconds) -> Iterator[Listener | None]:
-    """One plain line per settled task, for logs and pipes."""
+    """Print one plain line per ended task, for logs and pipes."""
     tally = Tally.of(plan, cached, seconds)
 
-    def hear(event: Event) -> None:
-        tally.hear(event)
+    def listen(event: Event) -> None:
+        tally.update(event)
         if event.kind == "started":
             return
         took = f" in {duration(event.record.seconds)}" if event.kind == "done" and event.record else ""
@@ -176,4 +177,4 @@ def lines(console: Console, plan: Plan, cached: set[TaskId], seconds: ExpectedSe
         text = f"[{tally.settled}/{tally.total}] {event.kind} {event.task.label}{took}{where}{why}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    yield hear
+    yield listen

@@ -1,4 +1,4 @@
-"""Sends a run to MLflow while it goes on, from a process of its own; trouble there costs a warning, nothing else."""
+"""Sends a run to MLflow from a separate process while it runs; failures there cause a warning, nothing else."""
 
 import logging
 
@@ -9,14 +9,14 @@ from wmarena.orchestrator.store.local import Store
 logger = logging.getLogger(__name__)
 
 _DRAIN_S = 120.0
-"""Longest wait for records after a run; whatever is missing then is sent in the background."""
+"""Longest wait for records after a run; the rest is sent in the background."""
 
 _CACHED_DRAIN_S = 0.5
-"""The same where nothing ran."""
+"""The same if no task ran."""
 
 
 class Recording:
-    """The recorder's process around one run: it starts with the first event, when the journal knows the run."""
+    """The recorder's process of one run; it starts with the first event, when the journal has the run."""
 
     def __init__(self, store: Store, run_id: str, tracking_uri: str | None, journal_url: str | None = None) -> None:
         self._process = RecorderProcess(store, run_id, tracking_uri, journal=journal_url)
@@ -33,13 +33,13 @@ class Recording:
             self._started = True
             try:
                 self._process.start()
-            except OSError as error:  # a mirror: what it lacks can be sent later
+            except OSError as error:  # MLflow is a mirror: missing records can be sent later
                 self._lost = f"records are not being sent to MLflow ({error}); `wmarena report --sync` sends them"
 
     def finish(self) -> None:
-        """Wait until everything is sent, for a while; a tracker that is away costs a warning, nothing else.
+        """Wait for a limited time until all records are sent; an unreachable tracker causes a warning only.
 
-        Where nothing ran there is one entry to send: the process does so by itself, and nobody waits for it.
+        If no task ran, the process sends the single entry by itself, without a wait for the result.
         """
         self._start()
         if self._lost is not None:

@@ -1,4 +1,4 @@
-"""Table and report of one execution: after the run, or rebuilt from the journal and the artifacts alone."""
+"""Writes table and report of one run: after it, or rebuilt from the journal and the artifacts alone."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 from wmarena.experiments.report.writers.build import write_report
 from wmarena.experiments.results.table import build_rows, calibrated, write_results
 from wmarena.experiments.spec.experiment import SHIPPED, ExperimentSpec
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.journal.reader import JournalReader
 from wmarena.orchestrator.plan.evidence import Record
@@ -26,7 +26,7 @@ RunInfo = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pages:
-    """Where a report is: the HTML page, the Parquet table, and the folder that others see, if that is another."""
+    """Paths of a report: the HTML page, the Parquet table, and the folder in a shared store."""
 
     report: Path
     results: Path
@@ -34,31 +34,27 @@ class Pages:
 
 
 def publish(folder: Path, plan: Plan, records: Mapping[TaskId, Record], run: RunInfo, store: Store) -> Pages:
-    """Write table and report of an execution into ``folder``."""
+    """Write table and report of a run into ``folder``."""
     with _readable(run["id"]):
-        return _published(folder, plan, records, run, store)
-
-
-def _published(folder: Path, plan: Plan, records: Mapping[TaskId, Record], run: RunInfo, store: Store) -> Pages:
-    rows = build_rows(plan, records, experiment=run["experiment"], run_id=run["id"])
-    folder.mkdir(parents=True, exist_ok=True)
-    results = write_results(rows, folder)
-    report = write_report(
-        folder,
-        rows=rows,
-        plan=plan,
-        records=records,
-        spec_text=run["spec"],
-        run_info=run,
-        store=store,
-        calibrations=calibrated(plan, records),
-    )
-    return Pages(report, results, store.share_report(folder))
+        rows = build_rows(plan, records, experiment=run["experiment"], run_id=run["id"])
+        folder.mkdir(parents=True, exist_ok=True)
+        results = write_results(rows, folder)
+        report = write_report(
+            folder,
+            rows=rows,
+            plan=plan,
+            records=records,
+            spec_text=run["spec"],
+            run_info=run,
+            store=store,
+            calibrations=calibrated(plan, records),
+        )
+        return Pages(report, results, store.share_report(folder))
 
 
 @contextmanager
 def _readable(run_id: str) -> Iterator[None]:
-    """What a report is made of was read from disk, where anybody may have altered it."""
+    """Convert errors from altered files: the evidence was read from disk."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
@@ -71,12 +67,7 @@ def _readable(run_id: str) -> Iterator[None]:
 
 
 def rebuild(store: Store, run: RunInfo, journal: JournalReader, out: Path | None = None) -> Pages:
-    """The report of an earlier execution, from what the store has of it now.
-
-    Args:
-        run: the execution.
-        out: where it goes; None replaces the report in the store.
-    """
+    """Rebuild the report of an earlier run from the store; ``out`` None replaces the report in the store."""
     entries = journal.run_tasks(run["id"])
     cached = {task_id for _, task_id, was_cached, _ in entries if was_cached}
     plan = Plan()
@@ -123,7 +114,7 @@ def _record(row: Mapping[str, Any], cached: set[TaskId]) -> Record:
 
 
 def find_run(journal: JournalReader, run_id: str) -> RunInfo:
-    """An execution by its id. Raises LookupError."""
+    """Return a run by its id. Raises LookupError."""
     for run in journal.runs():
         if run["id"] == run_id:
             return run
@@ -131,26 +122,16 @@ def find_run(journal: JournalReader, run_id: str) -> RunInfo:
 
 
 def choose_run(journal: JournalReader, run_or_spec: str) -> RunInfo:
-    """An execution by its id, or the newest one of an experiment or of a spec.
-
-    Raises:
-        SpecError: none of these is known here.
-    """
+    """Return a run by its id, or the newest one of an experiment or of a spec. Raises SpecError."""
     runs = journal.runs()
-    for run in runs:
-        if run["id"] == run_or_spec:
-            return run
-    named = [run for run in runs if run["experiment"] == run_or_spec]
+    named = [run for run in runs if run["id"] == run_or_spec]
+    named = named or [run for run in runs if run["experiment"] == run_or_spec]
     if not named and (Path(run_or_spec).is_file() or not runs):
         name = ExperimentSpec.load(SHIPPED.find(run_or_spec)).name
         named = [run for run in runs if run["experiment"] == name]
     if named:
         return named[0]
     known = ", ".join(run["id"] for run in runs[:3]) or "none"
-    raise SpecError(
-        [
-            Problem(
-                f"expected a run, experiment or spec that this store has run, got {run_or_spec!r}; newest runs: {known}"
-            )
-        ]
+    raise SpecError.of(
+        f"expected a run, experiment or spec that this store has run, got {run_or_spec!r}; newest runs: {known}"
     )

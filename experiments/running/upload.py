@@ -1,8 +1,7 @@
-"""What travels to a cluster: the code that is installed here, and one spec.
+"""Packs what is uploaded to a cluster: the installed code, and one spec.
 
-It is put together from a list of what is needed, so stores, data, keys, environments and histories cannot slip in.
-A cluster therefore computes with the code of whoever submits, installed from a checkout or a wheel; Python itself and
-the libraries are the cluster's. Plugins from other packages have to be installed there.
+Only listed packages and file types are copied, so stores, data, keys and environments are never uploaded. The cluster
+runs the submitter's code with its own Python and libraries; plugins of other packages must be installed there.
 """
 
 import shutil
@@ -12,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("wmarena", "wmarena.schemes", "wmarena.attacks", "wmarena.orchestrator", "wmarena.experiments")
-"""Named one by one: in a checkout the four below ``wmarena`` are links, and ``rglob`` does not follow links."""
+"""Listed one by one: in a checkout the four below ``wmarena`` are links, which ``rglob`` does not follow."""
 
 SPEC = "spec.yaml"
 _KINDS = frozenset({".py", ".typed", ".yaml", ".j2", ".css", ".js"})
@@ -33,7 +32,7 @@ def pack(spec_text: str, folder: Path) -> None:
 
 
 def _sources(package: str) -> Iterator[tuple[Path, Path]]:
-    """(file, its place in the package) of everything that is part of it."""
+    """Yield (file, path relative to the package) of every file of a package."""
     found = find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(f"expected the package {package} to be installed, got none; reinstall wmarena")

@@ -1,7 +1,7 @@
-"""One entry of a spec (``{name: mtlsign, lambda2: [0.0, 0.1]}``) becomes the plugins that it means.
+"""Expands one entry of a spec (``{name: mtlsign, lambda2: [0.0, 0.1]}``) to plugins.
 
-A list where a scalar is expected is a grid; where a list is expected, a list of lists is. Everything that is wrong is
-collected, each grid element by itself, so that one look at the messages mends the whole entry.
+A list in place of a scalar is a grid, and so is a list of lists in place of a list. All problems are collected, one
+for each grid element, so that a user can correct the whole entry at once.
 """
 
 import itertools
@@ -48,7 +48,7 @@ class Bisection:
     whole: bool = False
 
     def middle(self, low: float, high: float) -> float | None:
-        """The next strength between two that were tried: geometric over a decade or more; None if there is none."""
+        """Return the next strength between two: their geometric mean over a decade or more; None if there is none."""
         logarithmic = low > 0 and high / low >= 10
         found = math.sqrt(low * high) if logarithmic else (low + high) / 2
         if self.whole:
@@ -58,7 +58,7 @@ class Bisection:
 
 @dataclass(frozen=True)
 class AttackEntry:
-    """An attack and what its adversary is granted; ``search`` if its strength is an end of a bisection."""
+    """An attack and its adversary's budget; ``search`` if its strength is an end of a bisection."""
 
     attack: Attack
     budget: Budget
@@ -67,14 +67,14 @@ class AttackEntry:
 
 @dataclass
 class EntryReader:
-    """Turns raw entries into plugins; ``problems`` and ``notes`` (choices made for the user) fill up on the way."""
+    """Converts raw entries to plugins; collects ``problems`` and ``notes`` (choices made for the user)."""
 
     data_root: FilePath | None = None
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def variants(self, kind: str, raw: Any, path: Path) -> list[Configurable]:
-        """All configurations that one scheme, attack or workload entry stands for; [] if anything is wrong."""
+        """Return all configurations of one scheme, attack or workload entry; [] after a problem."""
         if isinstance(raw, _BASES[kind]):
             return [raw]
         if kind == "workload" and isinstance(raw, Mapping) and "first_available" in raw:
@@ -89,7 +89,7 @@ class EntryReader:
         return self.configured(cls, {k: v for k, v in fields.items() if k != "name"}, path)
 
     def _first_available(self, raw: Mapping[str, Any], path: Path) -> list[Configurable]:
-        """The first workload of a list of choices whose data set is on this machine; every choice is checked."""
+        """Return the first workload whose data set is on this machine; check every choice."""
         for other in [k for k in raw if k != "first_available"]:
             self._wrong((*path, other), f"expected nothing beside `first_available:`, got {other!r}")
         choices = raw["first_available"]
@@ -108,7 +108,7 @@ class EntryReader:
         return self._wrong(path, f"expected the data of one of {tried}, got none; set WMARENA_DATA or --data-root")
 
     def attacks(self, raw: Any, path: Path, adversary: Mapping[str, Any]) -> list[AttackEntry]:
-        """All (attack, budget) pairs of one entry of ``attacks:``; ``adversary`` holds the spec's own defaults."""
+        """Return all attacks with budgets of one entry; ``adversary`` holds the spec's own defaults."""
         if isinstance(raw, AttackEntry):
             return [raw]
         granted: dict[str, Any] = {}
@@ -134,7 +134,7 @@ class EntryReader:
         return [AttackEntry(a, b, search) for a in attacks for b in budgets if isinstance(a, Attack)]
 
     def _search(self, raw: Any, path: Path) -> Bisection | None:
-        """The bisection that an entry asks for by ``strength: {bisect: FIELD, low: A, high: B}``, or None."""
+        """Read the bisection of ``strength: {bisect: FIELD, low: A, high: B}``; None if there is none."""
         wanted = raw.get("strength") if isinstance(raw, Mapping) else None
         if not isinstance(wanted, Mapping) or "bisect" not in wanted:
             return None
@@ -155,7 +155,7 @@ class EntryReader:
         if field in raw:
             self._wrong((*path, field), f"expected `{field}` once, got it beside the search over it; leave it out")
         low, high, steps = wanted.get("low"), wanted.get("high"), wanted.get("steps", 6)
-        if not _number(low) or not _number(high) or not low < high:
+        if not is_number(low) or not is_number(high) or not low < high:
             self._wrong(place, f"expected numbers low < high, got low: {low!r}, high: {high!r}")
             return None
         if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= 30:
@@ -168,7 +168,7 @@ class EntryReader:
     def configured(
         self, cls: type[P], fields: Mapping[str, Any], path: Path, places: Mapping[str, Path] | None = None
     ) -> list[P]:
-        """Every ``cls`` in the product of its fields' grids. ``places``: paths of fields that stand elsewhere."""
+        """Build every ``cls`` in the product of its fields' grids. ``places``: fields with another path."""
         before = len(self.problems)
         known, annotations = cls.parameters(), cls.annotations()
         where = {name: (*path, name) for name in [*fields, *known]} | dict(places or {})
@@ -189,18 +189,18 @@ class EntryReader:
         return list(self._built(cls, grids, path))
 
     def _built(self, cls: type[P], grids: Mapping[str, Sequence[Any]], path: Path) -> Iterator[P]:
-        said: set[tuple[str, str]] = set()
+        reported: set[tuple[str, str]] = set()  # one problem may concern many elements of the grid
         for values in itertools.product(*grids.values()):
             try:
                 yield cls(**dict(zip(grids, values, strict=True)))
             except ConfigError as error:
                 for name, text in error.problems:
-                    if (name, text) not in said:
+                    if (name, text) not in reported:
                         self._wrong((*path, name), text)
-                    said.add((name, text))
+                    reported.add((name, text))
 
     def _fields(self, kind: str, raw: Any, path: Path) -> Mapping[str, Any] | None:
-        """The entry as a mapping that has a name, or None."""
+        """Return the entry as a mapping with a name, or None."""
         known = ", ".join(sorted(names(kind)))
         if isinstance(raw, str):
             return {"name": raw}
@@ -219,7 +219,7 @@ class EntryReader:
         return raw
 
     def _grid(self, cls: type[Configurable], name: str, annotation: Any, value: Any, path: Path) -> Sequence[Any]:
-        """The values that one field takes; [] if any is wrong."""
+        """Return the values of one field; [] after a problem."""
         kind, many = nested_kind(annotation)
         if kind is not None and value is not None and not isinstance(value, Configurable):
             return self._sequences(value, path) if many else self._nested(kind, value, path)
@@ -245,7 +245,7 @@ class EntryReader:
         return [plain]
 
     def _nested(self, kind: str, value: Any, path: Path) -> list[Configurable]:
-        """A plugin named inside another; a list is a grid of them."""
+        """Return the plugins of a nested entry; a list is a grid of them."""
         if not isinstance(value, list):
             return self.variants(kind, value, path)
         if not value:
@@ -254,7 +254,7 @@ class EntryReader:
         return [plugin for part in parts for plugin in part] if all(parts) else []
 
     def _sequences(self, value: Any, path: Path) -> list[tuple[Configurable, ...]]:
-        """The chains that a list of attack entries stands for: grids inside the elements multiply."""
+        """Return the chains of a list of attack entries: grids inside the elements multiply."""
         if not isinstance(value, list):
             return self._wrong(path, f"expected a list of attacks, got {value!r}")
         parts: list[list[Configurable]] = []
@@ -267,7 +267,7 @@ class EntryReader:
         return list(itertools.product(*parts)) if affordable else []
 
     def _own_fields(self, raw: Mapping[str, Any]) -> set[str]:
-        """Fields of the attack itself, which win over the adversary's of the same name."""
+        """Return the attack's own fields, which take precedence over the adversary's of the same name."""
         name = raw.get("name")
         known = isinstance(name, str) and name in names("attack")
         return set(plugin_class("attack", str(name)).parameters()) if known else set()
@@ -287,7 +287,8 @@ class EntryReader:
         return []
 
 
-def _number(value: Any) -> TypeGuard[float]:
+def is_number(value: Any) -> TypeGuard[float]:
+    """Return True for int and float, not for bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -296,13 +297,13 @@ def _article(kind: str) -> str:
 
 
 def _available(workload: Configurable, data_root: FilePath | None) -> bool:
-    """What the plugin says of its data; a plugin that says nothing is taken at its word when it is bound."""
-    says = getattr(workload, "available", None)
-    return says is None or bool(says(data_root))
+    """Ask the plugin whether its data are present; a plugin without ``available`` fails when it is bound."""
+    available = getattr(workload, "available", None)
+    return available is None or bool(available(data_root))
 
 
 def nested_kind(annotation: Any) -> tuple[str | None, bool]:
-    """("scheme" | "attack", whether it holds a list of them) if a field holds plugins, else (None, False)."""
+    """Return ("scheme" | "attack", whether a field holds a list of them), or (None, False) without plugins."""
     for option in _options(annotation):
         many = typing.get_origin(option) is tuple
         inner = typing.get_args(option)[0] if many else option
@@ -313,13 +314,13 @@ def nested_kind(annotation: Any) -> tuple[str | None, bool]:
 
 
 def tuple_depth(annotation: Any) -> int:
-    """How many levels of lists one value of this type has."""
+    """Count the levels of lists in one value of this type."""
     depths = [1 + tuple_depth(typing.get_args(o)[0]) for o in _options(annotation) if typing.get_origin(o) is tuple]
     return max(depths, default=0)
 
 
 def list_depth(value: Any) -> int:
-    """Levels of lists in ``value``; an empty list has one."""
+    """Count the levels of lists in ``value``; an empty list has one."""
     return 1 + max(map(list_depth, value), default=0) if isinstance(value, list) else 0
 
 

@@ -1,21 +1,17 @@
-"""What is asked: workloads x schemes x attacks x seeds, as a validated object.
+"""The experiment's specification: workloads x schemes x attacks x seeds, as a validated object.
 
 ``ExperimentSpec.load("quickstart")`` reads a file or a shipped spec; ``ExperimentSpec(name=..., schemes=[...], ...)``
-takes the same fields in Python, entries as mappings, names or plugin objects. Entries are plugins when validation is
-over: every grid expanded, every default filled in.
+takes the same fields in Python, entries as mappings, names or plugin objects. After validation entries are plugins,
+with every grid expanded and every default filled in.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-import yaml
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     PrivateAttr,
@@ -28,12 +24,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from wmarena.attacks.knowledge import Budget
 from wmarena.experiments.spec.entries import AttackEntry, EntryReader
-from wmarena.experiments.spec.overrides import apply
 from wmarena.experiments.spec.problems import Path as Place
 from wmarena.experiments.spec.problems import Problem, SpecError, dotted, unknown
 from wmarena.experiments.spec.shipped import Shipped
-from wmarena.experiments.spec.validation import problems_of
-from wmarena.experiments.spec.yaml_lines import YamlDocument, read, text_of
+from wmarena.experiments.spec.validation import Seeds, SpecBlock, YamlSpec, problems_of
+from wmarena.experiments.spec.yaml_lines import YamlDocument
 from wmarena.experiments.workloads import WORKLOADS
 from wmarena.orchestrator.plan.identity import canonical, digest
 from wmarena.orchestrator.plan.plugins import names, use_workloads
@@ -47,17 +42,14 @@ SHIPPED = Shipped(Path(__file__).parents[1] / "specs", "spec")
 
 
 def _raise(problems: Iterable[Problem], *, below: int = 1) -> None:
-    """Hand problems to pydantic, which puts the field's own path in front again."""
-    errors = [
-        InitErrorDetails(
-            type=PydanticCustomError("spec", "{message}", {"message": p.message, "also": p.also}),
-            loc=p.path[below:],
-            input=None,
-        )
-        for p in problems
-    ]
+    """Raise problems through pydantic, which prepends the field's own path."""
+    errors = [InitErrorDetails(type=_error(p.message, p.also), loc=p.path[below:], input=None) for p in problems]
     if errors:
         raise ValidationError.from_exception_data("spec", errors)
+
+
+def _error(message: str, also: Place | None = None) -> PydanticCustomError:
+    return PydanticCustomError("spec", "{message}", {"message": message, "also": also})
 
 
 def _context(info: ValidationInfo, name: str) -> Any:
@@ -69,9 +61,7 @@ def _listed(raw: Any, info: ValidationInfo) -> list[Any]:
         return list(raw)
     shown = "an empty list" if isinstance(raw, list | tuple) else repr(raw)
     way = "; leave the field out to judge the marked models alone" if info.field_name == "attacks" else ""
-    raise PydanticCustomError(
-        "spec", "{message}", {"message": f"expected a list of {info.field_name}, got {shown}{way}", "also": None}
-    )
+    raise _error(f"expected a list of {info.field_name}, got {shown}{way}")
 
 
 def _plugins(kind: str) -> Callable[[Any, ValidationInfo], tuple[Configurable, ...]]:
@@ -99,19 +89,19 @@ def _attacks(raw: Any, info: ValidationInfo) -> tuple[AttackEntry, ...]:
         for i, entry in enumerate(_listed(raw, info))
         for attack in reader.attacks(entry, ("attacks", i), adversary)
     ]
-    # The ends of a search may also be listed: they are computed once.
+    # The ends of a search may also be listed: equal tasks are computed once.
     configs = [
         ({"attack": a.attack.config(), "adversary": a.budget.config(until="attack")}, w)
         for a, w in found
         if a.search is None
     ]
-    hint = "; max_drop decides how a row is read and makes no second one"
+    hint = "; max_drop changes how a row is judged, not which rows there are"
     _raise([*reader.problems, *_repeated(configs, hint if len({a.budget.max_drop for a, _ in found}) > 1 else "")])
     return tuple(attack for attack, _ in found)
 
 
 def _repeated(found: Iterable[tuple[Mapping[str, Any], Place]], hint: str = "") -> Iterator[Problem]:
-    """Entries that mean the same: a table would show one result twice, or hide that a grid was mistyped."""
+    """Report entries of equal meaning, which are mistyped grids or would repeat rows of the table."""
     first: dict[str, Place] = {}
     for config, where in found:
         text = canonical(dict(config))
@@ -136,7 +126,7 @@ def _adversary(raw: Any) -> Mapping[str, Any]:
 
 
 def _only(raw: Any) -> dict[str, tuple[str, ...]]:
-    """``only: {dsn: [mnist_dsn]}``: pairs of names that are planned, for workloads, schemes and attacks."""
+    """Read ``only: {dsn: [mnist_dsn]}``, pairs of workloads, schemes and attacks to be planned."""
     if not isinstance(raw, Mapping):
         raise ValueError(f"expected names with lists of names, such as {{dsn: [mnist_dsn]}}, got {raw!r}")
     known = sorted({name for kind in ("workload", "scheme", "attack") for name in names(kind)})
@@ -153,15 +143,6 @@ def _only(raw: Any) -> dict[str, tuple[str, ...]]:
         out[str(name)] = tuple(others)
     _raise(problems)
     return out
-
-
-def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if not seeds:
-        raise ValueError("expected at least one seed, got an empty list")
-    repeated = sorted({s for s in seeds if seeds.count(s) > 1})
-    if repeated:
-        raise ValueError(f"expected each seed once, got {', '.join(map(str, repeated))} again")
-    return seeds
 
 
 def _auto_or(kind: type, low: float, high: float, what: str) -> PlainValidator:
@@ -185,20 +166,16 @@ def _secret_file(value: Any, info: ValidationInfo) -> Path:
     return ((_context(info, "folder") or Path()) / path).absolute()
 
 
-class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-
-class ExecutorSpec(_Block):
-    """How the plan is run; nothing here changes a result.
+class ExecutorSpec(SpecBlock):
+    """How the plan is run; no field changes a result.
 
     Attributes:
-        workers: how many; auto: one for each GPU, else for each CPU slot.
-        gpus_per_worker: GPUs, or a share of one, for each; auto: one where there are any.
+        workers: number of workers; auto: one for each GPU, else for each CPU slot.
+        gpus_per_worker: GPUs, or a share of one, for each worker; auto: one if there are any.
         task_timeout_s: wall seconds of one attempt.
-        heartbeat_timeout_s: a worker whose process answers nothing for so long is replaced.
-        stall_timeout_s: so is one whose task has neither ended nor offered a checkpoint for so long.
-        max_retries: further attempts after an accident.
+        heartbeat_timeout_s: a worker whose process has not answered for this long is replaced.
+        stall_timeout_s: so is a worker whose task has neither ended nor reached a checkpoint for this long.
+        max_retries: further attempts after a failure that may not repeat.
     """
 
     workers: Annotated[int | Literal["auto"], _auto_or(int, 1, 10_000, "an integer from 1 to 10000")] = "auto"
@@ -209,8 +186,8 @@ class ExecutorSpec(_Block):
     max_retries: Annotated[int, Field(ge=0, strict=True)] = 2
 
 
-class CalibrationSpec(_Block):
-    """How many independent clean models, and fresh keys on each, check every scheme's null model.
+class CalibrationSpec(SpecBlock):
+    """Number of independent clean models, and of fresh keys on each, that check every scheme's null model.
 
     Attributes:
         models: independent clean models.
@@ -221,8 +198,8 @@ class CalibrationSpec(_Block):
     keys: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 30
 
 
-class KeysSpec(_Block):
-    """Where key material comes from, and what keys are sealed with: paths of secret files, never the secrets."""
+class KeysSpec(SpecBlock):
+    """Paths of the secret files that keys are derived from and sealed with; never the secrets."""
 
     root: Annotated[Path | None, PlainValidator(_secret_file)] = None
     passphrase: Annotated[Path | None, PlainValidator(_secret_file)] = None
@@ -234,63 +211,27 @@ class KeysSpec(_Block):
         return self
 
 
-class ExperimentSpec(_Block):
+class ExperimentSpec(YamlSpec):
     """One question: which schemes on which workloads survive which attacks, over which seeds."""
 
-    name: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
-    description: Annotated[str, Field(strict=True)] = ""
+    shipped: ClassVar[Shipped] = SHIPPED
+
     adversary: Annotated[Mapping[str, Any], PlainValidator(_adversary)] = Field(default_factory=dict)
     workloads: Annotated[tuple[SkipValidation[WorkloadConfig], ...], BeforeValidator(_plugins("workload"))]
     schemes: Annotated[tuple[SkipValidation[Scheme], ...], BeforeValidator(_plugins("scheme"))]
     attacks: Annotated[tuple[SkipValidation[AttackEntry], ...], BeforeValidator(_attacks)] = ()
-    seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...], AfterValidator(_distinct)]
+    seeds: Seeds
     only: Annotated[dict[str, tuple[str, ...]], PlainValidator(_only)] = Field(default_factory=dict)
     calibration: CalibrationSpec | None = None
     executor: ExecutorSpec = Field(default_factory=ExecutorSpec)
     keys: KeysSpec | None = None
     profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
-    _text: str = PrivateAttr("")
-    _document: Any = PrivateAttr(None)
     _notes: tuple[str, ...] = PrivateAttr(())
 
     @classmethod
-    def load(cls, spec: str | Path, *, overrides: Iterable[str] = (), data_root: Path | None = None) -> Self:
-        """Read a spec file, or a shipped spec by its name.
-
-        Args:
-            overrides: ``path=value`` texts, as of ``--set``.
-            data_root: where ``first_available`` looks for data sets.
-
-        Raises:
-            SpecError: no such spec, or everything that is wrong with it.
-        """
-        path = SHIPPED.find(spec)
-        return cls.parse(text_of(path), overrides=overrides, data_root=data_root, source=path)
-
-    @classmethod
-    def parse(
-        cls,
-        text: str,
-        *,
-        overrides: Iterable[str] = (),
-        data_root: Path | None = None,
-        source: Path = Path("spec"),
-    ) -> Self:
-        """A spec from YAML text; ``source`` names it in messages and is what relative paths are relative to."""
-        given = tuple(overrides)
-        try:
-            document = apply(read(text), given)
-            spec = cls.of(document, data_root=data_root, folder=source.parent)
-        except SpecError as error:
-            raise SpecError(error.problems, str(source)) from None
-        if not given:
-            spec._text = text
-        return spec
-
-    @classmethod
     def of(cls, document: YamlDocument, *, data_root: Path | None = None, folder: Path = Path()) -> Self:
-        """A spec from a document that was read; ``folder`` is what relative paths are relative to."""
+        """Validate a document; relative paths in it start at ``folder``."""
         if not isinstance(document.value, dict):
             raise SpecError([Problem("expected a mapping with name, workloads, schemes, seeds", (), "line 1")])
         notes: list[str] = []
@@ -304,18 +245,12 @@ class ExperimentSpec(_Block):
         return spec
 
     @property
-    def text(self) -> str:
-        """The spec as YAML: as it was read, with overrides applied; the resolved form if it was made in Python."""
-        written = self._document if self._document is not None else self.resolved()
-        return self._text or yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
-
-    @property
     def notes(self) -> tuple[str, ...]:
-        """Choices that were made for the user (``first_available``), for people."""
+        """Choices made for the user (``first_available``), as text."""
         return self._notes
 
     def resolved(self) -> dict[str, Any]:
-        """Everything that is asked, every grid and default written out, as JSON values."""
+        """Return every field with grids and defaults written out, as JSON values."""
         return {
             "name": self.name,
             "description": self.description,
@@ -329,7 +264,7 @@ class ExperimentSpec(_Block):
 
     @property
     def digest(self) -> str:
-        """Hex digest of what is asked."""
+        """Hex digest of ``resolved``."""
         return digest("spec", self.resolved())
 
 

@@ -1,7 +1,7 @@
-"""Short names that tell the entries of one spec apart: a field is named only where siblings differ in it."""
+"""Short labels of the entries of one spec: a label holds only fields in which entries of one name differ."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wmarena.attacks.base import Attack
@@ -11,7 +11,7 @@ PluginConfig = dict[str, Any]
 
 
 def telling(names: Sequence[str], configs: Sequence[PluginConfig]) -> list[str]:
-    """For each entry its name, with ``[field=value,...]`` for fields in which entries of that name differ."""
+    """Label each entry by its name and ``[field=value,...]`` of the fields in which entries of that name differ."""
     groups: dict[str, list[PluginConfig]] = defaultdict(list)
     for name, config in zip(names, configs, strict=True):
         groups[name].append(config)
@@ -25,9 +25,9 @@ def telling(names: Sequence[str], configs: Sequence[PluginConfig]) -> list[str]:
 
 
 def differing(configs: Sequence[PluginConfig]) -> list[str]:
-    """Fields that take two values, in order of appearance; those of nested plugins, among plugins of one name.
+    """Return the fields with two or more values, in order of appearance.
 
-    An adversary's ``scheme.lr`` tells nothing where ``scheme.name`` tells the two apart already.
+    Fields of nested plugins count only among plugins of one name: others differ by ``scheme.name`` already.
     """
     return [f for f in dict.fromkeys(f for config in configs for f in config) if _differs(f, configs)]
 
@@ -41,13 +41,13 @@ def _differs(field: str, configs: Sequence[PluginConfig]) -> bool:
 
 
 def _plugin_of(field: str) -> str | None:
-    """The field that names the nested plugin which ``field`` belongs to; None for a name, or one that is not nested."""
+    """Return the name field of the nested plugin that holds ``field``; None for a name or a top-level field."""
     prefix, _, last = field.rpartition(".")
     return f"{prefix}.name" if prefix and last != "name" else None
 
 
 def short(value: Any) -> str:
-    """A value in a label: numbers as people write them, the name of a plugin, lists joined by +."""
+    """Format a value for a label: a plugin by its name, lists joined by +."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, dict):
@@ -57,8 +57,13 @@ def short(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def table_name(attack: Attack) -> str:
+    """Return an attack's name in tables and measures: a chain is called by its parts."""
+    return attack.label if attack.family == "chain" else attack.name
+
+
 def strength_path(attack: Attack) -> str | None:
-    """Where in ``flat(attack.config())`` the strength stands: a field, or that of a chain's last part that has one."""
+    """Return the field of the strength in ``flat(attack.config())``; for a chain, of the last part with one."""
     if attack.strength is None:
         return None
     own = attack.strength_field()
@@ -69,15 +74,11 @@ def strength_path(attack: Attack) -> str | None:
     return None if last is None else f"attacks.{last}.{parts[last].strength_field()}"
 
 
-def flat(config: PluginConfig, prefix: str = "") -> PluginConfig:
-    """Nested plugins as dotted fields: ``attacks.1.epochs``."""
+def flat(config: Mapping[str, Any], prefix: str = "") -> PluginConfig:
+    """Flatten nested mappings, and lists that hold some, to dotted fields: ``attacks.1.epochs``."""
     out: PluginConfig = {}
     for name, value in config.items():
-        inner = dict(enumerate(value)) if isinstance(value, list) else value
-        if isinstance(inner, dict) and inner and all(isinstance(v, dict) for v in inner.values()):
-            out |= flat({f"{name}.{i}": v for i, v in inner.items()}, prefix)
-        elif isinstance(value, dict):
-            out |= flat(value, f"{prefix}{name}.")
-        else:
-            out[prefix + name] = value
+        if isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
+            value = {str(i): v for i, v in enumerate(value)}
+        out |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return out

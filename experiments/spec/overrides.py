@@ -1,7 +1,7 @@
-"""``--set path=value`` on a spec as it was read: profiles first, then single values, in the order given.
+"""Applies ``--set path=value`` to a document: profiles first, then single values, in the order given.
 
-A path is dotted; a list element is chosen by index (``attacks[2].epochs``) or, among entries, by name, which means
-every entry of that name (``schemes.mtlsign.lambda1``), also inside ``first_available``.
+A path is dotted; it selects a list element by index (``attacks[2].epochs``), or every entry of a name
+(``schemes.mtlsign.lambda1``), also inside ``first_available``.
 """
 
 import copy
@@ -16,10 +16,10 @@ _PART = re.compile(r"(?:^|\.)([^.\[\]=]+)|\[([0-9]{1,9})\]")
 
 
 def apply(document: YamlDocument, overrides: Iterable[str]) -> YamlDocument:
-    """A copy of ``document`` with ``path=value`` texts applied; ``profile=NAME`` applies a profile.
+    """Copy ``document`` and apply ``path=value`` texts to it; ``profile=NAME`` applies a profile.
 
     Raises:
-        SpecError: every override that cannot be applied.
+        SpecError: every invalid override.
     """
     out = YamlDocument(copy.deepcopy(document.value), dict(document.places))
     problems: list[Problem] = []
@@ -64,7 +64,7 @@ def _apply_profile(document: YamlDocument, name: str, place: str) -> list[Proble
 
 
 def assign(document: YamlDocument, text: str, value: Any, place: str) -> list[Problem]:
-    """Set ``value`` wherever the path ``text`` means, in place; returns why that cannot be done, or []."""
+    """Set ``value`` in place at every location that the path ``text`` selects; return the problems."""
     parts = _parts(text)
     if not parts:
         return [Problem(f"expected a dotted path such as schemes.mtlsign.lambda1, got {text!r}", place=place)]
@@ -76,6 +76,7 @@ def assign(document: YamlDocument, text: str, value: Any, place: str) -> list[Pr
         return [Problem(str(error), place=place)]
     for container, key, path in found:
         container[key] = copy.deepcopy(value)
+        # The new value has no lines of its own: problems in it must name the override, not replaced lines.
         document.places = {p: where for p, where in document.places.items() if p[: len(path)] != path}
         document.places[path] = place
     return []
@@ -95,10 +96,10 @@ def _parts(text: str) -> Path:
 
 
 def _targets(node: Any, path: Path, parts: Path) -> Iterator[tuple[Any, Any, Path]]:
-    """(container, key, path) of every place that the rest of a path means.
+    """Yield (container, key, path) of every location that the rest of a path selects.
 
     Raises:
-        LookupError: it means none.
+        LookupError: it selects none.
     """
     part, rest = parts[0], parts[1:]
     if isinstance(node, list) and isinstance(part, str):
@@ -122,7 +123,7 @@ def _descend(container: Any, key: Any, path: Path, rest: Path) -> Iterator[tuple
         yield container, key, path
         return
     if isinstance(container, list) and isinstance(container[key], str):
-        container[key] = {"name": container[key]}  # an entry that was only named gets its first field
+        container[key] = {"name": container[key]}  # an entry given by name alone gets its first field
     if isinstance(container, dict) and container.get(key) is None:
         container[key] = {}
     yield from _targets(container[key], path, rest)

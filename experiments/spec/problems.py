@@ -1,15 +1,16 @@
-"""What is wrong with a spec: every problem with its line, all at once."""
+"""Problems of a spec, each with its line, collected and raised together."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Self
 
 Path = tuple[str | int, ...]
-"""Where a value is: ("schemes", 0, "lambda1")."""
+"""Location of a value: ("schemes", 0, "lambda1")."""
 
 
 def dotted(path: Path) -> str:
-    """``schemes[0].lambda1``."""
+    """Format a path: ``schemes[0].lambda1``."""
     out = ""
     for part in path:
         out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
@@ -18,13 +19,13 @@ def dotted(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
     Attributes:
-        message: expected, got, way out.
-        path: where in the spec; () for the whole.
-        place: "line 12" or "--set seeds=[]"; "" where there is no text.
-        also: the other place that the message speaks of, if there is one.
+        message: expected, got, and how to correct it.
+        path: location in the spec; () for the whole.
+        place: "line 12" or "--set seeds=[]"; "" without text.
+        also: another location that the message names.
     """
 
     message: str
@@ -37,7 +38,7 @@ class Problem:
 
 
 class SpecError(ValueError):
-    """A spec cannot be used; ``problems`` holds everything that is wrong with it."""
+    """An invalid spec; ``problems`` holds all its problems."""
 
     def __init__(self, problems: Iterable[Problem], source: str = "") -> None:
         self.problems = list(problems)
@@ -48,9 +49,14 @@ class SpecError(ValueError):
             lines = [f"{source}: {count}", *(f"  {line}" for line in lines)]
         super().__init__("\n".join(lines))
 
+    @classmethod
+    def of(cls, message: str, *path: str | int) -> Self:
+        """Make an error of one problem."""
+        return cls([Problem(message, path)])
+
 
 def unknown(name: object, known: Iterable[str], what: str = "field") -> str:
-    """``unknown field; did you mean 'lambda1'? Known: ...``."""
+    """Word an unknown name: ``unknown field; did you mean 'lambda1'? Known: ...``."""
     names = sorted(known)
     near = get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."

@@ -1,4 +1,4 @@
-"""The format of specs as JSON Schema (draft 2020-12), for editors: every plugin, every field, range and meaning."""
+"""The format of specs as JSON Schema (draft 2020-12), for editors: all plugins, fields, ranges and meanings."""
 
 import inspect
 import re
@@ -26,7 +26,6 @@ _TYPES: dict[Any, Schema] = {
     Any: {},
 }
 
-
 _BISECTION: Schema = {
     "type": "object",
     "properties": {
@@ -42,7 +41,7 @@ _BISECTION: Schema = {
 
 
 def json_schema() -> Schema:
-    """The whole format, with the plugins that are installed here."""
+    """Build the schema of the whole format, with the installed plugins."""
     top = {
         "name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$", "description": "MLflow experiment"},
         "description": {"type": "string", "description": "the question, one line: above reports and in MLflow"},
@@ -105,13 +104,13 @@ def _executor() -> Schema:
 
 
 def _model(block: type[BaseModel]) -> Schema:
-    """A block's schema; what its docstring says of its attributes describes its fields."""
+    """Build a block's schema; the attributes in its docstring describe its fields."""
     schema: Schema = block.model_json_schema()
     summary, _, attributes = inspect.cleandoc(block.__doc__ or "").partition("\n\nAttributes:\n")
-    told = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8,}.+)*)", attributes, flags=re.MULTILINE))
+    docs = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8,}.+)*)", attributes, flags=re.MULTILINE))
     for name, field in schema["properties"].items():
-        if name in told:
-            field["description"] = " ".join(told[name].split())
+        if name in docs:
+            field["description"] = " ".join(docs[name].split())
     return {**schema, "description": summary}
 
 
@@ -124,7 +123,7 @@ def _entry(kind: str, cls: type[Configurable]) -> Schema:
 
 
 def _special_forms(kind: str) -> list[Schema]:
-    """Entries that are not called by a plugin's name."""
+    """Build the schemas of entries without a plugin's name."""
     if kind == "attack":
         chain = {"chain": {"type": "array", "items": _ref("attack"), "minItems": 2}, **_granted()}
         return [{**_object(chain, ["chain"]), "description": "attacks one after the other"}]
@@ -152,7 +151,7 @@ def _fields(cls: type[Configurable]) -> Schema:
 
 
 def _value(annotation: Any, info: Param) -> Schema:
-    """One value of a field, without grids."""
+    """Build the schema of one value of a field, without grids."""
     kind, many = nested_kind(annotation)
     if kind is not None:
         one = _ref(kind)

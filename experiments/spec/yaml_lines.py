@@ -1,4 +1,4 @@
-"""YAML as plain values, with the line of each of them.
+"""Reads YAML as plain values, with the line of each.
 
 Only the core schema of YAML 1.2 is read: null, true/false, numbers (``1e-4`` is one), text, lists, mappings. Tags
 (``!!python/...`` and all others), merge keys, repeated keys and documents that expand beyond ``MAX_VALUES`` are
@@ -53,18 +53,18 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
 
 @dataclass
 class YamlDocument:
-    """A value and where its parts stand.
+    """A value and the lines of its parts.
 
     Attributes:
         value: dicts, lists, text, numbers, booleans, None.
-        places: path -> "line 12"; a part without an entry stands where its nearest ancestor does.
+        places: path -> "line 12"; a part without an entry has its nearest ancestor's line.
     """
 
     value: Any
     places: dict[Path, str] = field(default_factory=dict)
 
     def place(self, path: Path) -> str:
-        """Where ``path``, or the nearest thing around it, stands; "" if nowhere."""
+        """Return the line of ``path`` or of its nearest ancestor; "" if unknown."""
         for end in range(len(path), -1, -1):
             if path[:end] in self.places:
                 return self.places[path[:end]]
@@ -72,7 +72,7 @@ class YamlDocument:
 
 
 def text_of(path: pathlib.Path) -> str:
-    """The text of a spec's or study's file. Raises SpecError if it cannot be read."""
+    """Read the text of a spec's or study's file. Raises SpecError."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -83,17 +83,17 @@ def read(text: str) -> YamlDocument:
     """Read one YAML document.
 
     Raises:
-        SpecError: it is not YAML, or uses what is refused; with line and column.
+        SpecError: not YAML, or a refused feature; with line and column.
     """
     if len(text) > MAX_CHARACTERS:
-        raise SpecError([Problem(f"expected at most {MAX_CHARACTERS} characters of YAML, got {len(text)}")])
+        raise SpecError.of(f"expected at most {MAX_CHARACTERS} characters of YAML, got {len(text)}")
     try:
         _check_depth(text)
         node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         raise SpecError([_syntax(error)]) from None
     except yaml.YAMLError as error:
-        raise SpecError([Problem(f"expected YAML, got text that cannot be read: {error}")]) from None
+        raise SpecError.of(f"expected YAML, got text that cannot be read: {error}") from None
     reader = _Reader()
     value = None if node is None else reader.value(node, ())
     if reader.problems:
@@ -102,7 +102,7 @@ def read(text: str) -> YamlDocument:
 
 
 def _check_depth(text: str) -> None:
-    """Deep nesting is refused before the recursive composer meets it."""
+    """Refuse deep nesting, on which the recursive composer would overflow the stack."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -172,7 +172,7 @@ class _Reader:
             return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
         kind = node.tag.removeprefix(_TAG)
         if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
-            if not self._bearable(node, path):
+            if not self._acceptable(node, path):
                 return None
             try:
                 return _SCALARS[kind](node.value)
@@ -181,8 +181,8 @@ class _Reader:
         shown = node.tag.replace(_TAG, "!!")
         return self._refuse(node, path, f"expected plain YAML, got the tag {shown!r}; write the value without a tag")
 
-    def _bearable(self, node: yaml.ScalarNode, path: Path) -> bool:
-        """False for text that no file can hold, and for what aliases make of a long text: messages would repeat it."""
+    def _acceptable(self, node: yaml.ScalarNode, path: Path) -> bool:
+        """Refuse text that is not Unicode, and long text multiplied by aliases, which messages would repeat."""
         self._characters += len(node.value)
         if self._characters > MAX_CHARACTERS:
             if self._characters - len(node.value) <= MAX_CHARACTERS:
@@ -201,7 +201,7 @@ class _Reader:
             if key is None or key_node.tag not in (_TAG + "str", _TAG + "int", _TAG + "bool", _TAG + "null"):
                 self._refuse(key_node, path, f"expected a word before the colon, got {key_node.tag.split(':')[-1]}")
                 continue
-            if not self._bearable(key_node, path):
+            if not self._acceptable(key_node, path):
                 continue
             inner = (*path, key)
             if key == "<<" and key_node.style is None:

@@ -1,7 +1,7 @@
-"""What is remembered of a trial, as JSON: the table, the pictures and MLflow are made from these and from nothing else.
+"""Trials as JSON documents: the only source of the table, the figures and MLflow.
 
-A trial ends as ``complete``, ``pruned`` (given up: infeasible, outdone, or by the pruner) or ``failed`` (a task of it
-failed); ``running`` is one under way, ``lost`` one whose driver was killed.
+A trial ends as ``complete``, ``pruned`` (infeasible, unable to reach the best trial, or by the pruner) or ``failed`` (a
+task failed); ``running`` has not ended, and the driver of ``lost`` was killed.
 """
 
 import json
@@ -17,7 +17,7 @@ TrialDocument = dict[str, Any]
 
 FINISHED = ("complete", "pruned", "failed")
 CONFIRMED = "{}#confirmed"
-"""The study name under which the journal keeps what was run on fresh seeds."""
+"""Name of a study's runs on fresh seeds in the journal."""
 
 
 def describe(
@@ -27,7 +27,7 @@ def describe(
     found: TrialResults | None = None,
     why: str = "",
 ) -> TrialDocument:
-    """A trial's document."""
+    """Make a trial's document."""
     ended = outcome if isinstance(outcome, TrialOutcome) else None
     excesses = dict(ended.constraints or {}) if ended else {}
     return {
@@ -44,7 +44,7 @@ def describe(
         "started": trial.started,
         "finished": time.time() if ended else None,
         "overhead_s": round(trial.planned_s, 6),
-        "told": [list(pair) for pair in trial.told],
+        "told": [list(pair) for pair in trial.reported],
         "tasks": list(dict.fromkeys(cell.verify for cell in trial.cells)),
         **(_evidence(study, found) if found is not None else {}),
     }
@@ -57,13 +57,13 @@ def _values(study: StudySpec, outcome: TrialOutcome | None) -> dict[str, float]:
 
 
 def outcome_of(document: TrialDocument) -> TrialOutcome:
-    """What Optuna is told of a trial that has ended."""
+    """Return the outcome of a trial that has ended, for Optuna."""
     values = tuple(document["values"].values()) if document["state"] == "complete" else None
     return TrialOutcome(state=document["state"], values=values, constraints=document["constraints"])
 
 
 def _evidence(study: StudySpec, found: TrialResults) -> TrialDocument:
-    """What the pictures need: every measure, the objectives seed by seed, statistics for all γ, the best response."""
+    """Collect the data of figures: all measures, objectives by seed, statistics for all γ, best responses."""
     every = {asked: mean(asked, found.units) for asked in _asked(study)}
     return {
         "measures": {str(asked): value for asked, value in every.items() if value is not None},
@@ -94,5 +94,5 @@ def _response(unit: TrialEvidence) -> TrialDocument | None:
 
 
 def shown(value: Any) -> str:
-    """A parameter for people."""
+    """Format a parameter for people."""
     return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""The best trial as a spec that can be run: the study's experiment with the trial's fields written in."""
+"""Exports the best trial as a spec: the study's experiment with the trial's fields."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +11,7 @@ from wmarena.orchestrator.files.atomic import write_whole
 
 
 def exported(study: StudySpec, best: Mapping[str, Any]) -> ExperimentSpec:
-    """The experiment of a trial, γ included where the scheme has such a field.
-
-    Args:
-        best: one of ``StudySummary.best``.
-    """
+    """Return the experiment of ``best``, one of ``StudySummary.best``; with γ if the scheme has that field."""
     params = dict(best["params"])
     scheme = study.question.spec.schemes[0]
     fields = {path: value for path, value in params.items() if path != GAMMA}
@@ -25,7 +21,7 @@ def exported(study: StudySpec, best: Mapping[str, Any]) -> ExperimentSpec:
 
 
 def write_export(study: StudySpec, best: Mapping[str, Any], path: Path) -> None:
-    """Write the spec; it says where it comes from."""
+    """Write the spec, with its trial in a comment."""
     values = ", ".join(f"{name} = {value:.6g}" for name, value in best["values"].items())
     found = f"# Trial {best['number']} of the study {study.name}: {values}."
     threshold = best["params"].get(GAMMA)

@@ -1,4 +1,4 @@
-"""A study's pictures as files: SVG with text as text, and PNG. Equal trials give equal files."""
+"""Draws a study's figures as SVG, with text as text, and PNG. Equal trials give equal files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -31,7 +31,7 @@ def study_figures(
     importance: Mapping[str, Mapping[str, float]],
     best: Statistics | None,
 ) -> list[Path]:
-    """``history``, ``importance``, ``contour-...``, ``front``, ``gamma``, as far as there is something to draw."""
+    """Draw ``history``, ``importance``, ``contour-...``, ``front`` and ``gamma``, each only if it has data."""
     written: list[Path] = []
     with mpl.rc_context(STYLE):
         for name, figure in _drawn(documents, directions, space, importance, best):
@@ -63,7 +63,7 @@ def _drawn(
 
 
 def history_figure(documents: Sequence[TrialDocument], directions: Mapping[str, Direction]) -> Figure:
-    """Each objective by trial: feasible ones filled, others hollow; with one objective, the best so far as a line."""
+    """Plot each objective by trial: feasible ones filled; with one objective, the best so far as a line."""
     figure = Figure(figsize=(_PAIR, 2.3 * len(directions) + 0.3), layout="constrained")
     panels = figure.subplots(len(directions), 1, squeeze=False).flat
     for axes, (name, direction) in zip(panels, directions.items(), strict=True):
@@ -77,7 +77,7 @@ def history_figure(documents: Sequence[TrialDocument], directions: Mapping[str, 
         pruned = [d["number"] for d in documents if d["state"] == "pruned"]
         if pruned:
             axes.plot(
-                pruned, [0.02] * len(pruned), "|", color=LOST, label="given up", transform=axes.get_xaxis_transform()
+                pruned, [0.02] * len(pruned), "|", color=LOST, label="pruned", transform=axes.get_xaxis_transform()
             )
         found = feasible(documents)
         if len(directions) == 1 and found:
@@ -93,7 +93,7 @@ def history_figure(documents: Sequence[TrialDocument], directions: Mapping[str, 
 
 
 def importance_figure(importance: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Share of each objective's variance that each parameter explains."""
+    """Plot the share of each objective's variance that each parameter explains."""
     shown = {objective: shares for objective, shares in importance.items() if shares}
     names = list(dict.fromkeys(name for shares in shown.values() for name in shares))
     figure = Figure(figsize=(_PAIR, 0.8 + 0.34 * len(names) * max(1, len(shown))), layout="constrained")
@@ -117,7 +117,7 @@ def importance_figure(importance: Mapping[str, Mapping[str, float]]) -> Figure:
 def contour_figure(
     found: Sequence[TrialDocument], directions: Mapping[str, Direction], space: Space, x: str, y: str
 ) -> Figure:
-    """Each objective over two parameters: trials as points, between them interpolated."""
+    """Plot each objective over two parameters: trials as points, interpolated in between."""
     figure = Figure(figsize=(3.4 * len(directions), 2.9), layout="constrained")
     panels = figure.subplots(1, len(directions), squeeze=False).flat
     for axes, name in zip(panels, directions, strict=True):
@@ -138,7 +138,7 @@ def contour_figure(
 
 
 def _linear(xs: Any, ys: Any, values: Any, grid_x: Any, grid_y: Any) -> Any:
-    """Linear interpolation, or NaN everywhere where the points lie on a line."""
+    """Interpolate linearly; all NaN for collinear points, which have no triangulation."""
     if np.linalg.matrix_rank(np.column_stack([xs - xs.mean(), ys - ys.mean()]), tol=1e-9) < 2:
         return np.full_like(grid_x, np.nan)
     return griddata((xs, ys), values, (grid_x, grid_y), method="linear", rescale=True)
@@ -153,12 +153,12 @@ def _axis(name: str, part: Range | Choices) -> str:
 
 
 def short(path: str) -> str:
-    """A parameter's last part: what an axis has room for."""
+    """Return a parameter's last part, for an axis."""
     return path.rpartition(".")[2]
 
 
 def front_figure(documents: Sequence[TrialDocument], directions: Mapping[str, Direction]) -> Figure:
-    """The Pareto front in its first two objectives, and the volume that it dominates as trials came in."""
+    """Plot the Pareto front in its first two objectives, and the hypervolume by trial."""
     names = list(directions)[:2]
     found, best = feasible(documents), front(documents, directions)
     figure = Figure(figsize=(_PAIR, 2.9), layout="constrained")
@@ -177,7 +177,7 @@ def front_figure(documents: Sequence[TrialDocument], directions: Mapping[str, Di
 
 
 def gamma_figure(found: Statistics) -> Figure:
-    """What γ does: rates against γ, then ROC and DET, bands at 95 % (Clopper-Pearson)."""
+    """Plot rates against γ, ROC and DET, with 95 % bands (Clopper-Pearson)."""
     grid = np.array(found.thresholds())
     positive = {"marked": found.marked, **found.attacked}
     figure = Figure(figsize=(9.6, 3.0), layout="constrained")

@@ -1,10 +1,10 @@
-"""The threshold γ on stored evidence: who passes it, marked, attacked or unmarked, for every γ at once.
+"""The threshold γ on stored evidence: rates of marked, attacked and unmarked models that pass, for every γ.
 
     false positives   P[X >= ceil(gamma n)], X ~ Binomial(n, q), where outputs are random by construction: exact
                       else the upper end of the one-sided 95 % Clopper-Pearson interval among unmarked models
     power             share of marked and attacked models whose statistic is gamma or more, with a 95 % interval
 
-Nothing here trains or runs anything: a statistic is stored once, and γ only compares with it.
+No task runs here: statistics are stored once, and γ is compared with them.
 Source: Clopper and Pearson, Biometrika 1934.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wmarena.experiments.results.calibration import CONTROL
 from wmarena.experiments.results.rows import ResultRow, required
 from wmarena.orchestrator.plan.evidence import Record
 from wmarena.orchestrator.plan.plan import Cell
@@ -25,13 +26,13 @@ _EDGE = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Statistics of one configured scheme, by what was judged.
+    """Statistics of one configured scheme, by kind of model.
 
     Attributes:
         null: unmarked models and strangers' keys.
-        marked: marked models as they were published.
+        marked: marked models before any attack.
         attacked: attack -> suspects within the adversary's accuracy budget.
-        n, q: of the binomial null model; q is None where the statistic is no share of matches.
+        n, q: of the binomial null model; None if the statistic is no share of matches.
         own: the scheme's own threshold: the paper's γ, else that of the verdict.
     """
 
@@ -43,27 +44,27 @@ class Statistics:
     own: float | None = None
 
     def positives(self, attack: str | None = None) -> tuple[float, ...]:
-        """Everything that should pass; with an attack, what it left."""
+        """Return the statistics that should pass: all, or those after one attack."""
         if attack is not None:
             return self.attacked.get(attack, ())
         return (*self.marked, *(value for some in self.attacked.values() for value in some))
 
     def power(self, gamma: float | None, attack: str | None = None) -> float | None:
-        """Share of those that should pass and do."""
+        """Return the share of ``positives`` that pass."""
         values, at = self.positives(attack), self.own if gamma is None else gamma
         return None if not values or at is None else _passing(values, at) / len(values)
 
     def power_interval(self, gamma: float, attack: str | None = None) -> tuple[float, float]:
-        """Clopper-Pearson interval of the power."""
+        """Return the Clopper-Pearson interval of the power."""
         values = self.positives(attack)
         return clopper_pearson(_passing(values, gamma), len(values), CONFIDENCE)
 
     def false_positive_bound(self, gamma: float | None) -> float | None:
-        """Upper bound on the rate at which unmarked models pass; None without evidence."""
+        """Bound the rate at which unmarked models pass; None without evidence."""
         at = self.own if gamma is None else gamma
         if at is None:
             return None
-        if self.q is not None and self.n:
+        if self.q is not None and self.n:  # the null is exact, so no sample is needed
             return float(10.0 ** log10_binomial_tail(min(self.n, max(0, _needed(at, self.n))), self.n, self.q))
         if not self.null:
             return None
@@ -71,44 +72,33 @@ class Statistics:
         return clopper_pearson(hits, trials, 2 * CONFIDENCE - 1)[1]
 
     def false_positive_interval(self, gamma: float) -> tuple[float, float]:
-        """Clopper-Pearson interval of the rate that was seen."""
+        """Return the Clopper-Pearson interval of the observed rate."""
         return clopper_pearson(_passing(self.null, gamma), len(self.null), CONFIDENCE)
 
     def thresholds(self) -> list[float]:
-        """Every γ at which anything changes, growing."""
+        """Return every γ at which a rate changes, in order."""
         return sorted({0.0, 1.0, *self.null, *self.positives()})
 
     def choose(self, rate: float) -> float | None:
-        """The smallest γ whose false positives are bounded by ``rate``: the one of the largest power."""
+        """Return the smallest γ, so the one of largest power, with false positives bounded by ``rate``."""
         grid = [k / self.n for k in range(self.n + 1)] if self.q is not None and self.n else self.thresholds()
         return next((g for g in grid if (self.false_positive_bound(g) or 0.0) <= rate), None)
 
     def document(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "null": list(self.null),
-            "marked": list(self.marked),
-            "attacked": {name: list(values) for name, values in self.attacked.items()},
-            "n": self.n,
-            "q": self.q,
-            "own": self.own,
-        }
+        """Return JSON values."""
+        attacked = {name: list(values) for name, values in self.attacked.items()}
+        return {**vars(self), "null": list(self.null), "marked": list(self.marked), "attacked": attacked}
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "Statistics":
-        """What ``document`` wrote."""
-        return cls(
-            null=tuple(document["null"]),
-            marked=tuple(document["marked"]),
-            attacked={name: tuple(values) for name, values in document["attacked"].items()},
-            n=document["n"],
-            q=document["q"],
-            own=document["own"],
-        )
+        """Read what ``document`` returned."""
+        attacked = {name: tuple(values) for name, values in document["attacked"].items()}
+        lists = {"null": tuple(document["null"]), "marked": tuple(document["marked"]), "attacked": attacked}
+        return cls(**{**document, **lists})
 
 
 def _needed(gamma: float, n: int) -> int:
-    """Matches that reach γ; what rounding adds to a share of n is no match."""
+    """Return the smallest number of matches that reaches γ; ``_EDGE`` absorbs the rounding of gamma * n."""
     return math.ceil(gamma * n - _EDGE)
 
 
@@ -117,7 +107,7 @@ def _passing(values: Iterable[float], gamma: float) -> int:
 
 
 def statistics_of(rows: Sequence[ResultRow], cells: Iterable[Cell], records: Mapping[TaskId, Record]) -> Statistics:
-    """The statistics in a table's rows, and those of keys that nobody embedded (``calibration``)."""
+    """Collect the statistics of a table's rows and of the calibration's fresh keys."""
     done = [row for row in rows if row.is_done and row.statistic is not None]
     owned = [row for row in done if row.is_as_deployed]
     attacked: dict[str, list[float]] = {}
@@ -144,6 +134,6 @@ def _calibrated(cells: Iterable[Cell], records: Mapping[TaskId, Record]) -> list
     out: list[float] = []
     for cell in cells:
         record = records.get(cell.verify)
-        if cell.control == "calibration" and record is not None and record.state is State.DONE and record.result:
+        if cell.control == CONTROL and record is not None and record.state is State.DONE and record.result:
             out += [pair["statistic"] for pair in record.result.get("calibration", {}).get("pairs", ())]
     return out

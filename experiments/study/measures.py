@@ -1,11 +1,12 @@
-"""Named functions of evidence: what a study optimises and what it limits.
+"""Measures of evidence, for the objectives and constraints of studies.
 
-Accuracies are those on validation data: test data are for reporting what was chosen. A measure is taken for each seed
-by itself and averaged; what concerns the threshold γ pools the evidence of all seeds (``gamma``).
+Accuracies are those on validation data: test data are for the report. A measure is averaged over seeds; measures of the
+threshold γ pool the evidence of all seeds (``gamma``).
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
 from wmarena.experiments.results.costs import AUMC_REACH
@@ -15,7 +16,7 @@ from wmarena.experiments.study.gamma import Statistics
 
 @dataclass(frozen=True)
 class MeasureCall:
-    """A measure as a study names it: ``margin`` or ``margin(fine_prune)``."""
+    """A measure in a study: ``margin`` or ``margin(fine_prune)``."""
 
     name: str
     attack: str | None = None
@@ -33,7 +34,7 @@ class MeasureBound:
     bound: float
 
     def excess(self, value: float) -> float:
-        """How far a value is beyond the bound; 0 or less is within."""
+        """Return the distance of a value beyond the bound; 0 or less is within."""
         return self.bound - value if self.at_least else value - self.bound
 
     def __str__(self) -> str:
@@ -42,12 +43,12 @@ class MeasureBound:
 
 @dataclass(frozen=True)
 class TrialEvidence:
-    """What a measure sees.
+    """The input of measures.
 
     Attributes:
-        rows: of one seed on one workload, controls included.
-        statistics: those of all seeds, for measures of the threshold.
-        gamma: the trial's threshold, None where the study does not search it.
+        rows: of one seed on one workload, with controls.
+        statistics: of all seeds, for measures of the threshold.
+        gamma: the trial's threshold; None if the study does not search it.
     """
 
     rows: Sequence[ResultRow]
@@ -56,11 +57,11 @@ class TrialEvidence:
 
     @property
     def marked(self) -> ResultRow | None:
-        """The marked model as it was published."""
+        """The marked model before any attack."""
         return next((row for row in self.rows if row.is_unattacked and row.is_done), None)
 
     def attacked(self, attack: str | None) -> list[ResultRow]:
-        """Finished rows of the owner's key on attacked models as they are deployed."""
+        """Return the finished rows of the owner's key on attacked models as deployed."""
         return [
             row
             for row in self.rows
@@ -73,12 +74,12 @@ class Measure:
     """One function of evidence.
 
     Attributes:
-        doc: what it means, with its unit.
-        take: its value, None where the evidence is not there.
-        attacks: it may be restricted to one attack.
-        needs_attack: it says nothing of the marked model alone.
-        pooled: it is taken once, over all seeds.
-        best_high, best_low: the best value there can be where much, or little, is wanted; None if there is none.
+        doc: meaning and unit.
+        take: computes the value; None without the evidence.
+        attacks: may be restricted to one attack.
+        needs_attack: undefined on the marked model alone.
+        pooled: computed once, over all seeds.
+        best_high, best_low: largest and smallest possible value, when maximised and minimised; None if unbounded.
     """
 
     doc: str
@@ -105,7 +106,7 @@ def _fidelity_drop(evidence: TrialEvidence, attack: str | None) -> float | None:
 
 
 def _least(column: Callable[[ResultRow], float | None]) -> Callable[[TrialEvidence, str | None], float | None]:
-    """Of the marked model, or the smallest among models that ``attack`` made."""
+    """Take a column of the marked model, or its smallest value after ``attack``."""
 
     def take(evidence: TrialEvidence, attack: str | None) -> float | None:
         if attack is None:
@@ -121,9 +122,9 @@ def _mean_margin(evidence: TrialEvidence, attack: str | None) -> float | None:
 
 
 def best_response(evidence: TrialEvidence, attack: str | None = None) -> ResultRow | None:
-    """The attacker's best answer: the smallest margin among suspects within the accuracy budget, then the cheapest.
+    """Return the attacker's best response: the smallest margin within the accuracy budget, then the smallest drop.
 
-    An attacker for whom nothing stays within the budget leaves the model alone.
+    If no attack stays within the budget, it is the marked model itself.
     """
     priced = [(row, row.budget_drop) for row in evidence.attacked(attack)]
     within = [(required(row.margin), drop, row) for row, drop in priced if drop is not None and drop <= row.max_drop]
@@ -136,13 +137,13 @@ def _robustness(evidence: TrialEvidence, attack: str | None) -> float | None:
 
 
 def relative_drop_val(row: ResultRow) -> float | None:
-    """Relative drop on validation data."""
+    """Return the relative drop on validation data."""
     marked, suspect = row.metric_marked_val, row.metric_suspect_val
     return (marked - suspect) / marked if marked and suspect is not None else None
 
 
 def _attackers_cost(evidence: TrialEvidence, attack: str | None) -> float | None:
-    """Smallest relative drop at which the verdict fell, at most ``AUMC_REACH``; that much also where it never fell."""
+    """Return the smallest relative drop with verdict 0, at most ``AUMC_REACH``, which also stands for none."""
     rows = evidence.attacked(attack)
     if not rows or evidence.marked is None:
         return None
@@ -181,7 +182,10 @@ def _power(evidence: TrialEvidence, attack: str | None) -> float | None:
     return evidence.statistics.power(evidence.gamma, attack)
 
 
-_READ_BY_GAMMA = "where the study searches no `gamma`, at the scheme's own"
+_OWN_GAMMA = "if the study searches no `gamma`, at the scheme's own"
+
+_CAP = f"{AUMC_REACH:g}"
+_attack_measure = partial(Measure, attacks=True, needs_attack=True)
 
 MEASURES: dict[str, Measure] = {
     "accuracy": Measure(
@@ -193,7 +197,7 @@ MEASURES: dict[str, Measure] = {
         doc="distance of the weights' histograms", take=_of_marked(lambda row: row.covertness_ks), best_low=0.0
     ),
     "margin": Measure(
-        doc="margin of the marked model; with an attack, the smallest after it, whatever it cost",
+        doc="margin of the marked model; with an attack, the smallest after it, at any loss of accuracy",
         take=_least(lambda row: row.margin),
         attacks=True,
         best_high=1.0,
@@ -201,55 +205,40 @@ MEASURES: dict[str, Measure] = {
     "statistic": Measure(
         doc="the same of the statistic", take=_least(lambda row: row.statistic), attacks=True, best_high=1.0
     ),
-    "robustness": Measure(
+    "robustness": _attack_measure(
         doc="margin after the attacker's best response: the smallest within the accuracy budget",
         take=_robustness,
-        attacks=True,
-        needs_attack=True,
         best_high=1.0,
     ),
-    "mean_margin": Measure(
-        doc="mean margin over attacked models", take=_mean_margin, attacks=True, needs_attack=True, best_high=1.0
-    ),
-    "attackers_cost": Measure(
-        doc=f"smallest relative drop that removes the mark, at most {AUMC_REACH:g}; that much if nothing does",
+    "mean_margin": _attack_measure(doc="mean margin over attacked models", take=_mean_margin, best_high=1.0),
+    "attackers_cost": _attack_measure(
+        doc=f"smallest relative drop that removes the mark, at most {_CAP}; {_CAP} if nothing removes it",
         take=_attackers_cost,
-        attacks=True,
-        needs_attack=True,
         best_high=AUMC_REACH,
         best_low=0.0,
     ),
-    "attack_drop": Measure(
-        doc="metric of the marked model minus the attacked one, mean",
-        take=_attack_drop,
-        attacks=True,
-        needs_attack=True,
-    ),
-    "attack_seconds": Measure(
-        doc="worker seconds of the attacks", take=_attack_seconds, attacks=True, needs_attack=True, best_low=0.0
-    ),
-    "gpu_seconds": Measure(
-        doc="worker seconds of embedding and attacks", take=_seconds, attacks=True, needs_attack=True, best_low=0.0
-    ),
+    "attack_drop": _attack_measure(doc="metric of the marked model minus the attacked one, mean", take=_attack_drop),
+    "attack_seconds": _attack_measure(doc="worker seconds of the attacks", take=_attack_seconds, best_low=0.0),
+    "gpu_seconds": _attack_measure(doc="worker seconds of embedding and attacks", take=_seconds, best_low=0.0),
     "false_positive_rate": Measure(
-        doc=f"bound on the rate at which unmarked models pass γ; {_READ_BY_GAMMA}",
+        doc=f"bound on the rate at which unmarked models pass γ; {_OWN_GAMMA}",
         take=_false_positive_rate,
         pooled=True,
         best_low=0.0,
     ),
     "power": Measure(
-        doc=f"share of marked and attacked models that pass γ; {_READ_BY_GAMMA}",
+        doc=f"share of marked and attacked models that pass γ; {_OWN_GAMMA}",
         take=_power,
         attacks=True,
         pooled=True,
         best_high=1.0,
     ),
 }
-"""Everything that a study may name."""
+"""All measures of studies, by name."""
 
 
 def taken(asked: MeasureCall, evidence: Sequence[TrialEvidence]) -> list[float] | None:
-    """A measure's value for each seed (one value where it is pooled), or None where evidence is missing."""
+    """Compute a measure for each seed (once if pooled); None if evidence is missing."""
     measure = MEASURES[asked.name]
     units = evidence[:1] if measure.pooled else evidence
     values = [measure.take(unit, asked.attack) for unit in units]
@@ -258,12 +247,12 @@ def taken(asked: MeasureCall, evidence: Sequence[TrialEvidence]) -> list[float] 
 
 
 def mean(asked: MeasureCall, evidence: Sequence[TrialEvidence]) -> float | None:
-    """A measure's mean over seeds, or None where evidence is missing."""
+    """Average a measure over seeds; None if evidence is missing."""
     values = taken(asked, evidence)
     return None if values is None else fmean(values)
 
 
 def first_look(asked: MeasureCall) -> bool:
-    """True if a measure needs nothing but the marked model and its controls: the first verification decides."""
+    """Return True if a measure needs only the marked model and its controls: the first stage decides it."""
     measure = MEASURES[asked.name]
     return not measure.needs_attack and asked.attack is None and asked.name != "power"

@@ -1,4 +1,4 @@
-"""What a study's report says, as plain values; the HTML page and its Markdown twin are views of it."""
+"""A study's report as plain values, with its HTML and Markdown views."""
 
 import base64
 from collections import Counter
@@ -26,7 +26,7 @@ _RATES = (1e-2, 1e-4, 1e-6)
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; ``words`` are the columns that hold words."""
+    """A table of text cells; ``words`` are the indices of text columns."""
 
     columns: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
@@ -35,7 +35,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing: its file, and itself as a data address."""
+    """A figure: its file, and its content as a data URL."""
 
     file: str
     alt: str
@@ -44,7 +44,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page."""
+    """A section of the page."""
 
     id: str
     title: str
@@ -55,7 +55,7 @@ class Section:
 
 @dataclass(frozen=True)
 class StudyPage:
-    """A study's report before it has a format."""
+    """A study's report, independent of its format."""
 
     name: str
     description: str
@@ -65,7 +65,7 @@ class StudyPage:
     text: str
 
     def html(self) -> str:
-        """One file, nothing loaded from anywhere, every name escaped."""
+        """Render one self-contained file; every name is escaped."""
         css = Path(report_html.__file__).parents[1] / "page.css"
         environment = Environment(
             loader=FileSystemLoader(Path(__file__).parent),
@@ -78,7 +78,7 @@ class StudyPage:
         return template.render(page=self, style=Markup(css.read_text(encoding="utf-8")))
 
     def markdown(self) -> str:
-        """The same for terminals and repositories; pictures by their files."""
+        """Render Markdown; figures are links to files."""
         parts = [f"# {self.name}", self.description, " ".join(self.sentences), self.counts]
         for section in self.sections:
             parts += [f"## {section.title}", section.why]
@@ -101,7 +101,7 @@ def make_page(
     figures: Sequence[Path],
     busy: float | None,
 ) -> StudyPage:
-    """Everything that the report says."""
+    """Make the report."""
     best = best_of(documents, study)
     pictures = {path.stem: _picture(path) for path in figures}
     sections = [
@@ -149,8 +149,8 @@ def _sentences(
             (name, by_label["default"]["values"][name], by_label["best"]["values"][name])
             for name in directions_of(study)
         ]
-        told = ", ".join(f"{name} {after:.4g} against {before:.4g}" for name, before, after in pairs)
-        yield f"On seeds that no trial used, best against default: {told}."
+        pairs_text = ", ".join(f"{name} {after:.4g} against {before:.4g}" for name, before, after in pairs)
+        yield f"On seeds that no trial used, best against default: {pairs_text}."
 
 
 def _counts(study: StudySpec, documents: Sequence[TrialDocument], busy: float | None) -> str:
@@ -195,17 +195,9 @@ def _confirmed_section(study: StudySpec, confirmed: Sequence[TrialDocument]) -> 
 
 _DRAWN = (
     ("history", "History", "Each objective by trial."),
-    (
-        "importance",
-        "Importance",
-        "How much of an objective's variance each parameter explains (fANOVA).",
-    ),
-    (
-        "contour",
-        "Surface",
-        "Trials as points; between them interpolated, outside the nearest trial's value.",
-    ),
-    ("front", "Front", "What cannot be had together, and the volume that the front dominates as trials came in."),
+    ("importance", "Importance", "Share of an objective's variance that each parameter explains (fANOVA)."),
+    ("contour", "Surface", "Trials as points; interpolated in between, outside the nearest trial's value."),
+    ("front", "Front", "The Pareto front, and the volume that it dominates by trial."),
 )
 
 
@@ -229,9 +221,8 @@ def _gamma_section(best: TrialDocument | None, pictures: Mapping[str, Picture]) 
         lines.insert(0, _gamma_line("the trial's own" if "gamma" in best["params"] else "the scheme's own", own, found))
     exact = "exact binomial tail" if found.q is not None else "Clopper–Pearson, one-sided 95 %"
     why = (
-        f"γ compares with stored statistics and costs nothing: here for the best trial, every γ. False positives are "
-        f"bounded by the {exact}; power is the share of marked models, and of attacked ones within the budget, "
-        f"that pass, with its 95 % interval."
+        f"Stored statistics of the best trial at every γ, without a new run. The {exact} bounds the false positives; "
+        f"power is the share of marked models, and of attacked ones within the budget, that pass (95 % interval)."
     )
     columns = ("threshold", "γ", "false positives", "power", "interval")
     table = Table(columns, tuple(lines)) if lines and found.positives() else None
@@ -253,28 +244,28 @@ def _response_section(best: TrialDocument | None) -> Iterator[Section]:
     lines = tuple(_response_line(response) for response in responses)
     mean = fmean(r["margin"] for r in responses)
     why = (
-        f"What the attacker does best against the best trial: the smallest margin among attacks within the accuracy "
-        f"budget, seed by seed. Its mean, {mean:.4g}, is the scheme's robustness here."
+        f"The smallest margin after attacks on the best trial within the accuracy budget, "
+        f"seed by seed. Its mean, {mean:.4g}, is the scheme's robustness here."
     )
     columns = ("", "attack", "fields", "margin", "accuracy drop, pp")
     yield Section("response", "The attacker’s best response", why, table=Table(columns, lines, frozenset({1, 2})))
 
 
 def _response_line(response: Mapping[str, Any]) -> tuple[str, ...]:
-    fields = ", ".join(f"{name}={shown(value)}" for name, value in _telling(response).items())
+    fields = ", ".join(f"{name}={shown(value)}" for name, value in _chosen_fields(response).items())
     drop = "–" if response["drop"] is None else f"{100 * response['drop']:.2f}"
     return f"seed {response['seed']}", response["attack"], fields, f"{response['margin']:.4g}", drop
 
 
-def _telling(response: Mapping[str, Any]) -> dict[str, Any]:
+def _chosen_fields(response: Mapping[str, Any]) -> dict[str, Any]:
     strength = {response["strength_name"]: response["strength"]} if response["strength_name"] else {}
     return {**strength, **{k: v for k, v in response["params"].items() if v is not None and not isinstance(v, list)}}
 
 
 def _trials_section(study: StudySpec, documents: Sequence[TrialDocument]) -> Section:
-    why = "Hopeless trials are given up: at the first verification, by the pruner, or when no seed could save them."
+    why = "Trials are pruned at the first verification, by the pruner, or if perfect seeds could not beat the best."
     if len(documents) > _MOST_LINES:
-        why += f" The first {_MOST_LINES} of {len(documents)}; trials.csv holds all."
+        why += f" The first {_MOST_LINES} of {len(documents)}; trials.csv has all."
     return Section("trials", "Trials", why, table=_table(study, documents[:_MOST_LINES]))
 
 

@@ -1,15 +1,14 @@
-"""A study's files: trials as tables, pictures, and a page of its own. Made from what is remembered of its trials."""
+"""Writes a study's files from its trials' documents: tables, figures, and a page."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from wmarena.experiments.results.table import table_csv
+from wmarena.experiments.results.table import table_csv, write_parquet
 from wmarena.experiments.study.documents import TrialDocument
 from wmarena.experiments.study.gamma import Statistics
 from wmarena.experiments.study.pareto import best_of, directions_of
@@ -17,15 +16,23 @@ from wmarena.experiments.study.spec import StudySpec
 from wmarena.orchestrator.files.atomic import write_whole
 from wmarena.orchestrator.tuner import Tuner
 
-_FIXED = (
-    *("number", "state", "feasible", "why", "warm", "started", "finished", "overhead_s"),
-    *("params", "tasks"),
-)
+_FIXED = {
+    "number": pa.int64(),
+    "state": pa.string(),
+    "feasible": pa.bool_(),
+    "why": pa.string(),
+    "warm": pa.bool_(),
+    "started": pa.float64(),
+    "finished": pa.float64(),
+    "overhead_s": pa.float64(),
+    "params": pa.string(),
+    "tasks": pa.list_(pa.string()),
+}
 
 
 @dataclass(frozen=True)
 class StudyPages:
-    """Where a study's page and its table of trials are."""
+    """Paths of a study's page and of its table of trials."""
 
     report: Path
     table: Path
@@ -43,10 +50,10 @@ def publish(
 
     Args:
         documents: trials that have ended, by number.
-        confirmed: the default and the best configuration on seeds that no trial used.
+        confirmed: the default and the best configuration on fresh seeds.
         busy: share of the workers' time that tasks took in this run.
     """
-    # Loading matplotlib takes longer than planning a trial: commands that draw nothing do not pay for it.
+    # Imported here: matplotlib loads slowly, and most commands draw nothing.
     from wmarena.experiments.study.figures import study_figures
     from wmarena.experiments.study.page import make_page
 
@@ -65,14 +72,12 @@ def publish(
 
 
 def write_trials(documents: Sequence[TrialDocument], study: StudySpec, folder: Path) -> Path:
-    """One row per trial: parameters, values, limits, how it ended; returns the Parquet file."""
+    """Write one row per trial with parameters, values, limits and state; return the Parquet file."""
     rows = [_row(document, study) for document in documents]
-    raw = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_schema(study)), raw)
-    write_whole(folder / "trials.parquet", raw.getvalue().to_pybytes())
-    names = [name for name in _schema(study).names if name not in ("params", "tasks")]
+    schema = _schema(study)
+    names = [name for name in schema.names if name not in ("params", "tasks")]
     write_whole(folder / "trials.csv", table_csv(names, rows).encode())
-    return folder / "trials.parquet"
+    return write_parquet(folder / "trials.parquet", rows, schema)
 
 
 def _row(document: TrialDocument, study: StudySpec) -> dict[str, Any]:
@@ -85,25 +90,12 @@ def _row(document: TrialDocument, study: StudySpec) -> dict[str, Any]:
 
 
 def _schema(study: StudySpec) -> pa.Schema:
-    text, real, flag = pa.string(), pa.float64(), pa.bool_()
-    kinds: Mapping[str, Any] = {
-        "number": pa.int64(),
-        "state": text,
-        "feasible": flag,
-        "why": text,
-        "warm": flag,
-        "started": real,
-        "finished": real,
-        "overhead_s": real,
-        "params": text,
-        "tasks": pa.list_(text),
-    }
-    searched = [(f"param.{path}", text) for path in study.space]
-    values = [(f"value.{asked}", real) for asked in study.objectives]
-    limits = [(f"excess.{limit}", real) for limit in study.constraints]
-    return pa.schema([*((name, kinds[name]) for name in _FIXED), *searched, *values, *limits])
+    searched = [(f"param.{path}", pa.string()) for path in study.space]
+    values = [(f"value.{asked}", pa.float64()) for asked in study.objectives]
+    limits = [(f"excess.{limit}", pa.float64()) for limit in study.constraints]
+    return pa.schema([*_FIXED.items(), *searched, *values, *limits])
 
 
 def _plain(value: Any) -> str | None:
-    """A parameter of any type, in a column of text."""
+    """Format a parameter of any type for a text column."""
     return value if isinstance(value, str) or value is None else json.dumps(value)

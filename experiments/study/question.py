@@ -1,4 +1,4 @@
-"""The experiment behind a study: read once, then asked again and again with some fields set."""
+"""The experiment of a study: read once, then instantiated for each trial with some fields set."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -16,12 +16,12 @@ from wmarena.experiments.study.words import GAMMA, meant
 
 @dataclass(frozen=True)
 class StudyExperiment:
-    """A study's experiment: as it was read and as it is meant, with the study's seeds.
+    """A study's experiment, as document and as spec, with the study's seeds.
 
     Attributes:
-        document: the experiment as read; its lines are those of the file it came from.
-        spec: validated, no searched field set.
-        folder: what its relative paths are relative to.
+        document: the experiment as read, with the lines of its file.
+        spec: validated, without searched fields.
+        folder: base of relative paths.
     """
 
     document: YamlDocument
@@ -32,11 +32,7 @@ class StudyExperiment:
     def with_params(
         self, params: Mapping[str, Any], *, seeds: Iterable[int] | None = None, name: str | None = None
     ) -> ExperimentSpec:
-        """The experiment of a trial; ``gamma`` is left to whoever reads the evidence.
-
-        Raises:
-            SpecError: the values do not go together.
-        """
+        """Return the experiment of a trial; ``gamma`` is applied to its evidence later. Raises SpecError."""
         copied = YamlDocument(copy.deepcopy(self.document.value), {})
         if seeds is not None:
             copied.value["seeds"] = list(seeds)
@@ -53,7 +49,7 @@ class StudyExperiment:
 def question_of(
     document: YamlDocument, seeds: Any, data_root: Path | None, folder: Path
 ) -> tuple[StudyExperiment | None, list[Problem]]:
-    """The experiment, inline or by name; its problems stand at its own lines."""
+    """Read the experiment, inline or by name; its problems have its own lines."""
     given = document.value.get("experiment")
     inline = isinstance(given, dict)
     try:

@@ -1,4 +1,4 @@
-"""Runs a study: many trials at once on the workers of one run, then tables, pictures and records.
+"""Runs a study: many trials at once on the workers of one run, then tables, figures and records.
 
 from wmarena import StudySpec, tune
 
@@ -16,14 +16,14 @@ from typing import Any, Unpack
 from wmarena.experiments.planning.expand import expand
 from wmarena.experiments.planning.workload_planner import PlannerCache
 from wmarena.experiments.results.table import build_rows, write_results
-from wmarena.experiments.running.context import RunContext, RunOptions, settle_keys
-from wmarena.experiments.running.execution import states_of
+from wmarena.experiments.running.context import RunContext, RunOptions, check_keys
+from wmarena.experiments.running.execution import count_states
 from wmarena.experiments.running.pool import limits_of
-from wmarena.experiments.spec.problems import Problem, SpecError
+from wmarena.experiments.spec.problems import SpecError
 from wmarena.experiments.study.documents import CONFIRMED, FINISHED, TrialDocument
 from wmarena.experiments.study.pareto import best_of, directions_of, front
 from wmarena.experiments.study.publish import StudyPages, publish
-from wmarena.experiments.study.resume import recall, take_up
+from wmarena.experiments.study.resume import prepare, recall
 from wmarena.experiments.study.source import TrialListener, Trials
 from wmarena.experiments.study.spec import StudySpec
 from wmarena.experiments.study.trial import rungs, stages_of
@@ -41,15 +41,15 @@ from wmarena.orchestrator.tuner import Tuner, open_storage
 
 @dataclass(frozen=True, kw_only=True)
 class StudySummary:
-    """What a study has found, and what this run of it did.
+    """The result of a study, and the counts of this run of it.
 
     Attributes:
-        trials: finished trials of the study, those of earlier runs included.
+        trials: finished trials of the study, also of earlier runs.
         best: the best trial, or the Pareto front: number, params, values.
         failed_trials: of this run.
-        busy: share of the workers' time that tasks took, None where nothing ran.
-        overhead_s: median driver seconds of a trial: asking, planning, telling.
-        shared_report: where others find the report, None for a store that is a folder.
+        busy: share of the workers' time that tasks took; None if no task ran.
+        overhead_s: median driver seconds of a trial for Optuna and planning.
+        shared_report: address of the report in a shared store, None for a local one.
     """
 
     study: str
@@ -79,61 +79,58 @@ def tune(
     study: StudySpec,
     *,
     trials: int | None = None,
-    hear: TrialListener = lambda document: None,
+    on_trial_end: TrialListener = lambda document: None,
     **options: Unpack[RunOptions],
 ) -> StudySummary:
-    """Run what is missing of ``study``; a killed one goes on, with the trials that it had.
+    """Run the missing trials of ``study``; a killed study resumes.
 
     Args:
-        trials: finished trials that the study is to have; None for what it says itself.
-        hear: is told of every trial that ends.
-        options: where, with what, and who watches.
+        trials: total number of finished trials; None for the study's own.
+        on_trial_end: called with the document of every trial that ends.
+        options: see ``RunOptions``.
 
     Raises:
-        SpecError, MissingData, StoreError: bad input, or workers that cannot be had; nothing has run.
-        StoreBusy: another run holds the store, or another driver tunes the study.
-        NoWorkers, StoreLost: all workers, or the store, were lost on the way; the same call resumes.
+        SpecError, MissingData, StoreError: bad input, or no workers; nothing has run.
+        StoreBusy: another run has locked the store, or another driver tunes the study.
+        NoWorkers, StoreLost: all workers, or the store, were lost during the run; the same call resumes.
         Interrupted: stopped; the same call resumes.
     """
-    started, site, spec = time.monotonic(), RunContext(options), study.question.spec
-    grounds = PlannerCache(site.data_root)
+    started, context, spec = time.monotonic(), RunContext(options), study.question.spec
+    planners = PlannerCache(context.data_root)
     with (
-        site.held() as journal,
-        journal.holding(f"study {study.name!r}", site.waiting),
-        _studied(site.store, study, site.waiting) as storage,
+        context.locked() as journal,
+        journal.holding(f"study {study.name!r}", context.waiting),
+        _open_storage(context.store, study, context.waiting) as storage,
     ):
-        found = _Found.of(study, site.store, journal, grounds)
+        found = _StudyPlan.of(study, context.store, journal, planners)
         tuner = Tuner(study.name, storage, study.space, list(study.objectives.values()), study.method(found.rungs))
-        take_up(study, tuner, site.store, journal, grounds)
+        prepare(study, tuner, context.store, journal, planners)
         budget = trials or study.trials or len(tuner.grid())
-        source = Trials(study, tuner, journal, budget=budget, grounds=grounds, only=found.only, hear=hear)
+        source = Trials(study, tuner, journal, budget, planners, only=found.only, on_trial_end=on_trial_end)
         n_before, plan, busy = len(source.documents), Plan(), Utilisation()
-        records = site.execute(
+        records = context.execute(
             plan,
-            _request(study, site),
+            _request(study, context),
             journal,
-            site.executor(spec, found.open_tasks, journal),
+            context.executor(spec, found.open_tasks, journal),
             cached=set(),
             seconds=expected_seconds(journal.durations()),
             listeners=[busy],
             source=source,
         )
-        folder = site.store.report_dir(study.name, site.run_id)
+        folder = context.store.report_dir(study.name, context.run_id)
         save_plan(plan, folder)
-        results = write_results(build_rows(plan, records, experiment=study.name, run_id=site.run_id), folder)
+        results = write_results(build_rows(plan, records, experiment=study.name, run_id=context.run_id), folder)
         pages = publish(folder, study, source.documents, _confirmed(journal, study), tuner, busy.share)
-        shared = site.store.share_report(folder)
-    site.finish()
-    ended, states = source.documents, states_of(records)
+        shared = context.store.share_report(folder)
+    context.finish()
+    ended = source.documents
     return StudySummary(
         study=study.name,
         trials=len(ended),
         best=_best(ended, study),
-        run_id=site.run_id,
-        executed=states["done"],
-        cached=states["cached"],
-        failed=states["failed"],
-        skipped=states["skipped"],
+        run_id=context.run_id,
+        **count_states(records),
         failed_trials=sum(d["state"] == "failed" for d in ended[n_before:]),
         seconds=round(time.monotonic() - started, 3),
         busy=busy.share,
@@ -145,21 +142,21 @@ def tune(
     )
 
 
-def _studied(
+def _open_storage(
     store: Store, study: StudySpec, waiting: Callable[[str], None] | None = None
 ) -> AbstractContextManager[Any]:
-    """The study's storage, held."""
+    """Open and lock the study's storage."""
     return open_storage(store.root / "studies", safe_name(study.name), study.storage, waiting)
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What the experiment itself tells before any trial.
+class _StudyPlan:
+    """Facts from the plan of the experiment as written, before any trial.
 
     Attributes:
-        rungs: where a pruner looks.
-        only: which evidence may be used; None for all.
-        open_tasks: of the experiment as it is written, whose like all trials have.
+        rungs: strengths at which a pruner decides.
+        only: selects the cells that may be used; None for all.
+        open_tasks: unfinished tasks, typical of all trials.
     """
 
     rungs: tuple[int, ...] = ()
@@ -167,31 +164,31 @@ class _Found:
     open_tasks: tuple[Task, ...] = ()
 
     @classmethod
-    def of(cls, study: StudySpec, store: Store, journal: Journal, grounds: PlannerCache) -> "_Found":
-        """Raises SpecError where a pruner has nothing to look at, or a study of γ alone no evidence."""
+    def of(cls, study: StudySpec, store: Store, journal: Journal, planners: PlannerCache) -> "_StudyPlan":
+        """Raises SpecError if a pruner has fewer than two rungs, or a study of γ alone has no stored evidence."""
         spec = study.question.spec
-        expansion = expand(spec, data_root=study.question.data_root, grounds=grounds)
+        expansion = expand(spec, data_root=study.question.data_root, planners=planners)
         done = find(expansion.plan.tasks, store, journal).records
         if study.gamma_only:
             there = [cell for cell in expansion.plan.cells if cell.verify in done]
             if all(cell.control is not None or cell.attack != "none" for cell in there):
                 what = f"expected stored evidence, got none of {spec.name!r}: γ trains nothing; `wmarena run` it first"
-                raise SpecError([Problem(what, ("experiment",))])
+                raise SpecError.of(what, "experiment")
             return cls(only=lambda cell: cell.verify in done)
-        settle_keys(spec, store, done)
+        check_keys(spec, store, done)
         open_tasks = tuple(task for task in expansion.plan if task.id not in done)
         if study.pruner.name == "none":
             return cls(open_tasks=open_tasks)
         looks = rungs(stages_of(expansion, study.pruner.on))
         if len(looks) < 2:
             what = f"expected attacks at two or more values of {study.pruner.on!r} to look at, got {len(looks)}"
-            raise SpecError([Problem(what, ("pruner", "on"))])
+            raise SpecError.of(what, "pruner", "on")
         return cls(rungs=looks, open_tasks=open_tasks)
 
 
 @dataclass
 class Utilisation:
-    """How much of the workers' time tasks took, heard from the loop."""
+    """A listener that measures the share of the workers' time that tasks took."""
 
     seconds: float = 0.0
     _begun: dict[TaskId, float] = field(default_factory=dict)
@@ -205,28 +202,28 @@ class Utilisation:
             self._workers.setdefault(event.worker, now)
         elif event.task.id in self._begun:
             begun = self._begun.pop(event.task.id)
-            # Tasks of one call begin together and end together: the worker was busy once.
+            # Tasks of one batch start and end together: each counts its own seconds, not the whole interval.
             self.seconds += min(now - begun, event.record.seconds) if event.record else now - begun
             self._last = now
 
     @property
     def share(self) -> float | None:
-        """Of the time from a worker's first task to the end; None where nothing ran."""
+        """Share of the time from each worker's first task to the end; None if no task ran."""
         there = sum(self._last - since for since in self._workers.values())
         return round(min(1.0, self.seconds / there), 4) if there > 0 else None
 
 
 def republish(store: Store, journal: Journal, run: Mapping[str, Any], out: Path | None = None) -> StudyPages:
-    """A study's report from what the journal and Optuna's storage know of its trials now.
+    """Rebuild a study's report from the journal and Optuna's storage.
 
     Args:
-        run: an execution of the study, one of ``Journal.runs``.
-        out: where it goes; None replaces the report in the store.
+        run: a run of the study, one of ``Journal.runs``.
+        out: output folder; None replaces the report in the store.
     """
     study = StudySpec.parse(run["spec"], source=Path(run["info"]["folder"]) / "study")
     known = journal.trials(study.name).values()
     ended = [document for document in known if document["state"] in FINISHED]
-    with _studied(store, study) as storage:
+    with _open_storage(store, study) as storage:
         tuner = Tuner(study.name, storage, study.space, list(study.objectives.values()), study.method())
         recall(study, tuner, known)
         folder = out or store.report_dir(study.name, run["id"])
@@ -235,16 +232,11 @@ def republish(store: Store, journal: Journal, run: Mapping[str, Any], out: Path 
         return pages
 
 
-def _request(study: StudySpec, site: RunContext) -> RunRequest:
-    spec = study.question.spec
-    facts = {
-        **site.facts(spec),
-        "description": study.description,
-        "study": study.name,
-        "folder": str(study.folder.absolute()),
-        "spec_digest": study.digest,
-    }
-    return RunRequest(site.run_id, study.name, study.text, facts, limits_of(spec), policy="feedback")
+def _request(study: StudySpec, context: RunContext) -> RunRequest:
+    spec, folder = study.question.spec, str(study.folder.absolute())
+    about = {"description": study.description, "study": study.name, "folder": folder, "spec_digest": study.digest}
+    facts = context.facts(spec, **about)
+    return RunRequest(context.run_id, study.name, study.text, facts, limits_of(spec), policy="feedback")
 
 
 def _confirmed(journal: Journal, study: StudySpec) -> list[TrialDocument]:
@@ -252,7 +244,7 @@ def _confirmed(journal: Journal, study: StudySpec) -> list[TrialDocument]:
 
 
 def _best(documents: list[TrialDocument], study: StudySpec) -> list[dict[str, Any]]:
-    """The front, the chosen one first."""
+    """Return the front, the best trial first."""
     chosen = best_of(documents, study)
     found = sorted(front(documents, directions_of(study)), key=lambda document: document is not chosen)
     return [{name: document[name] for name in ("number", "params", "values")} for document in found]

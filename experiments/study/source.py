@@ -1,7 +1,7 @@
-"""The trials of a study as work for the loop: asked for when a worker would idle, told when their evidence is there.
+"""Supplies the trials of a study to the loop: asks Optuna when a worker would idle, and tells it outcomes.
 
-The journal is written before Optuna is told, so a killed study knows which of its trials have ended; what had not ended
-is tried again with the same parameters, and finds in the store whatever was finished.
+The journal is written before Optuna, so a killed study knows which trials have ended. The others are retried with the
+same parameters and reuse finished tasks from the store.
 """
 
 import time
@@ -29,22 +29,20 @@ from wmarena.orchestrator.plan.task import Task, TaskId
 from wmarena.orchestrator.tuner import Tuner
 
 TrialListener = Callable[[Mapping[str, Any]], None]
-"""Hears every trial's document as it ends."""
+"""Called with the document of every trial that ends."""
 
 _EPSILON = 1e-12
 
 
 class Trials:
-    """A study's trials. What ``wmarena.orchestrator.plan.growth.TaskSource`` asks for.
+    """The trials of a study; a ``wmarena.orchestrator.plan.growth.TaskSource``.
 
     Args:
-        study: the question.
-        tuner: Optuna's side of it.
-        journal: where trials are remembered.
-        budget: finished trials that the study is to have.
-        grounds: what planning knows of data and code.
-        only: cells that a trial may use; None for all. Evidence that is not there is then not made either.
-        hear: is told of every trial that ends.
+        tuner: proposes parameters.
+        journal: keeps the trials' documents.
+        budget: total number of finished trials.
+        only: selects the cells that a trial may use; None for all. Missing evidence is then not computed.
+        on_trial_end: called with the document of every trial that ends.
     """
 
     def __init__(
@@ -52,20 +50,20 @@ class Trials:
         study: StudySpec,
         tuner: Tuner,
         journal: Journal,
-        *,
         budget: int,
-        grounds: PlannerCache,
+        planners: PlannerCache,
+        *,
         only: Callable[[Cell], bool] | None = None,
-        hear: TrialListener = lambda document: None,
+        on_trial_end: TrialListener = lambda document: None,
     ) -> None:
         self.study = study
         self.overheads: list[float] = []
         self._tuner = tuner
         self._journal = journal
         self._budget = budget
-        self._grounds = grounds
+        self._planners = planners
         self._only = only
-        self._hear = hear
+        self._on_trial_end = on_trial_end
         self._known: dict[TaskId, Record] = {}
         self._planned: set[TaskId] = set()
         self._in_table: set[TaskId] = set()
@@ -81,25 +79,25 @@ class Trials:
         """Every trial that has ended, by number."""
         return [self._ended[number] for number in sorted(self._ended)]
 
-    # What the loop tells and asks
+    # Interface of the loop
 
     def settled(self, task: Task, record: Record) -> None:
-        """A task was settled: trials whose stage is complete with it can go on."""
+        """Record a task that has ended; trials whose stage it completes can continue."""
         self._known[task.id] = record
         for trial in self._waiting.pop(task.id, ()):
             with _timed(trial):
                 trial.open.discard(task.id)
-                self._add(trial, *trial.hear(task, self._known))
+                self._add(trial, *trial.extend(task, self._known))
                 if not trial.open:
                     self._settled.append(trial)
 
     def more(self) -> Growth | None:
-        """The next stage of a trial that waits for one, else a new trial, else what confirms the best."""
+        """Return the next stage of a waiting trial, else a new trial, else the confirmation of the best."""
         while True:
             if self._grown:
                 return self._grown.popleft()
             if self._settled:
-                self._go_on(self._settled.popleft())
+                self._continue(self._settled.popleft())
             elif self._wanted:
                 self._start()
             elif not self._live and not self._confirmed:
@@ -115,7 +113,7 @@ class Trials:
         counted = sum(not document["warm"] for document in self._ended.values())
         return counted + sum(not trial.warm for trial in self._live.values()) < self._budget
 
-    # A trial's life
+    # Life cycle of a trial
 
     def _start(self) -> None:
         asked, started = time.perf_counter(), time.time()
@@ -139,13 +137,13 @@ class Trials:
             self._begin(trial)
 
     def _plan(self, trial: Trial, spec: ExperimentSpec) -> None:
-        expansion = expand(spec, data_root=self.study.question.data_root, grounds=self._grounds)
+        expansion = expand(spec, data_root=self.study.question.data_root, planners=self._planners)
         on = self.study.pruner.on if self.study.pruner.name != "none" else None
         trial.plan, trial.searches = expansion.plan, expansion.searches
         trial.stages = stages_of(expansion, on, self._only)
 
     def _begin(self, trial: Trial) -> None:
-        """Plan the next stage; a stage whose evidence is known in this run is over at once."""
+        """Plan the next stage; one whose evidence this run already has ends at once."""
         tasks, cells = trial.begin(self._known)
         for verify in trial.open:
             self._waiting[verify].append(trial)
@@ -164,13 +162,13 @@ class Trials:
         if new or shown:
             self._grown.append((new, shown))
 
-    def _go_on(self, trial: Trial) -> None:
-        """A stage is complete: look at it, then end the trial or plan the next one."""
+    def _continue(self, trial: Trial) -> None:
+        """Evaluate a complete stage, then end the trial or plan the next one."""
         with _timed(trial):
             found = trial.evidence(self._known, self.study.name)
             if found.failure is not None:
                 self._end(trial, TrialOutcome(state="failed"), found, why=found.failure)
-            elif trial.number is not None and (why := self._hopeless(trial, found)) is not None:
+            elif trial.number is not None and (why := self._prune_reason(trial, found)) is not None:
                 self._end(trial, TrialOutcome(state="pruned", constraints=self._excesses(found)), found, why=why)
             elif trial.stages:
                 self._begin(trial)
@@ -189,19 +187,19 @@ class Trials:
             self._live.pop(trial.number, None)
             self._ended[trial.number] = document
             self.overheads.append(trial.planned_s)
-        self._hear(document)
+        self._on_trial_end(document)
 
-    # What a trial is worth
+    # Evaluation of a trial
 
-    def _hopeless(self, trial: Trial, found: TrialResults) -> str | None:
-        """Why a trial is given up before its end, or None."""
+    def _prune_reason(self, trial: Trial, found: TrialResults) -> str | None:
+        """Return the reason to prune a trial, or None."""
         stage = trial.stage
         assert stage is not None
-        pruned = self._pruned(trial, stage, found)  # reports, so it is asked in any case
-        return self._infeasible(stage, found) or pruned or self._outdone(trial, stage, found)
+        pruned = self._pruned(trial, stage, found)  # first, because it also reports the value to Optuna
+        return self._infeasible(stage, found) or pruned or self._unreachable(trial, stage, found)
 
     def _excluded(self, trial: Trial) -> dict[str, float]:
-        """Limits that a γ breaks whatever else is tried: false positives follow from γ, n and q, which are known."""
+        """Return limits that γ alone breaks: false positives depend on γ, n and q only, and n and q are known."""
         known = {(d["statistics"]["n"], d["statistics"]["q"]) for d in self._ended.values() if "statistics" in d}
         if trial.gamma is None or self._draws_keys or len(known) != 1:
             return {}
@@ -213,13 +211,13 @@ class Trials:
 
     @property
     def _draws_keys(self) -> bool:
-        """True if the search changes keys, and with them perhaps n and q."""
+        """True if the search changes keys, and so perhaps n and q."""
         scheme = self.study.question.spec.schemes[0]
         keyed = {name for name, info in scheme.parameters().items() if info.stage == "key"}
         return any(path.startswith("schemes.") and path.rpartition(".")[2] in keyed for path in self.study.space)
 
     def _infeasible(self, stage: TrialStage, found: TrialResults) -> str | None:
-        """The first verification decides about limits that need no attack."""
+        """Check limits that need no attack, at the first verification."""
         for limit in self.study.constraints if stage.first else ():
             value = mean(limit.asked, found.units) if first_look(limit.asked) else None
             if value is not None and limit.excess(value) > _EPSILON:
@@ -232,13 +230,13 @@ class Trials:
         value = mean(self._objective, found.units)
         if value is None:
             return None
-        trial.told.append((stage.rung, value))
-        hopeless = self._tuner.report(trial.number, value, stage.rung)
+        trial.reported.append((stage.rung, value))
+        pruned = self._tuner.report(trial.number, value, stage.rung)
         pruner = self.study.pruner
-        return f"{pruner.name} pruner at {pruner.on}={stage.rung}: {value:.4g}" if hopeless and trial.stages else None
+        return f"{pruner.name} pruner at {pruner.on}={stage.rung}: {value:.4g}" if pruned and trial.stages else None
 
-    def _outdone(self, trial: Trial, stage: TrialStage, found: TrialResults) -> str | None:
-        """Seeds that are left could be perfect, and the mean would still not reach the best trial's."""
+    def _unreachable(self, trial: Trial, stage: TrialStage, found: TrialResults) -> str | None:
+        """Prune if the mean could not reach the best trial's even with perfect values on all remaining seeds."""
         left = sum(stage.last for stage in trial.stages) * len(self.study.question.spec.workloads)
         if not stage.last or not left or len(self.study.objectives) > 1:
             return None
@@ -271,7 +269,7 @@ class Trials:
             return TrialOutcome(state="failed")
         return TrialOutcome(state="complete", values=tuple(v for v in values if v is not None), constraints=excesses)
 
-    # Once more, on seeds that no trial used
+    # Confirmation on fresh seeds
 
     def _confirm(self) -> None:
         best = best_of(self.documents, self.study)

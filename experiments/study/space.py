@@ -1,12 +1,13 @@
-"""What a study searches: ``schemes.mtlsign.lambda1: {low: 0.02, high: 0.2}``, ``attacks[0]: {choices: [...]}``, γ.
+"""Search space of a study: ``schemes.mtlsign.lambda1: {low: 0.02, high: 0.2}``, ``attacks[0]: {choices: [...]}``, γ.
 
-Whether a range is one of integers or of numbers, and whether its ends are allowed, is asked of the experiment itself:
-its ends and its middle are put in, and what the experiment says of them is said of the range.
+The experiment itself decides whether a range is of integers or numbers, and whether its ends are allowed: it is
+validated with both ends and an inner point, and its problems become those of the range.
 """
 
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+from wmarena.experiments.spec.entries import is_number
 from wmarena.experiments.spec.problems import Problem, SpecError, unknown
 from wmarena.experiments.spec.yaml_lines import YamlDocument
 from wmarena.experiments.study.question import StudyExperiment
@@ -18,7 +19,7 @@ _INSIDE = 0.371
 
 
 def read_space(raw: Any) -> dict[str, Range | Choices]:
-    """The parts of ``search:`` as they are written; whether the experiment takes them is another question."""
+    """Read the parts of ``search:``, without validation by the experiment."""
     if not isinstance(raw, Mapping) or not raw:
         raise ValueError(f"expected fields to search, such as schemes.mtlsign.lambda1: [0.1, 1], got {raw!r}")
     out: dict[str, Range | Choices] = {}
@@ -58,17 +59,17 @@ def _part(raw: Any) -> Range | Choices:
 
 
 def _number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    return is_number(value) and abs(value) < float("inf")
 
 
-def settled_space(
+def resolved_space(
     search: Mapping[str, Range | Choices], question: StudyExperiment, document: YamlDocument
 ) -> tuple[dict[str, Range | Choices], list[Problem]]:
-    """The search with every part's type settled, and what the experiment says against it."""
+    """Resolve the type of every part, and collect the experiment's problems with it."""
     space: dict[str, Range | Choices] = {}
     problems: list[Problem] = []
     for path, part in search.items():
-        space[path], wrong = _gamma(part) if path == GAMMA else _tried(path, part, question)
+        space[path], wrong = _gamma(part) if path == GAMMA else _resolved(path, part, question)
         if wrong:
             problems.append(Problem(wrong, ("search", path), document.place(("search", path))))
     return space, problems
@@ -83,12 +84,13 @@ def _gamma(part: Range | Choices) -> tuple[Range | Choices, str]:
     return part, ""
 
 
-def _tried(path: str, part: Range | Choices, question: StudyExperiment) -> tuple[Range | Choices, str]:
-    """The part with its type settled, and what is wrong with it, or ""."""
+def _resolved(path: str, part: Range | Choices, question: StudyExperiment) -> tuple[Range | Choices, str]:
+    """Resolve the type of a part; return it with a problem, or ""."""
     if path.rpartition(".")[2] == GAMMA:
         return part, "expected `gamma` by itself, got it as a field; the threshold is searched on stored evidence"
     if isinstance(part, Choices):
         return part, next(filter(None, (_refusal(path, option, question) for option in part.options)), "")
+    # An uneven point is no integer: if the experiment takes it, the field takes numbers.
     inside = part.low + _INSIDE * (part.high - part.low)
     smooth = part.step is None or not part.whole
     if part.whole and smooth and not _refusal(path, inside, question):

@@ -1,20 +1,16 @@
-"""What a study asks: an experiment, fields of it to search, measures to optimise, limits, and how to look.
+"""The study's specification: an experiment, fields to search, measures to optimise, limits, sampler and pruner.
 
 ``StudySpec.load("digits_lambda")`` reads a file or a shipped study. Trials are the experiment with some fields set;
-``gamma`` is no field: it moves a threshold over evidence that is there, so it costs nothing.
+``gamma`` is no field but a threshold on stored evidence, so its search runs no task.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-import yaml
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     PrivateAttr,
@@ -22,14 +18,14 @@ from pydantic import (
 )
 
 from wmarena.experiments.spec import experiment as specs
-from wmarena.experiments.spec.overrides import apply
+from wmarena.experiments.spec.labels import table_name
 from wmarena.experiments.spec.problems import Problem, SpecError, unknown
 from wmarena.experiments.spec.shipped import Shipped
-from wmarena.experiments.spec.validation import problems_of
-from wmarena.experiments.spec.yaml_lines import YamlDocument, read, text_of
+from wmarena.experiments.spec.validation import Seeds, SpecBlock, YamlSpec, by_line, problems_of
+from wmarena.experiments.spec.yaml_lines import YamlDocument
 from wmarena.experiments.study.measures import MEASURES, MeasureBound, MeasureCall
 from wmarena.experiments.study.question import StudyExperiment, question_of
-from wmarena.experiments.study.space import read_space, settled_space
+from wmarena.experiments.study.space import read_space, resolved_space
 from wmarena.experiments.study.words import GAMMA
 from wmarena.orchestrator.plan.identity import digest
 from wmarena.orchestrator.plan.proposals import Direction, Method, PrunerName, SamplerName, Space
@@ -53,7 +49,7 @@ def _measure(text: str) -> MeasureCall:
 
 
 def _objectives(raw: Any) -> dict[MeasureCall, Direction]:
-    """``{margin(fine_prune): maximize}``."""
+    """Read ``{margin(fine_prune): maximize}``."""
     if not isinstance(raw, Mapping) or not raw:
         raise ValueError(f"expected measures with maximize or minimize, such as {{robustness: maximize}}, got {raw!r}")
     out: dict[MeasureCall, Direction] = {}
@@ -65,7 +61,7 @@ def _objectives(raw: Any) -> dict[MeasureCall, Direction]:
 
 
 def _limits(raw: Any) -> tuple[MeasureBound, ...]:
-    """``[fidelity_drop <= 0.01]``."""
+    """Read ``[fidelity_drop <= 0.01]``."""
     listed = [raw] if isinstance(raw, str) else raw
     if not isinstance(listed, list | tuple):
         raise ValueError(f"expected a list such as [fidelity_drop <= 0.01], got {raw!r}")
@@ -84,12 +80,12 @@ def _limit(text: Any) -> MeasureBound:
 
 
 def _named(raw: Any) -> Any:
-    """``tpe`` as well as ``{name: tpe, seed: 1}``."""
+    """Read ``tpe`` as ``{name: tpe}``."""
     return {"name": raw} if isinstance(raw, str) else raw
 
 
 def _storage(raw: Any) -> str | None:
-    """The study's text goes into reports and MLflow, so no password may stand in it."""
+    """Refuse passwords: the study's text goes into reports and MLflow."""
     if raw is not None and not re.match(r"(sqlite|postgresql)(\+\w+)?://", str(raw)):
         raise ValueError(f"expected sqlite:///FILE or postgresql://USER@HOST/DATABASE, got {raw!r}")
     if raw is not None and re.match(r"[^:]+://[^/@]*:[^/@]*@", str(raw)):
@@ -97,21 +93,8 @@ def _storage(raw: Any) -> str | None:
     return None if raw is None else str(raw)
 
 
-def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"expected distinct seeds, at least one, got {list(seeds)}")
-    return seeds
-
-
-Seeds = Annotated[tuple[Annotated[int, Field(strict=True, ge=0, lt=2**63)], ...], AfterValidator(_distinct)]
-
-
-class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-
-class SamplerSpec(_Block):
-    """Who proposes: ``tpe`` (multivariate), ``nsga2``, ``gp``, ``random``, ``grid``."""
+class SamplerSpec(SpecBlock):
+    """How trials are proposed: ``tpe`` (multivariate), ``nsga2``, ``gp``, ``random``, ``grid``."""
 
     name: SamplerName = "tpe"
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
@@ -119,19 +102,19 @@ class SamplerSpec(_Block):
     population: Annotated[int, Field(ge=2, strict=True)] = 50
 
 
-class PrunerSpec(_Block):
-    """Who gives a trial up on the way, by its objective at growing strengths of the field ``on``."""
+class PrunerSpec(SpecBlock):
+    """How trials are pruned, by their objective at growing strengths of the field ``on``."""
 
     name: PrunerName = "none"
     on: Annotated[str, Field(strict=True)] = "epochs"
     startup: Annotated[int, Field(ge=1, strict=True)] = 5
 
 
-class StudySpec(_Block):
-    """One search, as it is written."""
+class StudySpec(YamlSpec):
+    """One search."""
 
-    name: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
-    description: Annotated[str, Field(strict=True)] = ""
+    shipped: ClassVar[Shipped] = SHIPPED
+
     experiment: Any
     search: Annotated[Mapping[str, Any], PlainValidator(read_space)]
     objectives: Annotated[Mapping[MeasureCall, Direction], PlainValidator(_objectives)]
@@ -145,118 +128,86 @@ class StudySpec(_Block):
     warm_start: tuple[Annotated[str, Field(strict=True)], ...] = ()
     profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
-    _text: str = PrivateAttr("")
     _question: StudyExperiment = PrivateAttr()
     _folder: Path = PrivateAttr(default_factory=Path)
     _space: Space = PrivateAttr(default_factory=dict)
 
     @classmethod
-    def load(cls, study: str | Path, *, overrides: Iterable[str] = (), data_root: Path | None = None) -> Self:
-        """Read a study's file, or a shipped study by its name.
-
-        Raises:
-            SpecError: no such study, or everything that is wrong with it.
-        """
-        path = SHIPPED.find(study)
-        return cls.parse(text_of(path), overrides=overrides, data_root=data_root, source=path)
-
-    @classmethod
-    def parse(
-        cls,
-        text: str,
-        *,
-        overrides: Iterable[str] = (),
-        data_root: Path | None = None,
-        source: Path = Path("study"),
-    ) -> Self:
-        """A study from YAML text; ``source`` names it in messages and is what relative paths are relative to."""
-        given = tuple(overrides)
+    def of(cls, document: YamlDocument, *, data_root: Path | None = None, folder: Path = Path()) -> Self:
+        """Validate a document and the experiment in it; relative paths start at ``folder``."""
+        if not isinstance(document.value, dict):
+            raise SpecError.of("expected a mapping with name, experiment, search, objectives")
+        study, problems = None, list[Problem]()
         try:
-            document = apply(read(text), given)
-            if not isinstance(document.value, dict):
-                raise SpecError([Problem("expected a mapping with name, experiment, search, objectives")])
-            study, problems = cls._read(document)
-            seeds = document.value.get("seeds")
-            question, wrong = question_of(document, seeds, data_root, source.parent)
-            problems += wrong
-            if study is not None and question is not None:
-                problems += study._contradictions(question, document)
-        except SpecError as error:
-            raise SpecError(error.problems, str(source)) from None
+            study = cls.model_validate(document.value)
+        except ValidationError as error:
+            problems = problems_of(error, document, cls)
+        question, wrong = question_of(document, document.value.get("seeds"), data_root, folder)
+        problems += wrong
+        if study is not None and question is not None:
+            problems += study._contradictions(question, document)
         if problems or study is None or question is None:
-            raise SpecError(sorted(problems, key=lambda p: _line(p.place)), str(source))
-        study._text = text if not given else yaml.safe_dump(document.value, sort_keys=False, allow_unicode=True)
-        study._question = question
-        study._folder = source.parent
+            raise SpecError(by_line(problems))
+        study._document, study._question, study._folder = document.value, question, folder
         return study
 
-    @classmethod
-    def _read(cls, document: YamlDocument) -> tuple[Self | None, list[Problem]]:
-        try:
-            return cls.model_validate(document.value), []
-        except ValidationError as error:
-            return None, problems_of(error, document, cls)
-
     def _contradictions(self, question: StudyExperiment, document: YamlDocument) -> list[Problem]:
-        """What only the whole can tell."""
-        self._space, out = settled_space(self.search, question, document)
+        """Collect the problems between fields, and between study and experiment."""
+        self._space, out = resolved_space(self.search, question, document)
+
+        def add(message: str, *path: str) -> None:
+            out.append(Problem(message, path, document.place(path) if path != ("trials",) else "line 1"))
+
         if len(question.spec.schemes) != 1:
-            what = f"expected one configured scheme to tune, got {len(question.spec.schemes)}; give each its own study"
-            out.append(Problem(what, ("experiment", "schemes"), document.place(("experiment",))))
+            got = f"got {len(question.spec.schemes)}; give each its own study"
+            add(f"expected one configured scheme to tune, {got}", "experiment", "schemes")
         if self.pruner.name != "none" and len(self.objectives) > 1:
-            what = f"expected one objective with a pruner, got {len(self.objectives)}; Optuna prunes no others"
-            out.append(Problem(what, ("pruner",), document.place(("pruner",))))
-        labels = sorted({_label(entry.attack) for entry in question.spec.attacks})
+            got = f"got {len(self.objectives)}; Optuna prunes no others"
+            add(f"expected one objective with a pruner, {got}", "pruner")
+        labels = sorted({table_name(entry.attack) for entry in question.spec.attacks})
         asked = [(a, ("objectives", str(a))) for a in self.objectives]
         for measure, path in [*asked, *((limit.asked, ("constraints",)) for limit in self.constraints)]:
             if measure.attack is not None and measure.attack not in labels:
-                what = unknown(measure.attack, labels, "attack of the experiment")
-                out.append(Problem(what, path, document.place(path)))
+                add(unknown(measure.attack, labels, "attack of the experiment"), *path)
             elif MEASURES[measure.name].needs_attack and not labels:
-                what = f"expected attacks in the experiment for {measure.name}, got none"
-                out.append(Problem(what, path, document.place(path)))
+                add(f"expected attacks in the experiment for {measure.name}, got none", *path)
         if self.sampler.name == "grid":
             for name, part in self.search.items():
                 if part.values is None:
                     what = "expected a step or choices for a grid, got a range that cannot be counted"
-                    out.append(Problem(what, ("search", name), document.place(("search", name))))
+                    add(what, "search", name)
         elif self.trials is None:
-            out.append(Problem("expected a number of trials, got nothing", ("trials",), "line 1"))
+            add("expected a number of trials, got nothing", "trials")
         return out
 
     @property
-    def text(self) -> str:
-        """The study as YAML: as it was read, with overrides applied."""
-        return self._text
-
-    @property
     def folder(self) -> Path:
-        """What relative paths in the study are relative to."""
+        """Base of relative paths in the study."""
         return self._folder
 
     @property
     def question(self) -> StudyExperiment:
-        """The experiment behind the study."""
+        """The experiment of the study."""
         return self._question
 
     @property
     def space(self) -> Space:
-        """What is searched."""
+        """The search space."""
         return self._space
 
     @property
     def digest(self) -> str:
-        """Hex digest of what a trial's values mean: trials with another one cannot be compared."""
+        """Hex digest of experiment, measures and searched fields: trials are comparable only under one digest."""
         measured = [[str(asked) for asked in self.objectives], [str(limit) for limit in self.constraints]]
         return digest("study", [self.question.spec.digest, *measured, sorted(self.search)])
 
     @property
     def gamma_only(self) -> bool:
-        """True if nothing is searched but a threshold on stored evidence."""
+        """True if only γ is searched."""
         return set(self.search) == {GAMMA}
 
     def method(self, rungs: tuple[int, ...] = ()) -> Method:
-        """How Optuna is asked."""
+        """Return Optuna's settings."""
         return Method(
             sampler=self.sampler.name,
             pruner=self.pruner.name,
@@ -265,12 +216,3 @@ class StudySpec(_Block):
             population=self.sampler.population,
             rungs=rungs,
         )
-
-
-def _label(attack: Any) -> str:
-    return str(attack.label if attack.family == "chain" else attack.name)
-
-
-def _line(place: str) -> int:
-    found = re.match(r"line (\d+)", place)
-    return int(found[1]) if found else 0

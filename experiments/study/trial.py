@@ -1,9 +1,9 @@
-"""One trial: a small plan that joins the running one stage by stage, and is given up between stages.
+"""One trial: a small plan that joins the running one stage by stage, and may be pruned between stages.
 
-    for each seed   the marked model with its controls  ->  its attacks (by growing strength, where a pruner looks)
+    for each seed   the marked model with its controls  ->  its attacks (by growing strength, with a pruner)
 
-What is not needed yet is not planned yet: a trial that its first verification shows to be infeasible, or that a pruner
-gives up, has nothing to cancel. Equal tasks of other trials, other studies and the store are shared, by their ids.
+Stages are planned one at a time, so a trial that is infeasible or pruned has no tasks to cancel. Equal tasks of other
+trials, other studies and the store are shared by their ids.
 """
 
 from collections import deque
@@ -26,12 +26,12 @@ from wmarena.orchestrator.plan.task import State, Task, TaskId
 
 @dataclass(frozen=True)
 class TrialStage:
-    """Cells that are run together.
+    """Cells that run together.
 
     Attributes:
-        rung: the strength at which a pruner looks, None where it does not.
-        first: the very first stage, whose evidence can show that a trial is infeasible.
-        last: the seed is complete with it.
+        rung: the strength at which a pruner decides, or None.
+        first: the first stage of the trial, which may show that it is infeasible.
+        last: the last stage of its seed.
     """
 
     cells: tuple[Cell, ...]
@@ -42,15 +42,15 @@ class TrialStage:
 
 @dataclass
 class Trial:
-    """Parameters under trial.
+    """One set of parameters and its progress.
 
     Attributes:
-        number: the study's; None for a confirmation.
-        stages: what is still to be planned.
-        cells: of the stages that were begun.
-        open: verify tasks of the stage under way that are not settled.
-        told: intermediate values, (rung, value).
-        planned_s: driver seconds that asking, planning and telling took so far.
+        number: in the study; None for a confirmation.
+        stages: not planned yet.
+        cells: of the stages so far.
+        open: unfinished verify tasks of the current stage.
+        reported: intermediate values, (rung, value).
+        planned_s: driver seconds for Optuna and planning so far.
     """
 
     number: int | None
@@ -64,7 +64,7 @@ class Trial:
     stage: TrialStage | None = None
     cells: list[Cell] = field(default_factory=list)
     open: set[TaskId] = field(default_factory=set)
-    told: list[tuple[int, float]] = field(default_factory=list)
+    reported: list[tuple[int, float]] = field(default_factory=list)
     planned_s: float = 0.0
 
     @property
@@ -74,20 +74,20 @@ class Trial:
         return None if value is None else float(value)
 
     def begin(self, known: Mapping[TaskId, Record]) -> tuple[list[Task], list[Cell]]:
-        """Go on to the next stage: its tasks, parents first, and its cells."""
+        """Start the next stage; return its tasks, parents first, and its cells."""
         self.stage = self.stages.popleft()
         needed = (i for c in self.stage.cells for i in (c.verify, c.clean, c.scratch) if i is not None)
         tasks = self.plan.with_ancestors(needed)
         cells = list(self.stage.cells)
         self._await(cells, known)
         for cell in self.stage.cells:
-            more = self.hear(self.plan.tasks[cell.verify], known)
+            more = self.extend(self.plan.tasks[cell.verify], known)
             tasks += more[0]
             cells += more[1]
         return tasks, cells
 
-    def hear(self, task: Task, known: Mapping[TaskId, Record]) -> tuple[list[Task], list[Cell]]:
-        """A verification was settled: what a bisection asks for next."""
+    def extend(self, task: Task, known: Mapping[TaskId, Record]) -> tuple[list[Task], list[Cell]]:
+        """Return what a bisection adds after a verification."""
         record = known.get(task.id)
         if not len(self.searches) or record is None or record.state is not State.DONE:
             return [], []
@@ -103,7 +103,7 @@ class Trial:
         self.open |= {cell.verify for cell in cells if cell.verify not in known}
 
     def evidence(self, known: Mapping[TaskId, Record], experiment: str) -> "TrialResults":
-        """What is known so far."""
+        """Collect the evidence so far."""
         rows = build_rows(self.cells, known, experiment=experiment, run_id="")
         statistics = statistics_of(rows, self.cells, known)
         rows.sort(key=_unit)
@@ -113,7 +113,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialResults:
-    """A trial's evidence: all rows, the same by workload and seed, and its statistics for every γ."""
+    """A trial's evidence: all rows, rows by workload and seed, and statistics for every γ."""
 
     rows: tuple[ResultRow, ...]
     units: tuple[TrialEvidence, ...]
@@ -121,7 +121,7 @@ class TrialResults:
 
     @property
     def failure(self) -> str | None:
-        """Why a row has no result, or None."""
+        """Reason why a row has no result, or None."""
         return next((str(row.error) for row in self.rows if not row.is_done), None)
 
 
@@ -132,11 +132,11 @@ def _unit(row: ResultRow) -> tuple[Any, ...]:
 def stages_of(
     expansion: Expansion, rungs_on: str | None = None, only: Callable[[Cell], bool] | None = None
 ) -> deque[TrialStage]:
-    """A plan's cells in the order in which they are worth running.
+    """Order a plan's cells in stages: cheap and decisive ones first.
 
     Args:
-        rungs_on: the field at whose growing strengths a pruner looks at the first seed.
-        only: cells that are wanted; None for all.
+        rungs_on: the field whose strengths are the pruner's rungs on the first seed.
+        only: selects cells; None for all.
     """
     wanted = [cell for cell in expansion.plan.cells if only is None or only(cell)]
     seeds = list(dict.fromkeys(cell.seed for cell in wanted))
@@ -153,7 +153,7 @@ def stages_of(
 
 
 def _by_rung(cells: Sequence[Cell], field_name: str | None) -> list[tuple[int | None, list[Cell]]]:
-    """Cells by strength; those that have no such strength go with the weakest."""
+    """Group cells by strength; those without it join the weakest."""
     if not cells:
         return []
     swept = {int(c.strength) for c in cells if c.strength is not None and c.strength_name == field_name}
@@ -168,5 +168,5 @@ def _by_rung(cells: Sequence[Cell], field_name: str | None) -> list[tuple[int | 
 
 
 def rungs(stages: Iterable[TrialStage]) -> tuple[int, ...]:
-    """The strengths at which a pruner looks."""
+    """Return the strengths at which a pruner decides."""
     return tuple(stage.rung for stage in stages if stage.rung is not None)

@@ -1,21 +1,21 @@
-"""How a study writes what it searches."""
+"""Conversion of searched values to and from Optuna."""
 
 import json
 from typing import Any
 
 GAMMA = "gamma"
-"""The threshold on the statistic, in [0, 1]: searched without running anything."""
+"""Search field of the threshold on the statistic, in [0, 1]."""
 
 
 def written(choice: Any) -> bool | int | float | str | None:
-    """A choice as Optuna keeps it: lists and mappings as JSON text."""
+    """Encode a choice for Optuna: lists and mappings as JSON text."""
     if choice is None or isinstance(choice, bool | int | float | str):
         return choice
     return json.dumps(choice, sort_keys=True)
 
 
 def meant(value: Any) -> Any:
-    """What a choice stands for."""
+    """Decode a choice from Optuna."""
     if isinstance(value, str) and value[:1] in "[{":
         try:
             return json.loads(value)

@@ -1,4 +1,4 @@
-"""What several test files share: an empty bench, and a finished run for the command line."""
+"""Shared fixtures: an empty evidence bench, and a finished run for the command line."""
 
 import shutil
 from collections.abc import Callable
@@ -57,7 +57,7 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The tiny spec, run once for all tests; look, do not touch."""
+    """The tiny spec, run once for all tests; read only."""
     folder = tmp_path_factory.mktemp("finished")
     path = folder / "tiny.yaml"
     path.write_text(TINY)
@@ -67,7 +67,7 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture
 def finished(finished_once: Finished, tmp_path: Path) -> Finished:
-    """A copy of the finished store, to be changed at will."""
+    """A copy of the finished store that tests may change."""
     store = tmp_path / "store"
     shutil.copytree(finished_once.store, store)
     return Finished(finished_once.spec, store, finished_once.summary)

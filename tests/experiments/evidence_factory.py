@@ -1,4 +1,4 @@
-"""Plans with hand-made evidence: what the table and the report read, without any training.
+"""Plans with hand-made evidence for table and report, without training.
 
 ``Bench`` grows a plan cell by cell and writes the records that a run would have left; ``showcase`` is a whole run of
 three schemes under nine attacks that looks like a real one.

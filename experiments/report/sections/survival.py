@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Literal, cast
 
 from wmarena.experiments.report.labels import AttackLabel, Labels, Victim
-from wmarena.experiments.results.costs import AttackSweep, Bracket, contests, median_cost
+from wmarena.experiments.results.costs import AttackSweep, Bracket, attack_sweeps, median_cost
 from wmarena.experiments.results.rows import ResultRow, required
 
 SeedOutcome = Literal["kept", "worthless", "removed", "unmarked", "undecided"]
@@ -128,7 +128,7 @@ def duels(rows: Iterable[ResultRow], labels: Labels) -> list[AttackComparison]:
         AttackComparison(
             victim=labels.victim(contest.rows[0]), assault=labels.assault(contest.rows[0]), contest=contest
         )
-        for contest in contests(rows)
+        for contest in attack_sweeps(rows)
     ]
 
 

@@ -66,8 +66,8 @@ def test_list_is_readable(capsys: Capture) -> None:
 # plan
 
 
-def test_plan_knows_what_is_there(wmarena: Wmarena, finished: Finished, capsys: Capture) -> None:
-    """After a run everything is in the store, and the plan says so."""
+def test_plan_counts_stored_tasks(wmarena: Wmarena, finished: Finished, capsys: Capture) -> None:
+    """After a run the plan counts every task as stored."""
     status = wmarena("plan", finished.spec, "--json")
     found = document(capsys)
 
@@ -78,7 +78,7 @@ def test_plan_knows_what_is_there(wmarena: Wmarena, finished: Finished, capsys: 
 
 
 def test_plan_writes_nothing(tmp_path: Path, finished_once: Finished, capsys: Capture) -> None:
-    """Looking at a plan makes no store."""
+    """The command creates no store."""
     status = main(["--store", str(tmp_path / "new"), "plan", str(finished_once.spec), "--format", "json"])
 
     assert status == 0
@@ -86,7 +86,7 @@ def test_plan_writes_nothing(tmp_path: Path, finished_once: Finished, capsys: Ca
     assert not (tmp_path / "new").exists()
 
 
-def test_plan_says_what_it_costs(wmarena: Wmarena, finished: Finished, capsys: Capture) -> None:
+def test_plan_shows_its_cost(wmarena: Wmarena, finished: Finished, capsys: Capture) -> None:
     """Text for people: the question, counts by kind, what sharing saved, what is left to do."""
     wmarena("plan", finished.spec, "--set", "attacks.finetune.epochs=[1, 2, 3]")
     shown = capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_plan_as_mermaid(wmarena: Wmarena, finished: Finished, capsys: Capture) 
 
 
 def test_a_second_run_executes_nothing(wmarena: Wmarena, finished: Finished, capsys: Capture) -> None:
-    """Everything is found; the JSON document holds what tools rely on."""
+    """All tasks are cached; the JSON document has the fields that tools need."""
     status = wmarena("run", finished.spec, "--executor", "inline", "--json")
     found = document(capsys)
 
@@ -136,8 +136,8 @@ def test_changing_one_attack_executes_that_attack(wmarena: Wmarena, finished: Fi
     assert "done attack/uchida/finetune-ftal/epochs=3/seed0" in captured.err
 
 
-def test_the_end_of_a_run_tells_where_things_are(wmarena: Wmarena, finished: Finished, capsys: Capture) -> None:
-    """People get the table in short and the places of report and results."""
+def test_a_run_prints_the_paths_of_its_files(wmarena: Wmarena, finished: Finished, capsys: Capture) -> None:
+    """The text holds a short table and the paths of report and results."""
     wmarena("run", finished.spec, "--executor", "inline")
     shown = capsys.readouterr().out
 
@@ -190,7 +190,7 @@ def test_ctrl_c_gives_status_3_and_the_same_command_resumes(
 
 
 class NoRoom(InlineExecutor):
-    """A cluster that has no room for a worker."""
+    """A cluster without free resources."""
 
     def start(self) -> None:
         raise NoWorkers("expected room for 99 workers, got a cluster with 2 CPU")
@@ -204,14 +204,14 @@ class Vanishing(InlineExecutor):
 
 
 def other_executor(kind: type[InlineExecutor]) -> Callable[..., InlineExecutor]:
-    """Replaces ``make_executor``: the same workers, with a fate."""
+    """Replace ``make_executor`` by one that makes ``kind``."""
     return lambda pool, spec, store, data_root, share: kind(
         Setup(store=store.root, data_root=data_root, workloads=WORKLOADS)
     )
 
 
 @pytest.mark.parametrize(("kind", "status"), [(NoRoom, 2), (Vanishing, 3)])
-def test_workers_that_cannot_be_had_are_told_from_workers_lost(
+def test_unavailable_workers_are_distinguished_from_lost_workers(
     wmarena: Wmarena,
     finished: Finished,
     capsys: Capture,
@@ -299,7 +299,7 @@ def test_a_model_of_another_architecture_is_evidence(wmarena: Wmarena, finished:
 
 
 def test_evidence_holds_no_secret(wmarena: Wmarena, finished: Finished, capsys: Capture) -> None:
-    """What is printed may be shown to anyone: the commitment stands for the key."""
+    """The output holds the commitment instead of the key."""
     from wmarena.orchestrator.keys.storage import load_key
 
     key = load_key(finished.key, None)
@@ -336,7 +336,7 @@ def test_store_verify_finds_an_altered_byte(wmarena: Wmarena, finished: Finished
 
 
 def test_store_gc_counts_first_and_removes_with_apply(wmarena: Wmarena, finished: Finished, capsys: Capture) -> None:
-    """What the named spec does not reach goes; what it reaches stays."""
+    """Only artifacts that the named spec does not reach are removed."""
     narrow = finished.store.parent / "narrow.yaml"
     narrow.write_text(TINY.replace("epochs: [1, 2]", "epochs: [1]"))
     wmarena("store", "gc", "--keep", narrow, "--json")
@@ -403,9 +403,7 @@ def test_the_package_is_a_command_too() -> None:
     assert " torch\n" not in done.stderr
 
 
-def test_a_store_that_is_held_is_a_matter_of_waiting(
-    finished: Finished, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_locked_store_is_waited_for(finished: Finished, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused with exit 3 and who holds it; with --wait it says whom it waits for and goes on when it is free."""
     command = ["--store", str(finished.store), "--tracking-uri", "none", "run", str(finished.spec)]
     holding = Store(finished.store).exclusive("r-1")
@@ -424,7 +422,7 @@ def test_a_store_that_is_held_is_a_matter_of_waiting(
 
 
 def test_a_store_that_failed_is_resumable(finished: Finished, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A report that cannot be written for want of room: exit 3, what is full, how to go on; no traceback."""
+    """A report cannot be written on a full disk: exit 3, the reason and the way out; no traceback."""
 
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")

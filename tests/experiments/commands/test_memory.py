@@ -1,4 +1,4 @@
-"""The bound on memory, and what it is for: keys whose numbers would have a verifier allocate or count without end."""
+"""The memory limit, and keys whose numbers would make a verifier allocate or count without end."""
 
 import resource
 from dataclasses import replace
@@ -15,8 +15,8 @@ from wmarena.schemes.params import Json
 MIB = 2**20
 
 
-def test_what_is_too_large_fails_and_the_bound_is_lifted_again() -> None:
-    """By numpy and by torch, in words that Python can catch; less is allowed, and so is everything afterwards."""
+def test_large_allocations_fail_until_the_limit_is_lifted() -> None:
+    """numpy and torch raise exceptions; smaller allocations work, and so do large ones afterwards."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with bounded_memory(512 * MIB):
         small = np.zeros(64 * MIB, dtype=np.uint8)
@@ -29,8 +29,8 @@ def test_what_is_too_large_fails_and_the_bound_is_lifted_again() -> None:
     assert len(small) + len(np.zeros(1024 * MIB, dtype=np.uint8)) == 1088 * MIB
 
 
-def test_a_lower_bound_that_stands_is_kept() -> None:
-    """Bounds do not widen one another."""
+def test_an_existing_lower_limit_is_kept() -> None:
+    """A nested limit does not raise the outer one."""
     with bounded_memory(256 * MIB):
         outer = resource.getrlimit(resource.RLIMIT_DATA)
         with bounded_memory(2**62):

@@ -29,7 +29,7 @@ def test_plan_simulates_a_schedule(wmarena: Wmarena, finished: Finished, capsys:
 
 
 def test_plan_simulates_what_is_missing(wmarena: Wmarena, finished: Finished, capsys: Capture) -> None:
-    """After a run nothing is; with a longer attack, its tasks are, for as long as their sort took."""
+    """After a run no task is missing; a longer attack adds tasks, with the median seconds of their class."""
     wmarena("plan", finished.spec, "--simulate", "workers=2,tasks=missing", "--json")
     nothing = document(capsys)
     longer = ("--set", "attacks.finetune.epochs=[1, 2, 3]")
@@ -41,7 +41,7 @@ def test_plan_simulates_what_is_missing(wmarena: Wmarena, finished: Finished, ca
 
 
 def test_plan_shows_a_schedule_to_people(wmarena: Wmarena, finished: Finished, capsys: Capture) -> None:
-    """Below the plan, with what its seconds rest on."""
+    """The schedule follows the plan, with the sources of its seconds."""
     wmarena("plan", finished.spec, "--simulate", "workers=3")
     shown = capsys.readouterr().out
 
@@ -51,7 +51,7 @@ def test_plan_shows_a_schedule_to_people(wmarena: Wmarena, finished: Finished, c
 
 
 def test_a_simulation_writes_nothing(tmp_path: Path, finished_once: Finished, capsys: Capture) -> None:
-    """Not even a store; without one, seconds are guesses."""
+    """It creates no store; without one, seconds are guesses."""
     status = main(
         ["--store", str(tmp_path / "new"), "plan", str(finished_once.spec), "--simulate", "workers=2", "--json"]
     )
@@ -69,13 +69,13 @@ def test_a_simulation_writes_nothing(tmp_path: Path, finished_once: Finished, ca
         ("workers=2,tasks=some", "expected all or missing, got 'some'"),
     ],
 )
-def test_a_simulation_that_means_nothing(asked: str, said: str, capsys: Capture) -> None:
-    """It is said what is expected, before anything is read."""
+def test_an_invalid_simulation_is_refused(asked: str, said: str, capsys: Capture) -> None:
+    """The message names what is expected, before any file is read."""
     assert main(["plan", "quickstart", "--simulate", asked]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_a_schedule_is_no_mermaid_graph(wmarena: Wmarena, finished: Finished, capsys: Capture) -> None:
-    """It is text or a document."""
+    """A schedule is text or JSON."""
     assert wmarena("plan", finished.spec, "--simulate", "workers=2", "--format", "mermaid") == 2
     assert "expected --format text or json with --simulate, got mermaid" in capsys.readouterr().err

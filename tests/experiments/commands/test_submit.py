@@ -1,4 +1,4 @@
-"""Submitting to a cluster: what travels, what does not, and a run that needs nobody to watch it."""
+"""Submission to a cluster: the uploaded files, and a run independent of its client."""
 
 import json
 import subprocess
@@ -60,14 +60,14 @@ def until(head: Head, job: str, *states: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """A cluster of one node that wants a token."""
+    """A cluster of one node that requires a token."""
     with ray_head() as running:
         yield running
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    """A spec beside things that are nobody's business."""
+    """A spec beside files that must not be uploaded."""
     folder = tmp_path / "project"
     (folder / ".git").mkdir(parents=True)
     (folder / "wmarena-store" / "keys").mkdir(parents=True)
@@ -78,20 +78,20 @@ def spec(tmp_path: Path) -> Path:
     return path
 
 
-# What travels
+# Upload
 
 
-def test_code_and_spec_travel_and_nothing_else(tmp_path: Path) -> None:
-    """The parcel holds the packages' sources, their version, the spec; it is complete: it plans by itself."""
-    pack(TINY, tmp_path / "parcel")
-    here = {str(p.relative_to(tmp_path / "parcel")) for p in (tmp_path / "parcel").rglob("*") if p.is_file()}
+def test_only_code_and_spec_are_uploaded(tmp_path: Path) -> None:
+    """The upload holds the packages' sources, their version and the spec; it can plan by itself."""
+    pack(TINY, tmp_path / "upload")
+    here = {str(p.relative_to(tmp_path / "upload")) for p in (tmp_path / "upload").rglob("*") if p.is_file()}
     listed = subprocess.run(["git", "ls-files", *FOLDERS], cwd=TREE, capture_output=True, text=True, check=True)
     tracked = {f"wmarena/{name}" for name in listed.stdout.split()} | {"wmarena/__init__.py", "wmarena/__main__.py"}
     extra = here - tracked - {"spec.yaml", "wmarena/py.typed"}
     untracked = {name for name in extra if not name.startswith("wmarena-")}
     planned = subprocess.run(
         [sys.executable, "-m", "wmarena", "--json", "--store", str(tmp_path / "store"), "plan", "spec.yaml"],
-        cwd=tmp_path / "parcel",
+        cwd=tmp_path / "upload",
         env=environment(tmp_path),
         capture_output=True,
         text=True,
@@ -124,7 +124,7 @@ def test_a_submitted_run_is_followed_to_its_end(head: Head, spec: Path, tmp_path
 
 @pytest.mark.ray
 def test_a_run_goes_on_when_its_client_is_killed(head: Head, spec: Path, tmp_path: Path) -> None:
-    """SIGKILL of whoever follows stops nothing; the same submission then finds everything done."""
+    """SIGKILL of the client does not stop the run; a second submission finds all tasks done."""
     store = ("--store", tmp_path / "store", "--tracking-uri", "none")
     client = command(head, "submit", spec, *store)
     assert client.stderr is not None
@@ -144,7 +144,7 @@ def test_a_run_goes_on_when_its_client_is_killed(head: Head, spec: Path, tmp_pat
 
 @pytest.mark.ray
 def test_a_cancelled_run_stops_and_can_be_resumed(head: Head, spec: Path, tmp_path: Path) -> None:
-    """It ends as interrupted, not as failed: what is finished stays finished."""
+    """It ends as interrupted, not as failed; finished tasks are kept."""
     spec.write_text(LONG)
     store = tmp_path / "store"
     job = document(command(head, "submit", spec, "--store", store, "--tracking-uri", "none", "--no-wait", "--json"))[
@@ -164,7 +164,7 @@ def test_a_cancelled_run_stops_and_can_be_resumed(head: Head, spec: Path, tmp_pa
 
 
 @pytest.mark.ray
-def test_what_the_cluster_has_not_is_refused_before_anything_runs(head: Head, spec: Path, tmp_path: Path) -> None:
+def test_files_missing_on_the_cluster_are_refused_before_the_run(head: Head, spec: Path, tmp_path: Path) -> None:
     """A store, data or a key that it does not see, a job that it does not know, a wrong token: one line, exit 2."""
     sealed = spec.with_name("sealed.yaml")
     sealed.write_text(TINY + "keys: {root: /nowhere/owner.secret}\n")
@@ -195,7 +195,7 @@ def test_what_the_cluster_has_not_is_refused_before_anything_runs(head: Head, sp
         (("--store", "/shared", "--data-root", "data"), "expected an absolute path on the cluster as --data-root"),
     ],
 )
-def test_what_would_mean_something_else_there_is_refused(
+def test_local_addresses_are_refused(
     options: tuple[str, ...],
     message: str,
     spec: Path,
@@ -224,5 +224,5 @@ def test_what_would_mean_something_else_there_is_refused(
     ],
 )
 def test_the_exit_status_is_the_runs(status: str, code: int | None, expected: int) -> None:
-    """Whatever else ended it can be resumed: 3."""
+    """Any other end is resumable: 3."""
     assert _exit_status(ClusterJob("job", status, code, "", None, None)) == expected

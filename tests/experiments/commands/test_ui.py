@@ -46,7 +46,7 @@ def make_study(store: Path, name: str) -> None:
 
 @contextmanager
 def running(store: Path, port: int, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """``wmarena ui`` as a user starts it; ended, with all that it started, at the latest here."""
+    """Start ``wmarena ui``; stop it with all its children at the end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "wmarena", "--store", str(store), "ui", "--port", str(port), *arguments],
         cwd=store,
@@ -104,7 +104,7 @@ def test_one_server_takes_the_other_with_it(tmp_path: Path) -> None:
 
 
 def test_sigterm_ends_the_servers(tmp_path: Path) -> None:
-    """As Ctrl-C does: where nobody sits before it, none is left behind."""
+    """SIGTERM stops all servers, as Ctrl-C does."""
     alive = tmp_path / "pid"
     stays = f"import os, time; open({str(alive)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     program = (
@@ -121,8 +121,8 @@ def test_sigterm_ends_the_servers(tmp_path: Path) -> None:
         os.kill(int(alive.read_text()), 0)
 
 
-def test_servers_are_not_told_the_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server gets the environment without what keys are sealed with."""
+def test_servers_do_not_get_the_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's environment lacks the passphrase."""
     monkeypatch.setenv("WMARENA_PASSPHRASE", "not for browsers")
 
     program = "import os, sys; sys.exit(3 + ('WMARENA_PASSPHRASE' in os.environ))"
@@ -131,7 +131,7 @@ def test_servers_are_not_told_the_passphrase(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_servers_secrets_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one server is told by its environment does not reach the one beside it."""
+    """One server's environment variables are not passed to the other."""
     monkeypatch.delenv("MLFLOW_BACKEND_STORE_URI", raising=False)
     told = tmp_path / "told"
     first = f"import os, time; open({str(told)!r}, 'w').write(os.environ['MLFLOW_BACKEND_STORE_URI']); time.sleep(600)"

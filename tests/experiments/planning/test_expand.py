@@ -1,4 +1,4 @@
-"""Expansion: which tasks a spec means, what they share, and what changes their identities."""
+"""Expansion: the tasks of a spec, their sharing, and the changes of their identities."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def rich() -> Plan:
 # What is planned
 
 
-def test_a_small_plan_is_what_one_would_write_by_hand() -> None:
+def test_a_small_plan_has_exactly_the_expected_tasks() -> None:
     """One scheme, two strengths, one seed: every task, and nothing else."""
     labels = [t.label for t in plan_of(TINY)]
 
@@ -98,7 +98,7 @@ def test_a_small_plan_is_what_one_would_write_by_hand() -> None:
     ] == sorted(labels)
 
 
-def test_configurations_hold_what_acts_and_nothing_else() -> None:
+def test_configurations_hold_only_what_changes_the_result() -> None:
     """The identities that the store relies on, field by field."""
     plan = plan_of(TINY)
     root = KeyRoot.published().commitment
@@ -132,7 +132,7 @@ def test_parents_are_planned_before_their_children(rich: Plan) -> None:
     assert all(place[before] < place[t.id] for t in rich for before in t.waits_for)
 
 
-def test_every_scheme_gets_its_controls_unasked(rich: Plan) -> None:
+def test_every_scheme_gets_its_controls(rich: Plan) -> None:
     """Per scheme and seed: the owner's key on the twin and on an independent model, a stranger's key on the mark."""
     found = Counter((c.scheme, c.scheme_params.get("mode"), c.seed, c.control) for c in rich.cells if c.control)
 
@@ -150,7 +150,7 @@ def test_the_null_model_is_the_next_seeds_twin(rich: Plan) -> None:
 
 
 def test_with_one_seed_a_null_model_is_trained_extra() -> None:
-    """Independent means another seed, even if nobody asked for it."""
+    """With one seed in the spec the null model has an extra seed."""
     plan = plan_of(TINY)
     (null,) = cells_where(plan, control="null_model")
 
@@ -178,7 +178,7 @@ def test_strengths_of_one_trajectory_wait_for_the_next_shorter(rich: Plan) -> No
 
 
 def test_a_replaced_head_is_judged_twice_for_black_box_marks(rich: Plan) -> None:
-    """rtal throws the output layer away: the owner of a trigger set also plugs the original back."""
+    """rtal replaces the output layer: the owner of a trigger set also verifies with the original one."""
     heads = {s: {c.head for c in cells_where(rich, scheme=s, attack="finetune")} for s in ("adi", "mtlsign")}
     originals = cells_where(rich, head="original")
 
@@ -245,7 +245,7 @@ def test_granted_epochs_shorten_attacks() -> None:
     assert [a["attacks"][1]["epochs"] for a in attacks["prune_weights+finetune"]] == [3]
 
 
-def test_pairs_are_kept_to_what_only_says() -> None:
+def test_only_restricts_pairs() -> None:
     """``only`` keeps a scheme to a workload, an attack to a scheme, and says nothing of the rest."""
     text = with_lines(
         workloads="workloads: [{name: digits_mlp, epochs: 1}, {name: digits_cnn, epochs: 1}]",
@@ -264,8 +264,8 @@ def test_pairs_are_kept_to_what_only_says() -> None:
     }
 
 
-def test_what_means_nothing_is_left_out_with_its_reason() -> None:
-    """Nobody knows how to forge Uchida's key: the pair is listed, not planned."""
+def test_inapplicable_pairs_are_left_out_with_a_reason() -> None:
+    """There is no forgery of Uchida's key: the pair is listed, not planned."""
     expansion = expansion_of(with_lines(attacks="attacks: [{name: ambiguity, level: [0, 2], n_keys: 5}]"))
 
     assert expansion.left_out == (
@@ -298,16 +298,16 @@ def test_the_owners_data_under_another_name_are_left_out() -> None:
 
 @pytest.mark.parametrize("fraction", [0.1, 0.137, 0.5, 1.0])
 @pytest.mark.parametrize("disjoint", [False, True])
-def test_budgets_are_counted_in_the_samples_that_there_will_be(fraction: float, disjoint: bool) -> None:
-    """Planning knows how many samples every seed's adversary trains on: every class has one, rounding and all."""
+def test_budgets_count_the_samples_of_every_seed(fraction: float, disjoint: bool) -> None:
+    """Planning counts the samples of every seed's adversary exactly, with rounding and one sample per class."""
     workload = DigitsMlp(train_size=700, reserve=0.3)
-    ground = WorkloadPlanner(workload, label="", data_root=None, root="", code=CodeDigests())
+    planner = WorkloadPlanner(workload, label="", data_root=None, root="", code=CodeDigests())
     budget = Budget(data_fraction=fraction, disjoint=disjoint)
-    arena = workload.bind(torch.device("cpu"), None)
+    bound = workload.bind(torch.device("cpu"), None)
 
-    drawn = {len(adversary_data(arena, budget.config(), seed)[0]) for seed in range(3)}
+    drawn = {len(adversary_data(bound, budget.config(), seed)[0]) for seed in range(3)}
 
-    assert drawn == {ground.adversary_samples(budget)}
+    assert drawn == {planner.adversary_samples(budget)}
 
 
 def test_spoiling_is_planned_for_all_batches_of_its_passes() -> None:
@@ -337,7 +337,7 @@ def test_a_scheme_that_cannot_protect_a_workload_is_left_out() -> None:
     assert len(expansion.plan) == 0
 
 
-def test_two_workloads_share_nothing_and_say_their_names() -> None:
+def test_two_workloads_share_nothing_and_have_labels() -> None:
     """Labels tell workloads and their variants apart where there are several."""
     plan = plan_of(TINY, "workloads.digits_mlp.epochs=[1, 2]")
 
@@ -365,7 +365,7 @@ def test_a_threshold_of_the_paper_changes_verifications_only() -> None:
 
 
 def test_two_thresholds_share_everything_before_the_verdict() -> None:
-    """A grid over gamma costs verifications."""
+    """A grid over gamma adds verifications only."""
     one, two = plan_of(RICH).counts(), plan_of(RICH, "schemes.mtlsign.gamma=[0.7, 0.8]").counts()
 
     assert {**one, "verify": 0} == {**two, "verify": 0}
@@ -388,7 +388,7 @@ def test_other_strengths_keep_their_identities() -> None:
 
 
 def test_the_allowed_drop_changes_no_task() -> None:
-    """max_drop is how a row is read."""
+    """max_drop only changes how a row is judged."""
     assert not changed(RICH, "adversary.max_drop=0.01")
 
 
@@ -402,7 +402,7 @@ def test_the_adversarys_data_change_attacks_and_scratch() -> None:
 
 
 def test_another_seed_adds_and_changes_nothing_but_null_models() -> None:
-    """Rows of seed 0 stay; only whose model is seed 1's null model changes with the list."""
+    """Rows of seed 0 stay; only the null model of seed 1 changes with the list."""
     before, after = plan_of(RICH), plan_of(RICH, "seeds=[0, 1, 2]")
     lost = [before.tasks[t].label for t in before.tasks.keys() - after.tasks.keys()]
 
@@ -410,7 +410,7 @@ def test_another_seed_adds_and_changes_nothing_but_null_models() -> None:
 
 
 def test_the_owners_secret_changes_marks_and_is_not_in_the_plan(tmp_path: Path) -> None:
-    """A key root of one's own gives other keys; the plan knows its commitment only."""
+    """Another key root gives other keys; the plan holds only its commitment."""
     secret = tmp_path / "root"
     secret.write_bytes(b"0123456789abcdef" * 2)
     plan = plan_of(TINY + f"keys: {{root: {secret}}}\n")
@@ -427,7 +427,7 @@ FIELDS = ["name: uchida", "bits: 24", "projection: random", "batch_size: 100"]
 @settings(max_examples=15, deadline=None)
 @given(st.permutations(FIELDS), st.permutations(range(5)))
 def test_the_order_of_fields_and_blocks_changes_nothing(fields: list[str], order: list[int]) -> None:
-    """However a spec is written down, it means the same tasks."""
+    """The order of a spec's text does not change its tasks."""
     parts = list(blocks(with_lines(schemes=f"schemes: [{{{', '.join(fields)}}}]")).values())
 
     assert plan_of(TINY).digest == plan_of("\n".join(parts[i] for i in order)).digest
@@ -444,7 +444,7 @@ def edited(monkeypatch: pytest.MonkeyPatch, module: str, edit: Callable[[str], s
 
 
 def test_a_comment_in_a_scheme_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code counts by its meaning."""
+    """Only the syntax tree counts."""
     before = plan_of(RICH).digest
     edited(monkeypatch, "wmarena.schemes.adi.scheme", lambda text: f'# a note\n{text}\n"""More words."""\n')
 
@@ -462,7 +462,7 @@ def test_a_change_of_a_scheme_changes_its_own_tasks_only(monkeypatch: pytest.Mon
     assert {"embed", "attack", "verify"} == {t.kind.value for t in lost}
 
 
-def test_a_change_of_a_nested_plugin_changes_who_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_a_nested_plugin_changes_attacks_that_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit of pruning changes chains that prune, not plain fine-tuning."""
     before = plan_of(RICH)
     edited(monkeypatch, "wmarena.attacks.compression.pruning", lambda source: source + "\nEXTRA = 1\n")
@@ -475,7 +475,7 @@ def test_a_change_of_a_nested_plugin_changes_who_names_it(monkeypatch: pytest.Mo
 
 
 def test_missing_data_stop_the_planning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The message names the ways out."""
+    """The message tells how to correct it."""
     without_data(monkeypatch, Cifar10ResNet18)
 
     with pytest.raises(MissingData, match="--data-root"):
@@ -483,7 +483,7 @@ def test_missing_data_stop_the_planning(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_a_disjoint_adversary_needs_a_reserve() -> None:
-    """Data that the owner never saw must have been set aside."""
+    """The workload must reserve data that the owner never trains on."""
     with pytest.raises(SpecError, match="set its `reserve`"):
         plan_of(TINY, "adversary.disjoint=true")
     assert cells_where(plan_of(TINY, "adversary.disjoint=true", "workloads.digits_mlp.reserve=0.2"), attack="finetune")

@@ -1,4 +1,4 @@
-"""The attacker's cost by bisection: what is tried, when it ends, that nothing is tried twice."""
+"""The attacker's cost by bisection: strengths tried, end of the search, no strength twice."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ SEARCHING = with_lines(
 
 
 def flipping_at(point: float, bisection: Bisection, direction: int = 1) -> tuple[list[float], Search]:
-    """What a search tries against a mark that is gone from ``point`` on, and the search."""
+    """Run a search against a mark that is removed from ``point`` on; return the strengths tried and the search."""
 
     def never(strength: float) -> PlannedAttack:
         raise AssertionError("expected a search that is stepped by hand")
@@ -42,19 +42,19 @@ def flipping_at(point: float, bisection: Bisection, direction: int = 1) -> tuple
     low, high = TaskId("low"), TaskId("high")
     search = Search(rows, bisection, never, direction, {low: bisection.low, high: bisection.high})
     for end, strength in ((low, bisection.low), (high, bisection.high)):
-        search.hear(end, found(strength))
+        search.record(end, found(strength))
     tried: list[float] = []
     while (strength := search.next_strength()) is not None:
         tried.append(strength)
         search.steps += 1
         search.waiting = {TaskId(str(strength)): strength}
-        search.hear(TaskId(str(strength)), found(strength))
+        search.record(TaskId(str(strength)), found(strength))
     return tried, search
 
 
 @pytest.mark.parametrize("point", [2, 3, 17, 49, 50])
 def test_integers_are_bracketed_exactly(point: int) -> None:
-    """With steps enough, the two strengths around the flip are both tried, wherever it lies."""
+    """With enough steps both strengths around the flip are tried, wherever it is."""
     tried, search = flipping_at(point, Bisection("epochs", 1, 50, steps=10, whole=True))
 
     assert search.verdicts[point] is False
@@ -64,7 +64,7 @@ def test_integers_are_bracketed_exactly(point: int) -> None:
 
 
 def test_smaller_may_be_stronger() -> None:
-    """Where fewer bits attack more, the flip is looked for from above."""
+    """If fewer bits are a stronger attack, the search starts from above."""
     _, search = flipping_at(3, Bisection("bits", 1, 16, steps=10, whole=True), direction=-1)
 
     assert search.verdicts[3] is False
@@ -72,15 +72,15 @@ def test_smaller_may_be_stronger() -> None:
 
 
 @pytest.mark.parametrize("point", [0.5, 1000.0])
-def test_nothing_is_tried_where_nothing_flips(point: float) -> None:
-    """A mark that falls at the weakest strength already, or survives the strongest, ends the search at once."""
+def test_a_search_without_a_flip_tries_nothing(point: float) -> None:
+    """A mark removed at the weakest strength, or kept at the strongest, ends the search at once."""
     tried, _ = flipping_at(point, Bisection("lr", 1.0, 100.0))
 
     assert tried == []
 
 
 def test_wide_ranges_are_halved_in_logarithms() -> None:
-    """Over a decade or more the middle is the geometric one: learning rates are looked for by their order."""
+    """Over a decade or more the middle is the geometric mean, as learning rates need it."""
     tried, _ = flipping_at(0.02, Bisection("lr", 1e-4, 1.0, steps=3))
 
     assert tried == pytest.approx([1e-2, 1e-1, 10**-1.5])
@@ -112,7 +112,7 @@ def test_a_search_brackets_the_flip(finished: tuple[Path, RunSummary]) -> None:
 
 
 def test_the_same_search_again_runs_nothing(finished: tuple[Path, RunSummary]) -> None:
-    """Verdicts of earlier steps are in the store: the second run walks the same way without computing."""
+    """The store has the verdicts of earlier steps: the second run repeats the search without computing."""
     store, first = finished
     again = run(ExperimentSpec.parse(SEARCHING), store=store, record=False, pool=Pool(executor="inline"))
     found, known = ([replace(r, run_id="", cached=True) for r in searched(s)] for s in (again, first))
@@ -122,7 +122,7 @@ def test_the_same_search_again_runs_nothing(finished: tuple[Path, RunSummary]) -
 
 
 def test_the_report_is_rebuilt_with_what_the_search_added(finished: tuple[Path, RunSummary], tmp_path: Path) -> None:
-    """Rows that joined on the way are in the journal, so a report needs neither the spec nor the code."""
+    """The journal has the rows that the search added, so a report needs neither the spec nor the code."""
     store, first = finished
     home = Store(store)
     with Journal(home.journal_path) as journal:
@@ -132,7 +132,7 @@ def test_the_report_is_rebuilt_with_what_the_search_added(finished: tuple[Path, 
 
 
 def test_a_search_costs_what_it_needs_in_the_plan() -> None:
-    """Before the run only the two ends are planned; the plan says how many attacks may join."""
+    """Before the run only the two ends are planned; the plan has the number of attacks that may be added."""
     expansion = expand(ExperimentSpec.parse(SEARCHING))
 
     assert len([cell for cell in expansion.plan.cells if cell.searched]) == 2
@@ -158,8 +158,8 @@ def test_claims_have_nothing_to_search() -> None:
         ("{bisect: epochs, low: 0, high: 5}", "epochs"),
     ],
 )
-def test_a_search_that_cannot_be_is_refused(strength: str, said: str) -> None:
-    """What is wrong with a search is said before anything runs."""
+def test_an_invalid_search_is_refused(strength: str, said: str) -> None:
+    """The problems of a search are reported before any task runs."""
     text = with_lines(attacks=f"attacks: [{{name: finetune, strength: {strength}}}]")
     with pytest.raises(SpecError) as refused:
         ExperimentSpec.parse(text)
@@ -175,7 +175,7 @@ def test_a_field_is_not_given_beside_its_search() -> None:
 
 
 def test_searched_rows_keep_their_order(finished: tuple[Path, RunSummary]) -> None:
-    """Rows of a search stand by strength at the end of the table, whenever they joined."""
+    """Rows of a search are at the end of the table, sorted by strength."""
     rows = read_results(Path(finished[1].results))
     strengths = [row.strength for row in rows if row.searched]
 
@@ -185,7 +185,7 @@ def test_searched_rows_keep_their_order(finished: tuple[Path, RunSummary]) -> No
 
 
 def test_a_strength_that_is_listed_too_is_not_run_twice(tmp_path: Path) -> None:
-    """A search that comes upon a listed strength uses its verdict."""
+    """A search that reaches a listed strength uses its verdict."""
     listed = with_lines(
         attacks="""
         attacks:

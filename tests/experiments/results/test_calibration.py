@@ -1,4 +1,4 @@
-"""Calibration: a true null model passes, a false one is called out, and the table of a real run says what happened."""
+"""Calibration: a true null model passes, a false one is flagged, also in the table of a real run."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ N, Q = 128, 0.5
 
 
 def pair(k: int) -> dict[str, Any]:
-    """Evidence of one key as a calibration task notes it."""
+    """Evidence of one key in a calibration task."""
     passing = binomial_threshold(N, Q)
     return {
         "statistic": k / N,
@@ -78,12 +78,12 @@ def test_a_true_null_model_is_not_contradicted() -> None:
 
 
 @pytest.mark.parametrize("q", [0.54, 0.46])
-def test_a_shifted_null_model_is_called_out(q: float) -> None:
+def test_a_shifted_null_model_is_flagged(q: float) -> None:
     """Keys that match four points more, or less, often than chance are a mismatch."""
     assert calibration_of(np.random.default_rng(2).binomial(N, q, 300)).mismatch
 
 
-def test_dependent_matches_are_called_out() -> None:
+def test_dependent_matches_are_flagged() -> None:
     """Counts with the right mean that scatter three times too far are a mismatch."""
     counts = np.clip(np.random.default_rng(3).normal(N * Q, 3 * (N * Q * (1 - Q)) ** 0.5, 300), 0, N).astype(int)
 

@@ -1,4 +1,4 @@
-"""Doubts: when each caveat is raised, and when it is not."""
+"""Caveats: when each is raised, and when it is not."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def test_every_check_is_explained() -> None:
 
 
 def test_sound_evidence_raises_nothing(bench: Bench) -> None:
-    """A faithful mark, silent controls and a survived attack leave no doubt."""
+    """A faithful mark, controls without a hit and a survived attack raise no caveat."""
     owner = bench.embed("adi", 0)
     bench.judge(owner, owner, verdict(100))
     bench.judge(owner, bench.clean(0), verdict(9), control="clean")
@@ -48,7 +48,7 @@ def test_a_control_that_fires_makes_the_scheme_ambiguous(bench: Bench, control: 
 
 @pytest.mark.parametrize(("level", "expected"), [(0, True), (2, False)])
 def test_only_random_keys_make_ambiguous(bench: Bench, level: int, expected: bool) -> None:
-    """A random key that passes condemns the test; a key fitted to the model is the forger's skill."""
+    """A random key that passes makes the test ambiguous; a key fitted to the model does not."""
     owner = bench.embed("adi", 0)
     forger = bench.attack(owner, "ambiguity", {"level": level}, None)
     params = {"attack": "ambiguity", "attack_params": {"level": level}, "claim": True, "attack_task": forger.id}
@@ -57,8 +57,8 @@ def test_only_random_keys_make_ambiguous(bench: Bench, level: int, expected: boo
     assert [expected] == ["ambiguous" in found for found in caveats(bench)]
 
 
-def test_a_mark_that_never_was_is_said_on_its_seed(bench: Bench) -> None:
-    """Rows of a seed whose marked model fails its own key say so; other seeds and controls do not."""
+def test_a_missing_mark_is_flagged_on_its_seed(bench: Bench) -> None:
+    """Rows of a seed whose marked model fails its own key are flagged; other seeds and controls are not."""
     for seed, hits in ((0, 15), (1, 100)):
         owner = bench.embed("adi", seed)
         bench.judge(owner, owner, verdict(hits))
@@ -91,7 +91,7 @@ def test_chance_of_known_and_unknown_workloads() -> None:
     assert (chance_level("digits_mlp", {}), chance_level("no_such_workload", {})) == (0.1, 0.0)
 
 
-def test_unmoved_weights_are_noticed(bench: Bench) -> None:
+def test_unmoved_weights_are_flagged(bench: Bench) -> None:
     """An attack that returns the victim's weights is no attack."""
     owner = bench.embed("adi", 0)
     for moved in (0.0, 0.01):
@@ -101,8 +101,8 @@ def test_unmoved_weights_are_noticed(bench: Bench) -> None:
     assert caveats(bench) == [["weights_unmoved"], []]
 
 
-def test_coarse_levels_are_said(bench: Bench) -> None:
-    """A test against 99 random keys cannot reach 1e-6 and says so; a chosen level under an exact null is no doubt."""
+def test_coarse_levels_are_flagged(bench: Bench) -> None:
+    """A test against 99 random keys cannot reach 1e-6; a chosen level under an exact null raises nothing."""
     owner = bench.embed("dsn", 0)
     bench.judge(owner, owner, verdict(100, p_method="key_randomisation", level=0.01))
     bench.judge(owner, owner, verdict(100, level=0.01), control="stranger_key")
@@ -111,7 +111,7 @@ def test_coarse_levels_are_said(bench: Bench) -> None:
 
 
 def test_structure_and_carried_caveats_are_passed_on(bench: Bench) -> None:
-    """What verdicts, results and records noted themselves stands on the row."""
+    """Caveats of verdicts, results and records are on the row."""
     owner = bench.embed("mtlsign", 0, caveats=["adopted"])
     cell = bench.judge(owner, owner, verdict(0, reason="structure", caveats=("needs_prior_commitment",)))
     bench.records[cell.verify] = replace(bench.records[cell.verify], caveats=("recomputed",))
@@ -122,7 +122,7 @@ def test_structure_and_carried_caveats_are_passed_on(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("hits", "expected"), [((90, 10, 60), True), ((90, 60, 10), False), ((90, 90, 90), False)])
-def test_curves_that_come_back_are_flagged(bench: Bench, hits: tuple[int, ...], expected: bool) -> None:
+def test_non_monotone_curves_are_flagged(bench: Bench, hits: tuple[int, ...], expected: bool) -> None:
     """A verdict that falls and rises again has no unique flip point."""
     owner = bench.embed("adi", 0)
     for epochs, k in enumerate(hits, start=1):
@@ -134,7 +134,7 @@ def test_curves_that_come_back_are_flagged(bench: Bench, hits: tuple[int, ...], 
 
 @pytest.mark.parametrize(("key", "value"), [("torch", "2.12.0"), ("device_kind", "cuda")])
 def test_rows_from_another_environment_are_flagged(bench: Bench, key: str, value: str) -> None:
-    """The row with a task that ran elsewhere is told from the rest of the table."""
+    """Only the row with a task of another environment is flagged."""
     for seed in (0, 1, 2):
         owner = bench.embed("adi", seed)
         bench.judge(owner, owner, verdict(100))
@@ -145,7 +145,7 @@ def test_rows_from_another_environment_are_flagged(bench: Bench, key: str, value
     assert caveats(bench) == [[], [], ["mixed_environment"]]
 
 
-def test_a_parent_with_two_contents_is_noticed(bench: Bench) -> None:
+def test_a_parent_with_two_contents_is_flagged(bench: Bench) -> None:
     """Attack and verification must have read the same marked model."""
     owner = bench.embed("adi", 0)
     for seen in ("aa", "bb"):
@@ -158,7 +158,7 @@ def test_a_parent_with_two_contents_is_noticed(bench: Bench) -> None:
     assert caveats(bench) == [[], ["parent_changed"]]
 
 
-def test_caveats_are_counted_gravest_first(bench: Bench) -> None:
+def test_caveats_are_counted_most_serious_first(bench: Bench) -> None:
     """The report lists doubts with their number of rows, the most serious first."""
     owner = bench.embed("adi", 0, 0.5)
     bench.judge(owner, owner, verdict(50), control="stranger_key")

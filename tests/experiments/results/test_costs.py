@@ -7,9 +7,9 @@ from wmarena.experiments.results.costs import (
     UNKNOWN_FAMILY,
     AttackSweep,
     Bracket,
+    attack_sweeps,
     aumc,
     cheapest_of,
-    contests,
     direction,
     envelope,
     family,
@@ -21,9 +21,9 @@ from wmarena.orchestrator.plan.task import Task
 FOUND, LOST = 95, 12
 
 
-def contest_of(bench: Bench, attack: str = "finetune") -> AttackSweep:
-    """The only contest with an attack."""
-    (found,) = (c for c in contests(rows_of(bench)) if c.rows[0].attack == attack)
+def sweep_of(bench: Bench, attack: str = "finetune") -> AttackSweep:
+    """The only sweep of an attack."""
+    (found,) = (c for c in attack_sweeps(rows_of(bench)) if c.rows[0].attack == attack)
     return found
 
 
@@ -43,7 +43,7 @@ def test_the_cost_is_the_cheapest_suspect_without_a_mark(bench: Bench) -> None:
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {1: (0.005, FOUND), 2: (0.06, LOST), 5: (0.03, LOST)})
 
-    (bracket,) = contest_of(bench).brackets
+    (bracket,) = sweep_of(bench).brackets
 
     assert bracket.cost == pytest.approx(0.03)
     assert required(bracket.cheapest).strength == 5
@@ -54,7 +54,7 @@ def test_the_bracket_is_where_the_verdict_flips(bench: Bench) -> None:
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {10: (0.05, LOST), 1: (0.0, FOUND), 5: (0.03, LOST), 2: (0.01, FOUND)})
 
-    (bracket,) = contest_of(bench).brackets
+    (bracket,) = sweep_of(bench).brackets
 
     assert [required(row).strength for row in (bracket.before, bracket.after)] == [2, 5]
     assert [required(row).relative_drop for row in (bracket.before, bracket.after)] == pytest.approx([0.01, 0.03])
@@ -66,10 +66,10 @@ def test_fewer_bits_are_a_stronger_attack(bench: Bench) -> None:
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "bits", {2: (0.2, LOST), 4: (0.05, LOST), 8: (0.01, FOUND)}, attack="quantize")
 
-    contest = contest_of(bench, "quantize")
-    (bracket,) = contest.brackets
+    tested = sweep_of(bench, "quantize")
+    (bracket,) = tested.brackets
 
-    assert contest.direction == -1
+    assert tested.direction == -1
     assert [required(row).strength for row in (bracket.before, bracket.after)] == [8, 4]
     assert not bracket.non_monotone
 
@@ -79,7 +79,7 @@ def test_another_field_of_such_an_attack_grows_upwards(bench: Bench) -> None:
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {1: (0.0, FOUND)}, attack="quantize", bits=8)
 
-    assert contest_of(bench, "quantize").direction == 1
+    assert sweep_of(bench, "quantize").direction == 1
 
 
 def test_a_chain_is_as_strong_as_its_swept_part(bench: Bench) -> None:
@@ -98,33 +98,30 @@ def test_a_chain_is_as_strong_as_its_swept_part(bench: Bench) -> None:
     assert {family(row) for row in rows} == {"chain"}
 
 
-def test_a_verdict_that_comes_back_is_flagged(bench: Bench) -> None:
-    """Non-monotone: the mark falls, then is found again at a larger strength; the first flip is the bracket."""
+def test_a_non_monotone_verdict_is_flagged(bench: Bench) -> None:
+    """The mark is removed, then found again at a larger strength; the first flip is the bracket."""
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {1: (0.0, FOUND), 2: (0.02, LOST), 3: (0.03, FOUND), 4: (0.04, LOST)})
 
-    (bracket,) = contest_of(bench).brackets
+    (bracket,) = sweep_of(bench).brackets
 
     assert bracket.non_monotone
     assert [required(row).strength for row in (bracket.before, bracket.after)] == [1, 2]
 
 
-def test_a_mark_that_never_falls_has_a_censored_cost(bench: Bench) -> None:
+def test_a_mark_that_is_never_removed_has_a_censored_cost(bench: Bench) -> None:
     """No cost, and the largest drop tried instead."""
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {1: (0.01, FOUND), 2: (0.04, FOUND)})
 
-    (bracket,) = contest_of(bench).brackets
+    (bracket,) = sweep_of(bench).brackets
 
     assert (bracket.cost, bracket.after, bracket.beats_scratch) == (None, None, None)
     assert bracket.kept == pytest.approx(0.04)
     assert median_cost([bracket]) == (pytest.approx(0.04), True)
 
 
-ROUNDED = "the running product of 23/24 ... 12/13 is 0.5 plus rounding, so the thirteenth seed decides"
-
-
-@pytest.mark.parametrize("n", [2, 4, 6, 8, 10, pytest.param(24, marks=pytest.mark.xfail(reason=ROUNDED))])
+@pytest.mark.parametrize("n", [2, 4, 6, 8, 10, 24, 28, 30, 38])
 def test_with_an_even_number_of_seeds_the_cheaper_one_decides(n: int) -> None:
     """The median is the first cost at which half of the marks are gone: the lower of the two in the middle."""
     brackets = [Bracket(seed=i, cost=0.01 * (i + 1), kept=None) for i in range(n)]
@@ -153,30 +150,30 @@ def test_a_cost_comes_before_a_seed_censored_at_the_same_drop() -> None:
 
 
 def test_a_removal_no_better_than_scratch_says_so(bench: Bench) -> None:
-    """The cost stands, and beside it whether the suspect beats what the adversary could train alone."""
+    """The cost stays, with a flag whether the suspect beats training from scratch."""
     for seed, scratch in ((0, 0.6), (1, 0.79)):
         owner = bench.embed("adi", seed, 0.8)
         cell = {"strength_name": "epochs", "strength": 1.0, "scratch": bench.scratch(seed, scratch).id}
         bench.attacked(owner, "finetune", {"epochs": 1}, 0.78, verdict(LOST), **cell)
 
-    assert [b.beats_scratch for b in contest_of(bench).brackets] == [True, False]
+    assert [b.beats_scratch for b in sweep_of(bench).brackets] == [True, False]
 
 
-def test_what_was_never_there_has_no_price(bench: Bench) -> None:
+def test_a_seed_without_a_mark_has_no_cost(bench: Bench) -> None:
     """A seed whose published model has no mark is left out of costs and areas."""
     for seed, hits in ((0, FOUND), (1, LOST)):
         owner = bench.embed("adi", seed, 0.8)
         bench.judge(owner, owner, verdict(hits))
         at(bench, owner, "epochs", {1: (0.02, LOST)})
 
-    contest = contest_of(bench)
+    tested = sweep_of(bench)
 
-    assert [b.seed for b in contest.brackets] == [0]
-    assert len(contest.aumc) == 1
+    assert [b.seed for b in tested.brackets] == [0]
+    assert len(tested.aumc) == 1
 
 
 def test_attacks_are_told_apart_by_all_but_their_strength(bench: Bench) -> None:
-    """Other parameters, budgets and roles make contests of their own; listed and searched strengths do not."""
+    """Other parameters, budgets and roles make separate sweeps; listed and searched strengths do not."""
     owner = bench.embed("adi", 0, 0.8)
     at(bench, owner, "epochs", {1: (0.0, FOUND)}, variant="ftal")
     at(bench, owner, "epochs", {1: (0.0, FOUND)}, variant="rtal")
@@ -188,17 +185,17 @@ def test_attacks_are_told_apart_by_all_but_their_strength(bench: Bench) -> None:
     bench.judge(owner, suspect, verdict(FOUND), budget=BUDGET, claim=True, **cell)
     bench.judge(owner, bench.clean(0), verdict(9), control="clean")
 
-    found = [[row.strength for row in c.rows] for c in contests(rows_of(bench))]
+    found = [[row.strength for row in c.rows] for c in attack_sweeps(rows_of(bench))]
 
     assert found == [[1.0, 3.0], [1.0], [3.0]]
 
 
-def test_failed_rows_have_no_price(bench: Bench) -> None:
-    """What has no verdict counts neither as kept nor as fallen."""
+def test_failed_rows_have_no_cost(bench: Bench) -> None:
+    """A row without a verdict counts neither as kept nor as removed."""
     sweep(bench, bench.embed("adi", 0), [(0.89, FOUND), (0.88, LOST)])
     bench.fail(bench.plan.cells[1].suspect)
 
-    (bracket,) = contest_of(bench).brackets
+    (bracket,) = sweep_of(bench).brackets
 
     assert bracket.cost is None
 
@@ -212,7 +209,7 @@ def test_families_are_those_of_the_plugins(bench: Bench) -> None:
     for attack in ("finetune", "prune_weights", "overwrite", "who_knows"):
         bench.attacked(owner, attack, {}, 0.89, verdict(FOUND))
 
-    found = [c.family for c in contests(rows_of(bench))]
+    found = [c.family for c in attack_sweeps(rows_of(bench))]
 
     assert found == ["tune", "prune", "overwrite", UNKNOWN_FAMILY]
 
@@ -239,8 +236,8 @@ def row(drop: float | None, margin: float) -> ResultRow:
     return row_of(relative_drop=drop, margin=margin)
 
 
-def test_the_envelope_falls_and_ignores_what_costs_more_for_less() -> None:
-    """A dearer suspect with more of the mark left is no step; drops below zero are free; margins stay in [0, 1]."""
+def test_the_envelope_ignores_suspects_of_larger_drop_and_margin() -> None:
+    """A suspect of larger drop and margin is no step; negative drops count as zero; margins stay in [0, 1]."""
     steps = envelope([row(0.1, 0.4), row(0.05, 0.6), row(0.07, 0.9), row(-0.01, 0.8), row(0.3, -2.0), row(None, 0)], 1)
 
     assert steps == [(0.0, 1.0), (0.0, 0.8), (0.05, 0.6), (0.1, 0.4), (0.3, 0.0)]
@@ -258,16 +255,16 @@ def test_the_envelope_falls_and_ignores_what_costs_more_for_less() -> None:
     ],
 )
 def test_the_area_is_the_share_of_the_mark_that_is_left(rows: list[ResultRow], start: float, expected: float) -> None:
-    """1 if nothing touches the mark within a drop of 20 %, 0 if removing it is free."""
+    """1 if every margin within a drop of 20 % is 1, 0 if a drop of zero removes the mark."""
     assert aumc(rows, start) == pytest.approx(expected)
 
 
 def test_a_locked_model_starts_at_its_own_margin(bench: Bench) -> None:
-    """Where the published model is worth little to a thief (its own drop is large), it still costs nothing to show."""
+    """The published model has drop zero in the envelope, even if its own relative drop is large."""
     owner = bench.embed("dsn", 0, 0.8, unlicensed_test=0.1, unlicensed_val=0.1)
     bench.judge(owner, owner, verdict(100))
     at(bench, owner, "epochs", {1: (0.1, LOST)})
 
-    (area,) = contest_of(bench).aumc
+    (area,) = sweep_of(bench).aumc
 
     assert area == pytest.approx(0.5)

@@ -1,4 +1,4 @@
-"""Rows of the results table: what they say, what they leave open, what they doubt, how they are written."""
+"""Rows of the results table: columns, nulls, caveats and files."""
 
 import csv
 import json
@@ -61,7 +61,7 @@ def test_every_column_has_a_description() -> None:
     assert [name for name, doc in told.items() if not doc or "\n" in doc] == []
 
 
-def test_a_row_says_what_its_tasks_measured(bench: Bench) -> None:
+def test_a_row_holds_what_its_tasks_measured(bench: Bench) -> None:
     """Metrics come from the models' own tasks, evidence from the verify task, seconds from each."""
     owner = bench.embed("adi", 3, 0.88)
     params = {"variant": "ftal", "epochs": 5}
@@ -132,7 +132,7 @@ def test_without_an_attack_the_suspect_is_the_marked_model(bench: Bench) -> None
 
 
 def test_original_heads_and_claims_are_marked(bench: Bench) -> None:
-    """Rows that judge another head or the adversary's key say so in their attack's parameters."""
+    """Rows that judge another head or the adversary's key have marks in their attack's parameters."""
     owner = bench.embed("adi", 0)
     bench.attacked(owner, "finetune", {"variant": "rtal"}, 0.85, verdict(90), head="original")
     bench.attacked(owner, "overwrite", {"lr": 0.1}, 0.85, verdict(90), claim=True)
@@ -207,7 +207,7 @@ def test_half_a_point_above_scratch_is_not_better(bench: Bench, suspect: float, 
 
 
 def test_the_budget_falls_back_to_test_data(bench: Bench) -> None:
-    """Where a task scores no validation data, the test drop is held against the budget."""
+    """Without validation metrics the test drop is compared with the budget."""
     owner = bench.embed("adi", 0, metric_val=None)
     bench.attacked(owner, "finetune", {}, 0.8, verdict(10))
 
@@ -239,7 +239,7 @@ def test_controls_and_claims_remove_nothing(bench: Bench, cell: dict[str, Any]) 
 
 
 def test_failed_and_skipped_rows_have_causes_and_no_numbers(bench: Bench) -> None:
-    """What was not measured is null; what is known of finished ancestors stays; the cause is there."""
+    """Missing measurements are null; those of finished ancestors stay; the cause is given."""
     owner = bench.embed("adi", 0)
     broken = bench.attacked(owner, "spoil", {}, 0.89, verdict(10))
     unread = bench.attacked(owner, "finetune", {}, 0.89, verdict(10))
@@ -347,7 +347,7 @@ def test_configurations_are_parsed_once(bench: Bench) -> None:
     assert all(getattr(row, name) is getattr(row, name) for name in ("attack_config", "variant", "granted", "setting"))
 
 
-def test_rows_say_whose_key_and_whose_head_is_judged(bench: Bench) -> None:
+def test_rows_name_claimant_and_head(bench: Bench) -> None:
     """Claims are the adversary's, stranger's keys a stranger's, all others the owner's; so are heads put back."""
     owner = bench.embed("adi", 0)
     bench.judge(owner, owner, verdict(9), control="stranger_key")

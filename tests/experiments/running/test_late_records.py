@@ -1,4 +1,4 @@
-"""MLflow away for a whole run: the run does not care, and ``wmarena report --sync`` sends everything, once."""
+"""MLflow unreachable during a run: the run finishes, and ``wmarena report --sync`` sends all records once."""
 
 import json
 import os
@@ -27,7 +27,7 @@ NAME = "tiny"
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    """Where the tracking server will be, and where nobody listens before."""
+    """A free port for the tracking server."""
     return free_port()
 
 
@@ -42,7 +42,7 @@ def missed(port: int, finished_once: Finished, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def server(missed: Path, port: int) -> Iterator[str]:
-    """An MLflow server that has come back since."""
+    """An MLflow server that is reachable again."""
     folder = missed.parent / "server"
     folder.mkdir()
     with mlflow_server(folder, port) as address:
@@ -50,7 +50,7 @@ def server(missed: Path, port: int) -> Iterator[str]:
 
 
 def entries(uri: str, executions: int = 1) -> dict[str, tuple[Any, ...]]:
-    """Task id -> what its one run says; fails where a task has two."""
+    """Task id -> data of its only MLflow run; fails if a task has two."""
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(NAME)
     assert experiment is not None
@@ -64,12 +64,12 @@ def entries(uri: str, executions: int = 1) -> dict[str, tuple[Any, ...]]:
 
 
 def sync(store: Path, uri: str) -> list[str]:
-    """The command line that sends what is missing of all runs."""
+    """The command line that sends all missing records."""
     return ["--store", str(store), "--tracking-uri", uri, "report", "--sync"]
 
 
 def test_a_sync_while_the_server_is_away_may_be_repeated(missed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It says that nothing is lost, and exits with 3."""
+    """The message says that nothing is lost; exit status 3."""
     assert main(sync(missed, f"http://127.0.0.1:{free_port()}")) == 3
     assert "nothing is lost, the store has it all" in capsys.readouterr().err
 
@@ -91,7 +91,7 @@ def test_everything_is_sent_once_the_server_is_back(
 
 
 def test_an_interrupted_sync_goes_on(tmp_path: Path, finished_once: Finished) -> None:
-    """SIGKILL after the first entries: the next sync sends the rest, nothing twice, nothing half."""
+    """After SIGKILL the next sync sends the rest: no entry twice, none incomplete."""
     database = f"sqlite:///{tmp_path}/mlflow.db"
     store = tmp_path / "store"
     shutil.copytree(finished_once.store, store)
@@ -113,7 +113,7 @@ def test_an_interrupted_sync_goes_on(tmp_path: Path, finished_once: Finished) ->
 
 
 def count(uri: str) -> int:
-    """Runs that are there by now, asked past MLflow, which would join in making the tables."""
+    """Count runs by SQL, because MLflow itself would create tables."""
     try:
         with closing(sqlite3.connect(f"file:{uri.removeprefix('sqlite:///')}?mode=ro", uri=True)) as db:
             return int(db.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
@@ -122,7 +122,7 @@ def count(uri: str) -> int:
 
 
 def wait_for(ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Until something is so, while a process works on it."""
+    """Wait for a condition while a process runs."""
     deadline = time.monotonic() + 300.0
     while not ready():
         assert process.poll() is None, process.communicate()[1].decode()

@@ -45,7 +45,7 @@ def test_a_run_with_everything_on_postgresql(
     assert b"axolotl-secret" not in content + said.out.encode() + said.err.encode()
 
 
-def test_records_wait_for_a_server_that_is_away(finished_once: Finished, capsys: Capture) -> None:
+def test_an_unreachable_record_server_is_reported(finished_once: Finished, capsys: Capture) -> None:
     """Exit status 3, one line without the password, at once instead of after MLflow's two minutes of trying."""
     uri = f"postgresql://owner:swordfish@127.0.0.1:{free_port()}/x"
     assert main(["--store", str(finished_once.store), "--tracking-uri", uri, "report", "--sync"]) == 3
@@ -67,7 +67,7 @@ def test_records_wait_for_a_server_that_is_away(finished_once: Finished, capsys:
     ],
 )
 def test_addresses_are_shown_without_secrets(uri: str, expected: str) -> None:
-    """Neither in the user's part nor in the query; what holds no secret is shown as it was given."""
+    """User part and query are masked; addresses without secrets are unchanged."""
     assert shown(uri) == expected
 
 

@@ -1,4 +1,4 @@
-"""Progress: what is counted, what is expected to remain, how it is shown."""
+"""Progress: counts, remaining time, display."""
 
 import io
 
@@ -18,7 +18,7 @@ def tasks(n: int) -> list[Task]:
 
 
 def cost(task: Task) -> float:
-    """What the plan guesses."""
+    """The plan's estimate."""
     return task.cost
 
 
@@ -35,7 +35,7 @@ class Run:
         task = self.tasks[number]
         state = State.FAILED if kind in ("failed", "retried") else State.DONE
         record = None if kind == "started" else Record(task.id, state, seconds=seconds, error=error or None)
-        self.tally.hear(Event(kind, task, worker, record))
+        self.tally.update(Event(kind, task, worker, record))
 
 
 def test_every_task_is_counted_once() -> None:
@@ -53,7 +53,7 @@ def test_every_task_is_counted_once() -> None:
 
 
 def test_a_retried_task_is_running_again_not_settled() -> None:
-    """A crash of a worker settles nothing."""
+    """A crash of a worker does not end the task."""
     run = Run()
     run.happens("started", 1)
     run.happens("retried", 1, error="worker_died: gone")
@@ -65,7 +65,7 @@ def test_a_retried_task_is_running_again_not_settled() -> None:
 
 
 def test_the_rest_is_expected_at_the_measured_pace() -> None:
-    """Tasks that take twice their guess double the expectation; workers share it; what runs has begun."""
+    """Tasks of twice the estimated time double the estimate; workers share it; elapsed time counts."""
     run = Run()
     assert run.tally.remaining_s() is None
     run.happens("started", 1)
@@ -89,7 +89,7 @@ def test_durations_are_short(seconds: float, shown: str) -> None:
 
 
 def test_one_line_says_it_all() -> None:
-    """How far, what became of the tasks, how long it will take; before the first task, what is waited for."""
+    """Fraction done, counts by state and remaining time; before the first task, that workers start."""
     run = Run()
     assert counts_line(run.tally) == "1/4 · starting workers"
     run.happens("started", 1)
@@ -131,7 +131,7 @@ def test_without_a_terminal_every_settled_task_is_a_plain_line() -> None:
 
 
 def test_a_finished_plan_has_no_panel() -> None:
-    """There is nothing to watch if nothing runs."""
+    """Without tasks to run nothing is displayed."""
     run, file = Run(), io.StringIO()
     with live(Console(file=file, force_terminal=True), Plan(run.tasks), {t.id for t in run.tasks}, cost) as hear:
         assert hear is None

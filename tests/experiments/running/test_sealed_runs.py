@@ -1,4 +1,4 @@
-"""Runs with a passphrase: every key is sealed, results are the same, and the passphrase is nowhere to be read."""
+"""Runs with a passphrase: keys are sealed, results are the same, and the passphrase is never stored or shown."""
 
 import base64
 import hashlib
@@ -40,7 +40,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def verdicts(summary: RunSummary) -> list[tuple[object, ...]]:
-    """What the table says of each row."""
+    """Verdict columns of each row."""
     return [(r.scheme, r.attack, r.strength, r.control, r.log10_p) for r in read_results(Path(summary.results))]
 
 
@@ -48,7 +48,7 @@ def verdicts(summary: RunSummary) -> list[tuple[object, ...]]:
 
 
 def test_sealing_changes_no_result(given: None, finished_once: Finished, tmp_path: Path) -> None:
-    """The same table as without; every key of the store is sealed; doing it again runs nothing and asks for nothing."""
+    """Same table, every key sealed; a second run computes nothing and needs no passphrase."""
     spec = ExperimentSpec.load(finished_once.spec)
     summary = run(spec, store=tmp_path / "store", record=False, pool=INLINE)
     store = Store(tmp_path / "store")
@@ -72,7 +72,7 @@ def test_a_passphrase_file_is_relative_to_the_spec(tmp_path: Path) -> None:
 
 
 def test_an_empty_block_of_keys_is_refused() -> None:
-    """Somebody meant to write something there."""
+    """An empty block is probably a mistake."""
     assert problems(TINY + "keys: {}\n") == [
         "line 9: keys: expected `root`, `passphrase` or both, got neither; leave `keys` out for none"
     ]
@@ -116,8 +116,8 @@ def test_nothing_runs_without_the_right_passphrase(
     assert wmarena("verify", "--model", sealed.marked, "--key", sealed.key) == 0
 
 
-def test_a_passphrase_file_that_is_missing_is_told_before_anything(tmp_path: Path) -> None:
-    """Nothing runs; the message says how to make one."""
+def test_a_missing_passphrase_file_is_refused(tmp_path: Path) -> None:
+    """No task runs; the message tells how to make one."""
     spec = ExperimentSpec.parse(TINY + f"keys: {{passphrase: {tmp_path / 'nothing'}}}\n")
     with pytest.raises(SealError, match="chmod 600"):
         run(spec, store=tmp_path / "store", record=False, pool=INLINE)
@@ -156,7 +156,7 @@ def readable(folder: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 def processes(name: str) -> dict[int, bytes]:
-    """What /proc tells of every process that lets us look: its command line, or its environment."""
+    """Read the command line or environment of every readable process in /proc."""
     found: dict[int, bytes] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -167,7 +167,7 @@ def processes(name: str) -> dict[int, bytes]:
 
 
 class Observer:
-    """Looks at command lines, worker environments and Ray's own files whenever something happens."""
+    """Reads command lines, worker environments and Ray's files at every event."""
 
     def __init__(self) -> None:
         self.lines: set[bytes] = set()
@@ -195,7 +195,7 @@ class Observer:
 
 
 def forms(secret: bytes) -> list[bytes]:
-    """How a secret would stand in a file: as it is, in hexadecimal, or in base64 from any byte of a longer text."""
+    """Encodings of a secret in a file: raw, hexadecimal, or base64 at any offset."""
     shifted = [base64.b64encode(b"\0" * n + secret)[n + n // 2 + 1 : -4] for n in range(3)]
     return [secret, secret.hex().encode(), secret.hex().upper().encode(), *shifted]
 
@@ -211,7 +211,7 @@ def test_the_search_would_find_a_secret(before: int) -> None:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("source", ["environment", "file"])
-def test_secrets_are_nowhere_to_be_read(
+def test_secrets_are_never_readable(
     source: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -60,7 +60,7 @@ def test_the_table_equals_a_local_stores(wmarena: Callable[..., int], finished_o
     assert summary["shared_report"].startswith("s3://")
 
 
-def test_what_is_there_is_planned_listed_and_checked(
+def test_stored_artifacts_are_planned_listed_and_checked(
     wmarena: Callable[..., int], finished_once: Finished, capsys: Capture
 ) -> None:
     """``plan`` counts what the bucket has, ``store ls`` names it, ``store verify`` finds no damage."""
@@ -75,9 +75,7 @@ def test_what_is_there_is_planned_listed_and_checked(
     assert checked["damaged"] == []
 
 
-def test_collecting_needs_to_know_what_others_want(
-    wmarena: Callable[..., int], finished_once: Finished, capsys: Capture
-) -> None:
+def test_gc_on_a_shared_store_needs_keep(wmarena: Callable[..., int], finished_once: Finished, capsys: Capture) -> None:
     """Without --keep nothing is removed; with it, what is young stays."""
     assert wmarena("store", "gc", "--apply") == 2
     assert "expected --keep SPEC" in capsys.readouterr().err
@@ -99,7 +97,7 @@ def test_a_model_is_judged_from_the_store(
 
 
 def test_nothing_secret_is_in_the_bucket(ran: str) -> None:
-    """Of keys only sealed ones; neither credentials nor the passphrase anywhere."""
+    """Keys are sealed; credentials and passphrase are not in any object."""
     remote = Remote(ran)
     names = [s.name for s in remote.listing("")]
 

@@ -1,4 +1,4 @@
-"""Bad input: the message says expected, got and the way out; status 2; nothing runs, nothing is written."""
+"""Bad input: the message names expected, got and the way out; status 2; no task runs, no file is written."""
 
 import pickle
 import shutil
@@ -61,8 +61,8 @@ def test_a_wrong_spec_is_refused_before_anything_happens(
     assert not (tmp_path / "store").exists()
 
 
-def test_several_mistakes_are_told_at_once(tmp_path: Path, capsys: Capture) -> None:
-    """One look at the message mends the whole file."""
+def test_several_mistakes_are_reported_at_once(tmp_path: Path, capsys: Capture) -> None:
+    """The message lists every mistake of the file."""
     path = tmp_path / "wrong.yaml"
     path.write_text(with_lines(schemes="schemes: [uchda]", attacks="attacks: [fintune]", seeds="seeds: [-1]"))
     message = refused(capsys, "--store", tmp_path / "store", "run", path)
@@ -112,7 +112,7 @@ def test_wrong_arguments_are_refused(arguments: list[str], capsys: Capture) -> N
 # The world
 
 
-def test_missing_data_are_told_before_anything_runs(
+def test_missing_data_are_reported_before_the_run(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message says how to get them; no store is made."""
@@ -146,7 +146,7 @@ def test_a_store_url_of_no_known_kind_is_refused(capsys: Capture, finished_once:
 
 @pytest.mark.parametrize("command", [["report", "tiny"], ["store", "ls"], ["store", "verify"], ["store", "gc"], ["ui"]])
 def test_commands_that_need_a_store_do_not_make_one(command: list[str], tmp_path: Path, capsys: Capture) -> None:
-    """A mistyped --store is told, not created."""
+    """A mistyped --store is reported, not created."""
     message = refused(capsys, "--store", tmp_path / "nowhere", *command)
 
     assert "expected" in message
@@ -195,7 +195,7 @@ def as_nothing(path: Path, marked: Path) -> None:
 
 
 def as_text(path: Path, marked: Path) -> None:
-    """Something else altogether."""
+    """A text file."""
     path.write_text("these are not weights\n" * 10)
 
 
@@ -235,7 +235,7 @@ def test_a_model_that_is_no_safetensors_file_is_refused(
 
 
 class Bomb:
-    """Leaves a trace if it is ever unpickled."""
+    """Writes a file if it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace

@@ -1,4 +1,4 @@
-"""Names of a spec's entries: what tells siblings apart, and nothing else."""
+"""Labels of a spec's entries hold only fields in which entries of one name differ."""
 
 from typing import Any
 

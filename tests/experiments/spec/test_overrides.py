@@ -1,4 +1,4 @@
-"""--set: which places a path means, and what is said if it means none."""
+"""--set: the locations that a path selects, and the messages if it selects none."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def test_an_index_means_one_entry() -> None:
 
 
 def test_choices_of_first_available_are_reached_by_name() -> None:
-    """A choice's fields can be set although nobody knows yet whether it will be taken."""
+    """A choice's fields can be set before it is chosen."""
     choices = changed("workloads.small.epochs=1")["workloads"][0]["first_available"]
 
     assert choices == [{"name": "big"}, {"name": "small", "epochs": 1}]
@@ -108,7 +108,7 @@ def test_the_original_is_left_as_it_was() -> None:
         ("name.x.y[0]=1", "expected"),
     ],
 )
-def test_an_override_that_means_nothing_says_so(override: str, expected: str) -> None:
+def test_an_invalid_override_is_reported(override: str, expected: str) -> None:
     """Each message names the override and the way out."""
     message = refusal(override)
 

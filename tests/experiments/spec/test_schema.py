@@ -1,4 +1,4 @@
-"""The JSON Schema says yes to what a spec may be, and no to what the reader refuses."""
+"""The JSON Schema accepts valid specs and rejects what the reader refuses."""
 
 import json
 from typing import Any
@@ -29,7 +29,7 @@ def fits(validator: Draft202012Validator, text: str) -> bool:
 
 @pytest.mark.parametrize("name", SHIPPED.names())
 def test_shipped_specs_fit(validator: Draft202012Validator, name: str) -> None:
-    """Editors find nothing to complain about in our own specs."""
+    """The schema accepts all shipped specs."""
     assert fits(validator, SHIPPED.find(name).read_text())
 
 
@@ -46,7 +46,7 @@ def test_shipped_specs_fit(validator: Draft202012Validator, name: str) -> None:
         {"profiles": "profiles: {paper: {seeds: [0, 1]}}"},
     ],
 )
-def test_what_the_reader_takes_fits(validator: Draft202012Validator, blocks: dict[str, str]) -> None:
+def test_valid_specs_fit(validator: Draft202012Validator, blocks: dict[str, str]) -> None:
     """Names, grids, choices, chains, nested schemes, profiles."""
     text = with_lines(**blocks)
     ExperimentSpec.parse(text)
@@ -72,7 +72,7 @@ def test_what_the_reader_takes_fits(validator: Draft202012Validator, blocks: dic
         {"extra": "extra: 1"},
     ],
 )
-def test_what_the_reader_refuses_does_not_fit(validator: Draft202012Validator, blocks: dict[str, str]) -> None:
+def test_invalid_specs_do_not_fit(validator: Draft202012Validator, blocks: dict[str, str]) -> None:
     """Unknown names and fields, wrong ranges, empty lists, missing blocks."""
     assert fits(validator, TINY)
     assert not fits(validator, with_lines(**blocks))

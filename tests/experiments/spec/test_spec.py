@@ -1,4 +1,4 @@
-"""Specs: what an entry means, and that everything wrong is said at once, with its line."""
+"""Specs: the meaning of entries, and all problems reported at once with their lines."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +123,7 @@ def test_an_attacks_own_field_wins_over_the_adversarys_of_the_same_name() -> Non
 
 
 def test_the_first_workload_with_data_is_taken(tmp_path: Path) -> None:
-    """Where Fashion-MNIST is missing, the bundled digits stand in, and the spec says so."""
+    """Without Fashion-MNIST the bundled digits are used, with a note."""
     text = with_lines(workloads="workloads: [{first_available: [nowhere, {name: digits_mlp, epochs: 2}]}]")
     text = text.replace("nowhere", "cifar10_resnet18")
     spec = ExperimentSpec.parse(text, data_root=tmp_path)
@@ -154,7 +154,7 @@ def test_a_spec_made_in_python_is_reproducible_as_text() -> None:
 
 
 def test_the_text_is_what_was_read() -> None:
-    """Comments survive; with overrides, the text is the spec that was really meant."""
+    """Comments are kept; with overrides, the text is the changed spec."""
     commented = TINY + "# a note\n"
 
     assert commented == ExperimentSpec.parse(commented).text
@@ -196,7 +196,7 @@ def test_profiles_of_shipped_specs_are_valid(name: str, profile: str) -> None:
 
 
 def test_every_spec_of_a_paper_has_the_papers_size() -> None:
-    """The specs that reproduce tables, and the gauntlet, lift their caps with one word."""
+    """The profile of the specs that reproduce tables, and of the gauntlet, removes their limits."""
     lifted = {name for name, profile in PROFILES if profile == "paper"}
 
     assert lifted >= {n for n in SHIPPED.names() if n.endswith(("_tables", "_curves"))} | {"gauntlet_lite"}
@@ -291,8 +291,8 @@ def test_a_file_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.Mon
         ({"workloads": "workloads: [{first_available: [digits_mlp], epochs: 3}]"}, "expected nothing beside"),
     ],
 )
-def test_what_is_wrong_is_said(blocks: dict[str, str], expected: str) -> None:
-    """Each mistake by itself: one problem, that says where, what was expected and what was got."""
+def test_every_problem_is_reported(blocks: dict[str, str], expected: str) -> None:
+    """Each mistake gives one problem with its location, what was expected and what was got."""
     found = problems(with_lines(**blocks))
 
     assert any(expected in line for line in found), found
@@ -317,7 +317,7 @@ seeds: [0, -1]
 
 
 def test_an_overrides_mistake_is_reported_at_the_override() -> None:
-    """The line that it replaced is not to blame."""
+    """The replaced line is not named."""
     (line,) = problems(TINY, "schemes.uchida.bits=3")
 
     assert line.startswith("--set schemes.uchida.bits=3: schemes[0].bits: expected a value in [20, inf)")
@@ -367,7 +367,7 @@ def test_the_python_api_reports_all_problems_too() -> None:
 
 
 def test_importing_the_package_loads_no_plugin() -> None:
-    """Workers import ``wmarena.experiments.workloads``; the package itself must cost them nothing."""
+    """Workers import ``wmarena.experiments.workloads``; the package itself must load quickly."""
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""YAML is read as data only, and every value knows its line."""
+"""YAML is read as data only, and every value has a line."""
 
 import contextlib
 
@@ -12,7 +12,7 @@ from wmarena.experiments.spec.yaml_lines import MAX_CHARACTERS, MAX_DEPTH, read
 
 
 def refusal(text: str) -> str:
-    """The message with which ``text`` is refused."""
+    """Return the message that refuses ``text``."""
     with pytest.raises(SpecError) as caught:
         read(text)
     return str(caught.value)
@@ -25,7 +25,7 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2() -> None:
     assert read(text).value == [0.0001, 1e5, 0.5, -3, 10, "no", "on", "1:30", "2024-01-01", None, True, "1", "1_000"]
 
 
-def test_every_part_knows_its_line() -> None:
+def test_every_part_has_its_line() -> None:
     """Keys, values in blocks and values in flow style stand where they were written."""
     document = read("a: 1\nb:\n  - {c: 2,\n     d: 3}\n")
 
@@ -74,13 +74,13 @@ def test_tags_are_refused_with_line_and_column(tag: str) -> None:
         ("a: \x00\n", "special characters"),
     ],
 )
-def test_what_cannot_be_read_says_where(text: str, expected: str) -> None:
+def test_unreadable_yaml_is_reported_with_its_location(text: str, expected: str) -> None:
     """Repeated keys, broken syntax, loops, merge keys: each refused at its place."""
     assert expected in refusal(text)
 
 
 def test_an_alias_bomb_is_refused() -> None:
-    """Ten levels of ten aliases each stay ten lines long."""
+    """Ten levels of ten aliases each are refused without expansion."""
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
 
@@ -88,7 +88,7 @@ def test_an_alias_bomb_is_refused() -> None:
 
 
 def test_deep_nesting_is_refused() -> None:
-    """A document deeper than the recursive composer stands is refused before it."""
+    """A document too deep for the recursive composer is refused before it."""
     assert f"at most {MAX_DEPTH} levels" in refusal("[" * 5000)
 
 
@@ -99,7 +99,7 @@ def test_an_oversized_document_is_refused() -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
-    """No text makes the reader fail otherwise than by its own error."""
+    """The reader fails only with its own error, on any text."""
     with contextlib.suppress(SpecError):
         assert set(read(text).places) >= {()} or read(text).value is None
 
@@ -113,5 +113,5 @@ PLAIN = st.recursive(
 
 @given(PLAIN)
 def test_what_is_dumped_is_read_back(value: object) -> None:
-    """Specs written by ``ExperimentSpec.text`` are read as they were meant."""
+    """Text of ``ExperimentSpec.text`` is read back with the same meaning."""
     assert value == read(yaml.safe_dump(value)).value

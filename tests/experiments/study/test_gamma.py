@@ -1,4 +1,4 @@
-"""γ on statistics that are there: bounds, power, choice."""
+"""γ on stored statistics: bounds, power, choice."""
 
 from dataclasses import replace
 
@@ -66,7 +66,7 @@ def test_statistics_survive_the_journal() -> None:
 
 
 def test_removals_count_within_the_budget_only() -> None:
-    """What the adversary ruined beyond its budget is no positive; a drop of exactly the budget is one.
+    """A suspect beyond the budget is no positive; one with a drop of exactly the budget is.
 
     Neither are claims, controls, plugged-back heads or realigned suspects.
     """
@@ -106,7 +106,7 @@ def test_known_choices() -> None:
     assert observed.thresholds() == [0.0, 0.4, 0.5, 0.6, 0.9, 1.0]
 
 
-def test_without_evidence_nothing_is_claimed() -> None:
+def test_without_evidence_there_are_no_rates() -> None:
     """No positives, no power; no unmarked model and no null model, no bound; no threshold, neither."""
     nothing, unset = Statistics(), replace(FOUND, own=None)
 
@@ -125,7 +125,7 @@ def test_the_schemes_own_threshold_is_the_papers_or_the_verdicts() -> None:
     assert (found.own, found.n, found.q, found.marked) == (0.6, None, None, (1.0,))
 
 
-def test_keys_that_nobody_embedded_are_unmarked_evidence() -> None:
+def test_calibration_keys_count_as_unmarked() -> None:
     """The pairs of a finished calibration join the null statistics; those of other cells and failed ones do not."""
     bench = Bench()
     owner = bench.embed("adi", 0)

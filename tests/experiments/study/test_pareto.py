@@ -1,4 +1,4 @@
-"""Fronts, the volume that they dominate, and whether there is anything to choose."""
+"""Pareto fronts, hypervolumes, and the test whether trials differ."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +19,8 @@ def trial(number: int, *, feasible: bool = True, by_seed: list[float] | None = N
     return {"number": number, "feasible": feasible, "values": values, "by_seed": {"gain": by_seed or []}}
 
 
-def test_a_front_holds_what_nothing_beats() -> None:
-    """Beaten, infeasible and repeated points are not on it."""
+def test_a_front_holds_undominated_trials() -> None:
+    """Dominated, infeasible and repeated points are not on it."""
     found = [
         trial(0, gain=1, price=1),
         trial(1, gain=2, price=2),
@@ -40,7 +40,7 @@ def test_one_objective_has_one_best() -> None:
 @pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("shift", [0.0, -7.0])
 def test_the_choice_does_not_depend_on_units(unit: float, shift: float) -> None:
-    """Prices in pounds or in pence, from whatever zero: the trial nearest to both ideals is the same."""
+    """Scaling and shifting an objective does not change the trial nearest to the ideal point."""
     points = [(1.0, 4.0), (0.9, 2.0), (0.5, 1.0), (0.0, 0.0)]
     found = [trial(i, gain=gain, price=unit * (price + shift)) for i, (gain, price) in enumerate(points)]
     study: Any = SimpleNamespace(objectives=BOTH)
@@ -75,8 +75,8 @@ def test_volume_equals_counted_cells(points: list[tuple[int, int, int]]) -> None
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=15))
-def test_nothing_feasible_beats_the_front(points: list[tuple[int, int]]) -> None:
-    """Every trial is on the front, equal to one on it, or beaten by one on it."""
+def test_no_feasible_trial_dominates_the_front(points: list[tuple[int, int]]) -> None:
+    """Every trial is on the front, equal to one on it, or dominated by one on it."""
     found = [trial(i, gain=float(a), price=float(b)) for i, (a, b) in enumerate(points)]
     best = [costs(t, BOTH) for t in front(found, BOTH)]
     for t in feasible(found):

@@ -1,4 +1,4 @@
-"""Studies that run: sharing, resuming, giving up, γ, confirmation."""
+"""Runs of studies: sharing, resuming, pruning, γ, confirmation."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_a_study_of_gamma_alone_trains_nothing(tmp_path: Path) -> None:
         assert (bound <= 0.01) == document["feasible"]
 
 
-def test_an_infeasible_trial_never_pays_for_its_attacks(tmp_path: Path) -> None:
+def test_an_infeasible_trial_runs_no_attack(tmp_path: Path) -> None:
     """The first verification decides: no attack is even planned."""
     found = run(with_parts(constraints="constraints: [fidelity_drop <= -0.9]"), tmp_path)
 
@@ -100,8 +100,8 @@ def test_an_infeasible_trial_never_pays_for_its_attacks(tmp_path: Path) -> None:
     assert kinds_executed(tmp_path, found.run_id)["attack"] == 0
 
 
-def test_a_trial_that_seeds_cannot_save_is_given_up(tmp_path: Path) -> None:
-    """After its first seed, if perfect other seeds would not reach the best trial."""
+def test_a_trial_that_cannot_reach_the_best_is_pruned(tmp_path: Path) -> None:
+    """After its first seed, if perfect values on other seeds would not reach the best trial."""
     text = with_parts(
         search="search: {schemes.uchida.lambda1: [0.3, 0.0]}",
         objectives="objectives: {margin: maximize}",
@@ -117,7 +117,7 @@ def test_a_trial_that_seeds_cannot_save_is_given_up(tmp_path: Path) -> None:
     assert "cannot reach" in second["why"]
 
 
-def test_a_pruner_looks_at_growing_epochs(tmp_path: Path) -> None:
+def test_a_pruner_decides_at_growing_epochs(tmp_path: Path) -> None:
     """The intermediate values are those after each length of the adversary's trajectory."""
     text = with_parts(pruner="pruner: {name: median, startup: 1}", trials="trials: 2")
     run(text, tmp_path)
@@ -126,13 +126,13 @@ def test_a_pruner_looks_at_growing_epochs(tmp_path: Path) -> None:
 
 
 def test_a_pruner_without_steps_is_bad_input(tmp_path: Path) -> None:
-    """Nothing has run; the message names the field that it would look at."""
+    """No task runs; the message names the pruner's field."""
     with pytest.raises(SpecError, match="two or more values of 'sparsity'"):
         run(with_parts(pruner="pruner: {name: hyperband, on: sparsity}"), tmp_path)
 
 
 def test_another_question_is_another_study(tmp_path: Path) -> None:
-    """Trials of a changed experiment cannot be compared: exit by message, nothing run."""
+    """Trials of a changed experiment are not comparable: a message, no task runs."""
     run(TINY, tmp_path, trials=1)
     with pytest.raises(SpecError, match="rename it"):
         run(TINY.replace("bits: 64", "bits: 65"), tmp_path)
@@ -166,8 +166,8 @@ def test_the_best_configuration_is_a_spec_that_is_done_already(tmp_path: Path) -
         assert len(already_done(plan, Store(tmp_path / "store"), opened)) == len(plan)
 
 
-def test_earlier_trials_and_the_store_come_first_and_cost_nothing(tmp_path: Path) -> None:
-    """A warm start proposes what is known; such trials do not count towards the number that was asked for."""
+def test_a_warm_start_proposes_stored_trials_first(tmp_path: Path) -> None:
+    """Trials of a warm start do not count towards the requested number."""
     run(TINY, tmp_path)
     warm = with_parts(name="name: warm", warm_start="warm_start: [tiny-study, store]", trials="trials: 1")
     found = run(warm, tmp_path)
@@ -194,7 +194,7 @@ def test_a_bisection_grows_inside_a_trial(tmp_path: Path) -> None:
 
 
 def tune_process(spec: Path, store: Path) -> subprocess.Popen[str]:
-    """The command line as a user types it, in a process of its own."""
+    """Start the command line in a separate process."""
     arguments = ["--store", str(store), "--tracking-uri", "none", "--json", "tune", str(spec), "--executor", "inline"]
     return subprocess.Popen(
         [sys.executable, "-m", "wmarena", *arguments],
@@ -237,7 +237,7 @@ def test_a_killed_study_ends_with_the_same_trials(tmp_path: Path) -> None:
 
 
 def test_a_study_whose_storage_is_lost_goes_on(tmp_path: Path) -> None:
-    """The journal tells Optuna what was tried: no trial is written over, the one under way is tried again."""
+    """The journal restores Optuna's trials: none is overwritten, the unfinished one is retried."""
     run(TINY, tmp_path, trials=2)
     before = trials(tmp_path)
     under_way = {**before[1], "number": 2, "state": "running", "params": {"schemes.uchida.lambda1": 0.25}}
@@ -280,7 +280,7 @@ def test_a_study_waits_for_the_store(
     assert f"waiting for {store}, which is held by run r-1" in capsys.readouterr().err
 
 
-def test_a_storage_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
+def test_a_missing_storage_is_bad_input(tmp_path: Path) -> None:
     """Before anything runs."""
     with pytest.raises(StoreError, match="check `storage`"):
         run(with_parts(storage=f"storage: sqlite:///{tmp_path}/no/folder/x.db"), tmp_path / "store")

@@ -1,4 +1,4 @@
-"""What a study may ask, and what is said where it may not."""
+"""Study specifications: valid ones, and the messages for invalid ones."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from wmarena.orchestrator.plan.proposals import Range
 
 @pytest.mark.parametrize("name", SHIPPED.names())
 def test_shipped_studies_are_valid(name: str) -> None:
-    """Each of them, with its experiment and its search, wherever its data are."""
+    """Each is valid with its experiment and its search, also without data."""
     study = StudySpec.load(name)
     assert study.name == name
     assert study.description
 
 
-def test_everything_wrong_is_said_at_once_with_its_line() -> None:
-    """Typos, ranges, measures and limits: one look mends the whole study."""
+def test_all_problems_are_reported_at_once_with_their_lines() -> None:
+    """Typos, ranges, measures and limits are reported together."""
     found = problems(
         with_parts(
             search="search:\n  schemes.uchida.lambda1: {low: 1, high: 0.1}\n  schemes.uchida.bit: {low: 24, high: 30}",
@@ -52,7 +52,7 @@ def test_everything_wrong_is_said_at_once_with_its_line() -> None:
     ],
 )
 def test_a_search_is_checked_against_the_experiment(part: str, said: str) -> None:
-    """What the experiment would say of a value is said of the range, at the range's line."""
+    """The experiment's problem with a value is reported at the range's line."""
     (found,) = problems(with_parts(search=f"search:\n  {part}"))
     assert said in found
     assert found.startswith("line ")
@@ -81,8 +81,8 @@ def test_whole_ends_over_a_field_of_numbers_search_numbers() -> None:
         ({"experiment": "experiment: 3"}, "expected an experiment"),
     ],
 )
-def test_what_does_not_go_together_is_refused(parts: dict[str, str], said: str) -> None:
-    """One line that says what was expected."""
+def test_contradictory_fields_are_refused(parts: dict[str, str], said: str) -> None:
+    """One line names what was expected."""
     assert said in "\n".join(problems(with_parts(**parts)))
 
 
@@ -105,7 +105,7 @@ def test_an_experiment_may_be_a_file_beside_the_study(tmp_path: Path) -> None:
 
 
 def test_an_unknown_study_gets_the_nearest_name() -> None:
-    """Like every other name."""
+    """The nearest name is suggested."""
     with pytest.raises(SpecError, match="did you mean 'digits_lambda'"):
         SHIPPED.find("digit_lambda")
 
@@ -125,8 +125,8 @@ def test_choices_may_be_whole_attacks() -> None:
     assert labels == {"quantize+prune_weights", "prune_weights+quantize"}
 
 
-def test_every_measure_says_what_it_means() -> None:
-    """The report explains objectives in these words."""
+def test_every_measure_has_a_description() -> None:
+    """The report uses it to explain objectives."""
     assert all(measure.doc for measure in MEASURES.values())
 
 
