@@ -1,10 +1,11 @@
 """Which watermark survives? Attack-and-defence experiments on watermarked neural networks.
 
->>> from wmarena import ExperimentSpec, StudySpec, run, tune
+>>> from wmarena import ExperimentSpec, StudySpec, run, tune, verify
 >>> summary = run(ExperimentSpec.load("quickstart"), store="wmarena-store")  # train, embed, attack, verify; resumable
 >>> summary.report  # path of the HTML report; summary.results is the Parquet table
 >>> study = tune(StudySpec.load("digits_lambda"), store="wmarena-store")  # search λ1, λ2, γ or any other field
 >>> study.best  # parameters and values of the best trials
+>>> verify("suspect.safetensors", "KEYDIR")["verdict"]  # evidence on one model: statistic, threshold, p-value
 
 ``wmarena.schemes`` and ``wmarena.attacks`` hold what is compared (they need torch only), ``wmarena.orchestrator`` runs
 tasks on Ray or in this process, ``wmarena.experiments`` reads specs and writes reports. Extend them through
@@ -16,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wmarena.experiments.judging.verification import verify as verify
     from wmarena.experiments.running.execution import RunSummary as RunSummary
     from wmarena.experiments.running.execution import run as run
     from wmarena.experiments.spec.experiment import ExperimentSpec as ExperimentSpec
@@ -32,9 +34,10 @@ _MODULES = {
     "StudySummary": "wmarena.experiments.study.run",
     "run": "wmarena.experiments.running.execution",
     "tune": "wmarena.experiments.study.run",
+    "verify": "wmarena.experiments.judging.verification",
 }
 
-__all__ = ["ExperimentSpec", "RunSummary", "SpecError", "StudySpec", "StudySummary", "run", "tune"]
+__all__ = ["ExperimentSpec", "RunSummary", "SpecError", "StudySpec", "StudySummary", "run", "tune", "verify"]
 
 
 def __getattr__(name: str) -> Any:

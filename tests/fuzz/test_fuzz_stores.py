@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.experiments.conftest import Finished
 from tests.fuzz.mutations import VALUES, altered_bytes, altered_value, fenced
 from wmarena.experiments.cli import main
-from wmarena.experiments.commands.judging import read_weights
+from wmarena.experiments.judging.verification import read_weights
 from wmarena.experiments.spec.problems import SpecError
 from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.journal.journal import Journal

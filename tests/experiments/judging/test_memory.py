@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.experiments.conftest import Finished, Wmarena
-from wmarena.experiments.commands.memory import bounded_memory
+from wmarena.experiments.judging.memory import bounded_memory
 from wmarena.orchestrator.keys.storage import load_key, save_key
 from wmarena.schemes.params import Json
 

@@ -1,0 +1,1 @@
+"""Judging one suspect with one key, outside of any run."""
