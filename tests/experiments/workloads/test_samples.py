@@ -68,9 +68,9 @@ def test_augmentation_is_a_crop_of_the_padded_image_and_perhaps_its_mirror() -> 
     """Every augmented image is found among the 5 x 5 crops of its padded original or of their mirrors."""
     pixels = Pixels(mean=(0.0,), std=(1 / 255,), device=CPU, crop=2, flip=True)
     raw = torch.randint(1, 256, (40, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    moves = pixels.draw_moves(40, torch.Generator().manual_seed(1))
+    moves = pixels.draw_augmentation(40, torch.Generator().manual_seed(1))
     assert moves is not None
-    moved = pixels.moved(raw, moves)
+    moved = pixels.augmented(raw, moves)
 
     padded = torch.nn.functional.pad(raw, (2, 2, 2, 2))
     for image, result, (row, column, mirror) in zip(padded, moved, moves.tolist(), strict=True):
@@ -95,7 +95,7 @@ def test_augmentation_depends_on_seed_and_epoch_and_can_be_switched_off() -> Non
 
 def test_without_crop_and_flip_there_is_nothing_to_draw() -> None:
     """Plain data sets pay nothing for augmentation."""
-    assert PLAIN.draw_moves(10, torch.Generator()) is None
+    assert PLAIN.draw_augmentation(10, torch.Generator()) is None
 
 
 def test_inputs_are_normalised_per_channel_and_padded_with_black() -> None:

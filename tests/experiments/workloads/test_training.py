@@ -219,7 +219,7 @@ def test_a_wholly_frozen_model_is_refused(cnn: BoundWorkload) -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
 
-    with pytest.raises(ValueError, match="wholly frozen"):
+    with pytest.raises(ValueError, match="all of them frozen"):
         cnn.task.fit(model, cnn.train, cnn.task.recipe, seed=0)
 
 
