@@ -6,14 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from wmarena.experiments.workloads.data import (
-    Container,
-    DamagedData,
-    Dataset,
-    DataSource,
-    Images,
-    torchvision_download,
-)
+from wmarena.experiments.workloads.data import Container, DamagedData, Dataset, DataSource, Images, torchvision_download
 from wmarena.experiments.workloads.images.base import ImageWorkload, preset
 from wmarena.experiments.workloads.images.encoded import ParquetPair
 

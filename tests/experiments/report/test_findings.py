@@ -15,18 +15,18 @@ from wmarena.experiments.report import number_format as words
 from wmarena.experiments.report.labels import Labels
 from wmarena.experiments.report.sections.calibration import Histogram, null_checks, null_panel
 from wmarena.experiments.report.sections.controls import controls, false_positive_rate, forgeries
-from wmarena.experiments.report.sections.decoded_images import readings
+from wmarena.experiments.report.sections.decoded_images import decoded_images_of
 from wmarena.experiments.report.sections.fidelity import paired_fidelity
 from wmarena.experiments.report.sections.overview import summaries, verdict_sentences
-from wmarena.experiments.report.sections.overwriting import encounters
+from wmarena.experiments.report.sections.overwriting import overwrite_results
 from wmarena.experiments.report.sections.removal_cost import family_prices
-from wmarena.experiments.report.sections.runtime import losses, skips, steps
+from wmarena.experiments.report.sections.runtime import failed_tasks, skipped_rows, steps
 from wmarena.experiments.report.sections.strengths import StrengthAxis
-from wmarena.experiments.report.sections.survival import duels
+from wmarena.experiments.report.sections.survival import comparisons
 from wmarena.experiments.report.sections.tradeoff import trade_offs
 from wmarena.experiments.report.sections.unlocking import stamp_maps, stamp_panel
 from wmarena.experiments.report.sections.valley import valleys
-from wmarena.experiments.report.sentences import bracket_text, cost_doubts, cost_words, encounter_words, flip_words
+from wmarena.experiments.report.sentences import bracket_text, cost_doubts, flip_text, median_cost_text, overwrite_text
 from wmarena.experiments.report.svg import Scale, nice_ticks, tag
 from wmarena.orchestrator.plan.task import Kind
 from wmarena.schemes.statistics import binomial_band, mcnemar
@@ -142,13 +142,13 @@ def test_the_owner_and_the_overwriter_are_judged_on_the_same_model(bench: Bench)
             bench.judge(owner, suspect, verdict(97 if lr == 0.01 else 9), claim=True, **cell)
     rows = rows_of(bench)
 
-    ((victim, line),) = encounters(duels(rows, Labels(rows)), rows).items()
+    ((victim, line),) = overwrite_results(comparisons(rows, Labels(rows)), rows).items()
 
     assert (str(victim), list(line)) == ("adi", ["uchida"])
     found = line["uchida"]
     assert found.statistics == [0.95, 0.12]
     assert [row.statistic for row in found.claims] == [0.97, 0.97]
-    assert encounter_words(found) == "owner +0.35, found 1/2; adversary +0.96, found 2/2"
+    assert overwrite_text(found) == "owner +0.35, found 1/2; adversary +0.96, found 2/2"
 
 
 def test_the_setting_that_hurts_most_stands_in_the_matrix(bench: Bench) -> None:
@@ -159,7 +159,7 @@ def test_the_setting_that_hurts_most_stands_in_the_matrix(bench: Bench) -> None:
     bench.attacked(owner, "finetune", {}, 0.89, verdict(12))
     rows = rows_of(bench)
 
-    (line,) = encounters(duels(rows, Labels(rows)), rows).values()
+    (line,) = overwrite_results(comparisons(rows, Labels(rows)), rows).values()
 
     assert {name: found.statistics for name, found in line.items()} == {"adi": [0.12]}
 
@@ -240,7 +240,7 @@ def test_an_emblem_is_read_pixel_by_pixel(bench: Bench) -> None:
         bench.attacked(owner, "finetune", {"epochs": 1}, 0.89, verdict(12, details=emblem(0.9)), **cell)
     rows = rows_of(bench)
 
-    ((published, attacked),) = readings(summaries(rows, Labels(rows)))
+    ((published, attacked),) = decoded_images_of(summaries(rows, Labels(rows)))
 
     assert [(r.seed, r.found) for r in (published, attacked)] == [(0, True), (0, False)]
     raw = base64.b64decode(emblem(0.9)["decoded"])
@@ -311,12 +311,12 @@ def test_families_stand_together_with_their_cheapest_attack(bench: Bench) -> Non
     ):
         bench.attacked(owner, attack, {}, metric, verdict(hits))
     rows = rows_of(bench)
-    matrix = {duel.assault: (duel,) for duel in duels(rows, Labels(rows))}
+    matrix = {comparison.attack_label: (comparison,) for comparison in comparisons(rows, Labels(rows))}
 
     found = family_prices(matrix)
 
     assert [(f.name, len(f.lines)) for f in found] == [("Fine-tuning", 1), ("Pruning", 2), ("Overwriting", 1)]
-    assert [cost_words(f.cheapest[0]) for f in found] == ["5.0\u202f%", "10.0\u202f%", "> 1.3\u202f%"]
+    assert [median_cost_text(f.cheapest[0]) for f in found] == ["5.0\u202f%", "10.0\u202f%", "> 1.3\u202f%"]
 
 
 def test_a_price_says_between_which_strengths_and_what_weakens_it(bench: Bench) -> None:
@@ -324,11 +324,13 @@ def test_a_price_says_between_which_strengths_and_what_weakens_it(bench: Bench) 
     for seed, hits in ((0, [95, 12, 11]), (1, [95, 95, 12]), (2, [12, 95, 12])):
         sweep(bench, bench.embed("adi", seed, 0.8), [(0.79 - 0.01 * i, hit) for i, hit in enumerate(hits)])
     rows = rows_of(bench)
-    (duel,) = duels(rows, Labels(rows))
+    (comparison,) = comparisons(rows, Labels(rows))
 
-    assert flip_words(duel) == "epochs by 3"
-    assert cost_doubts(duel.brackets) == ["not monotone"]
-    assert bracket_text(duel).startswith("seed 0: stood at epochs 1 (1.3\u202f%), fell at epochs 2 (2.5\u202f%); ")
+    assert flip_text(comparison) == "epochs by 3"
+    assert cost_doubts(comparison.brackets) == ["not monotone"]
+    assert bracket_text(comparison).startswith(
+        "seed 0: stood at epochs 1 (1.3\u202f%), fell at epochs 2 (2.5\u202f%); "
+    )
 
 
 def test_a_verdict_after_realigning_is_another_line(bench: Bench) -> None:
@@ -341,7 +343,7 @@ def test_a_verdict_after_realigning_is_another_line(bench: Bench) -> None:
     bench.judge(owner, suspect, verdict(100), realigned=True, **cell)
     rows = rows_of(bench)
 
-    found = {str(d.assault): d.standing for d in duels(rows, Labels(rows))}
+    found = {str(d.attack_label): d.outcome for d in comparisons(rows, Labels(rows))}
 
     assert found == {"permute": "removed", "permute, after realign": "kept"}
 
@@ -371,11 +373,11 @@ def test_a_failure_counts_the_rows_it_took_along(bench: Bench) -> None:
     bench.fail(owner.id)
     bench.fail(bench.plan.cells[-1].suspect)
 
-    assert [(loss.task.kind, loss.rows) for loss in losses(bench.plan, bench.records)] == [
+    assert [(loss.task.kind, loss.rows) for loss in failed_tasks(bench.plan, bench.records)] == [
         (Kind.EMBED, 3),
         (Kind.ATTACK, 1),
     ]
-    assert sum(skip.rows for skip in skips(rows_of(bench))) == 3
+    assert sum(skip.rows for skip in skipped_rows(rows_of(bench))) == 3
 
 
 # In words
@@ -413,7 +415,7 @@ def test_the_worst_attack_is_one_that_pays(bench: Bench) -> None:
     rows = rows_of(bench)
     (hard,) = summaries(rows, Labels(rows))
 
-    assert [str(s.weakest.assault) if s.weakest else None for s in (mild, hard)] == ["finetune", "spoil"]
+    assert [str(s.weakest.attack_label) if s.weakest else None for s in (mild, hard)] == ["finetune", "spoil"]
 
 
 def test_doubts_and_gaps_in_words(bench: Bench) -> None:

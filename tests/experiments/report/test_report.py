@@ -140,7 +140,7 @@ def test_every_file_is_there(bench: Bench, tmp_path: Path) -> None:
     rows = rows_of(bench)
     common = {"plan": bench.plan, "records": bench.records, "run_info": {"description": "Which survives?"}}
 
-    path = write_report(tmp_path, rows=rows, spec_text="name: x\n", store=PredictionStore(bench), **common)
+    path = write_report(tmp_path, make_page(rows=rows, spec_text="name: x\n", store=PredictionStore(bench), **common))
 
     assert path == tmp_path / "report.html"
     both = [f"{name}.{kind}" for name in ("curves-fashion_lenet5", "fidelity", "survival-fashion_lenet5")
@@ -161,7 +161,7 @@ def test_equal_evidence_gives_equal_files(tmp_path: Path) -> None:
     bench = showcase((0,))
     common = {"rows": rows_of(bench), "plan": bench.plan, "records": bench.records, "run_info": {}, "store": None}
     for name in ("a", "b"):
-        write_report(tmp_path / name, spec_text="", **common)
+        write_report(tmp_path / name, make_page(spec_text="", **common))
 
     first = sorted(p for p in (tmp_path / "a").rglob("*") if p.is_file())
 
@@ -227,7 +227,7 @@ def test_awkward_runs_have_a_report(make: Callable[[], Bench], tmp_path: Path) -
     rows = rows_of(bench)
     common = {"plan": bench.plan, "records": bench.records, "run_info": {}, "store": None}
 
-    path = write_report(tmp_path, rows=rows, spec_text="", **common)
+    path = write_report(tmp_path, make_page(rows=rows, spec_text="", **common))
 
     page = Reader(path.read_text(encoding="utf-8"))
     assert page.open == []
@@ -237,7 +237,7 @@ def test_awkward_runs_have_a_report(make: Callable[[], Bench], tmp_path: Path) -
 
 
 def test_one_seed_is_said_to_be_one() -> None:
-    """A table of one seed warns that luck cannot be told from skill."""
+    """A table of one seed warns that luck cannot be tooltip from skill."""
     assert "One seed only" in html_page(page_of(showcase((0,))))
     assert "One seed only" not in html_page(page_of(showcase((0, 1))))
 
@@ -250,9 +250,9 @@ def test_every_row_is_on_the_page_with_its_task(bench: Bench) -> None:
 
 
 def test_a_matrix_cell_says_more_than_its_colour(bench: Bench) -> None:
-    """A cell holds mean, range and seeds survived as text; an unplanned pair and a failed one are told apart."""
+    """A cell holds mean, range and seeds survived as text; an unplanned pair and a failed one are tooltip apart."""
     page = page_of(bench)
-    (line,) = (line for a, line in page.arenas[0].matrix.items() if a.attack.name == "spoil")
+    (line,) = (line for a, line in page.sections[0].matrix.items() if a.attack.name == "spoil")
     _, adi, _ = line
 
     text = str(matrix_cell(adi))
@@ -260,16 +260,16 @@ def test_a_matrix_cell_says_more_than_its_colour(bench: Bench) -> None:
     assert 'class="removed"' in text
     assert re.search(r"<b>−0\.2\d</b><small>−0\.\d\d…−0\.\d\d</small><small>survived 0/3</small>", text)
     assert "not planned" in str(matrix_cell(None))
-    (unattacked,) = (line for a, line in page_of(all_failed()).arenas[0].matrix.items() if a.attack.name == "none")
+    (unattacked,) = (line for a, line in page_of(all_failed()).sections[0].matrix.items() if a.attack.name == "none")
     assert "no result" in str(matrix_cell(unattacked[0]))
 
 
 def test_a_panel_shows_every_seed_and_both_limits(bench: Bench) -> None:
     """A curve panel is XML with a point per seed and strength, the threshold and the budget."""
-    arena = page_of(bench).arenas[0]
-    (assault,) = (a for a in arena.curves if a.attack.name == "overwrite")
+    section = page_of(bench).sections[0]
+    (attack_label,) = (a for a in section.curves if a.attack.name == "overwrite")
 
-    root = ElementTree.fromstring(str(curve_panel(assault, arena.duels, arena.victims)))
+    root = ElementTree.fromstring(str(curve_panel(attack_label, section.comparisons, section.victims)))
 
     classes = [str(element.get("class")) for element in root.iter()]
     assert sum(c.startswith("mark ") for c in classes) == 3 * 3 * 3
@@ -296,7 +296,7 @@ def test_failures_are_reported_with_their_cause(bench: Bench) -> None:
     """The failed attack, its message and the row it cost stand in the report."""
     page = page_of(bench)
 
-    (loss,) = page.losses
+    (loss,) = page.failed_tasks
 
     assert (loss.rows, page.counts["failed"], page.counts["skipped"]) == (1, 1, 1)
     assert "got nan at step 113" in html_page(page)
@@ -322,7 +322,7 @@ def full_report(full: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its report as files."""
     folder = tmp_path_factory.mktemp("full")
     common = {"plan": full.plan, "records": full.records, "run_info": {}, "spec_text": ""}
-    write_report(folder, rows=rows_of(full), store=FilledStore(full), calibrations=calibrated(), **common)
+    write_report(folder, make_page(rows=rows_of(full), store=FilledStore(full), calibrations=calibrated(), **common))
     return folder
 
 
@@ -405,7 +405,7 @@ def test_nonsense_in_details_is_no_picture(bench: Bench) -> None:
 
     page = make_page(rows, bench.plan, bench.records, "", {}, None)
 
-    assert page.spelled == ()
+    assert page.decoded_images == ()
 
 
 # Markdown, tables, terminal
@@ -433,7 +433,7 @@ def test_the_readme_table_is_the_summary(bench: Bench) -> None:
 def test_tables_hold_numbers(bench: Bench, tmp_path: Path) -> None:
     """The survival table as CSV has one line per cell of the matrix, with plain numbers."""
     common = {"plan": bench.plan, "records": bench.records, "run_info": {}, "store": None}
-    write_report(tmp_path, rows=rows_of(bench), spec_text="", **common)
+    write_report(tmp_path, make_page(rows=rows_of(bench), spec_text="", **common))
 
     with (tmp_path / "tables" / "survival.csv").open(newline="") as f:
         lines = {(line["scheme"], line["attack"]): line for line in csv.DictReader(f)}
