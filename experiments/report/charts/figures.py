@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 
@@ -117,8 +118,8 @@ def curves_figure(section: WorkloadSection) -> Figure:
     for axes in list(panels):
         axes.set_visible(False)
     handles = [
-        mpl.lines.Line2D([], [], color=_colour(i), marker=_marker(i), markersize=4, label=str(victim))
-        for i, victim in enumerate(section.victims)
+        mpl.lines.Line2D([], [], color=colour, marker=marker, markersize=4, label=str(victim))
+        for victim, (colour, marker) in zip(section.victims, map(_style, count()), strict=False)
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=min(6, len(handles)))
     return figure
@@ -130,14 +131,14 @@ def _curve_panel(axes: Axes, section: WorkloadSection, attack_label: AttackLabel
     curves = {section.victims.index(d.victim): curve(d) for d in attacked}
     frame = Frame.around([p for found in curves.values() for p in found], budget)
     for index, found in curves.items():
-        means, colour = mean_curve(found), _colour(index)
+        means, (colour, marker) = mean_curve(found), _style(index)
         axes.plot([drop for drop, _ in means], [margin for _, margin in means], color=colour, linewidth=1.3)
         inside = [p for p in found if frame.x.holds(p.drop_pp) and frame.y.holds(p.margin)]
-        axes.plot([p.drop_pp for p in inside], [p.margin for p in inside], _marker(index), color=colour, ms=3)
+        axes.plot([p.drop_pp for p in inside], [p.margin for p in inside], marker, color=colour, ms=3)
         for p in found:
             if p not in inside:
                 edge = frame.x.clamp(p.drop_pp), frame.y.clamp(p.margin)
-                axes.plot(*edge, _marker(index), color=colour, ms=3, mfc="white", clip_on=False)
+                axes.plot(*edge, marker, color=colour, ms=3, mfc="white", clip_on=False)
     axes.set_xlim(frame.x.low, frame.x.high)
     axes.set_ylim(frame.y.low, frame.y.high)
     axes.axhline(0, color=INK, linewidth=0.9)
@@ -164,9 +165,6 @@ def fidelity_figure(found: Sequence[Fidelity]) -> Figure:
     return figure
 
 
-def _colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
-
-
-def _marker(index: int) -> str:
-    return _MARKERS[index % len(_MARKERS)]
+def _style(index: int) -> tuple[str, str]:
+    """(colour, marker) of series ``index``."""
+    return COLOURS[index % len(COLOURS)], _MARKERS[index % len(_MARKERS)]

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Literal, cast
 
 from wmarena.experiments.report.labels import AttackLabel, Labels, Victim
-from wmarena.experiments.results.costs import AttackSweep, Bracket, contests, median_cost
+from wmarena.experiments.results.costs import AttackSweep, Bracket, contests
 from wmarena.experiments.results.rows import ResultRow, required
 
 SeedOutcome = Literal["kept", "worthless", "removed", "unmarked", "undecided"]
@@ -156,6 +156,3 @@ def _margin(row: ResultRow) -> float:
 
 def _cost(row: ResultRow) -> float:
     return math.inf if row.budget_drop is None else row.budget_drop
-
-
-__all__ = ["AttackComparison", "Bracket", "Outcome", "SeedOutcome", "SeedResult", "comparisons", "median_cost"]

@@ -1,6 +1,7 @@
 """The report's tables as CSV files, for spreadsheets and scripts: one row per line of the page."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,242 +22,18 @@ def _names(victim: Victim) -> TableLine:
     return {"workload": victim.workload, "scheme": str(victim.scheme)}
 
 
-def _fields(source: object, *names: str) -> TableLine:
-    return {name: getattr(source, name) for name in names}
+def _fields(source: object, columns: str) -> TableLine:
+    """Read the columns ``name`` or ``name:attribute.path`` from ``source``."""
+    pairs = (column.partition(":") for column in columns.split())
+    return {name: attrgetter(path or name)(source) for name, _, path in pairs}
 
 
-def cost_lines(page: ReportPage) -> list[TableLine]:
-    """One line per attack, scheme and seed: bracket, cost, doubts; the attacker ``oracle`` knows the verdict."""
-    return [
-        {
-            **_names(comparison.victim),
-            "family": family.family,
-            "attack": str(comparison.attack_label),
-            "strength_name": comparison.strength_name,
-            "seed": bracket.seed,
-            "relative_cost": bracket.cost,
-            "censored": bracket.cost is None,
-            "largest_drop_kept": bracket.kept,
-            **_side("last_kept", bracket.before),
-            **_side("first_fallen", bracket.after),
-            "beats_scratch": bracket.beats_scratch,
-            "non_monotone": bracket.non_monotone,
-            "attacker": "oracle",
-        }
-        for section in page.sections
-        for family in section.families
-        for line in family.lines.values()
-        for comparison in line
-        if comparison is not None
-        for bracket in comparison.brackets
-    ]
+def _attacked(comparison: AttackComparison) -> TableLine:
+    return {**_names(comparison.victim), "attack": str(comparison.attack_label)}
 
 
-def _side(name: str, row: ResultRow | None) -> TableLine:
-    return {
-        f"{name}_strength": None if row is None else row.strength,
-        f"{name}_relative_drop": None if row is None else row.relative_drop,
-    }
-
-
-def family_lines(page: ReportPage) -> list[TableLine]:
-    """One line per family of attacks and scheme: the cheapest of its attacks."""
-    return [
-        {**_names(victim), "family": family.family, "attacks": sum(map(bool, column)), **_median(list(found))}
-        for section in page.sections
-        for family in section.families
-        for victim, found, column in zip(
-            section.victims, family.cheapest, zip(*family.lines.values(), strict=True), strict=True
-        )
-        if found
-    ]
-
-
-def _median(found: list[Bracket]) -> TableLine:
-    cost = median_cost(found)
-    return {
-        "seeds": len(found),
-        "relative_cost_median": cost[0] if cost else None,
-        "cost_censored": cost[1] if cost else None,
-    }
-
-
-def aumc_lines(page: ReportPage) -> list[TableLine]:
-    """One line per scheme and attack, and one over all attacks: area under margin against relative drop."""
-    together = [
-        {**_names(trade.victim), "attack": "all", **_areas(list(trade.aumc))}
-        for section in page.sections
-        for trade in section.trade_offs
-    ]
-    single = [
-        {**_names(comparison.victim), "attack": str(comparison.attack_label), **_areas(comparison.sweep.aumc)}
-        for section in page.sections
-        for comparison in section.comparisons
-        if comparison.attack_label.name != "none" and comparison.sweep.aumc
-    ]
-    return together + single
-
-
-def _areas(values: list[float]) -> TableLine:
-    return {
-        "seeds": len(values),
-        "reach": AUMC_REACH,
-        "aumc_mean": fmean(values),
-        "aumc_min": min(values),
-        "aumc_max": max(values),
-    }
-
-
-def curve_lines(page: ReportPage) -> list[TableLine]:
-    """One line per suspect of a swept attack: every point of the curves."""
-    return [
-        {
-            **_names(comparison.victim),
-            "attack": str(comparison.attack_label),
-            "strength_name": comparison.strength_name,
-            **_fields(
-                row,
-                "strength",
-                "seed",
-                "metric_marked",
-                "metric_suspect",
-                "relative_drop",
-                "statistic",
-                "margin",
-                "verdict",
-                "removed",
-            ),
-        }
-        for section in page.sections
-        for comparison in section.comparisons
-        if comparison.attack_label in section.curves
-        for row in comparison.done
-    ]
-
-
-def overwriting_lines(page: ReportPage) -> list[TableLine]:
-    """One line per cell of the overwriting matrix."""
-    return [
-        {
-            **_names(victim),
-            "overwriter": name,
-            "attack": str(found.comparison.attack_label),
-            "seeds": len(found.comparison.seeds),
-            "owner_found": sum(bool(s.row.verdict) for s in found.comparison.seeds),
-            "owner_margin_mean": fmean(found.comparison.margins),
-            "owner_statistic_mean": fmean(found.statistics),
-            "claims": len(found.claims),
-            "claims_found": found.passed,
-            "claim_margin_mean": found.claim_margin,
-        }
-        for section in page.sections
-        for victim, line in section.overwrite_results.items()
-        for name, found in line.items()
-    ]
-
-
-def null_lines(page: ReportPage) -> list[TableLine]:
-    """One line per calibrated scheme and level."""
-    return [
-        {
-            **_names(check.victim),
-            "p_method": check.found.p_method,
-            "models": check.found.n_models,
-            "pairs": check.found.n_pairs,
-            "level": rate.level,
-            "hits": rate.hits,
-            "rate_low_99": rate.low,
-            "rate_high_99": rate.high,
-            "rate_expected": rate.expected,
-            "agrees": rate.agrees,
-            "mean": check.found.mean,
-            "mean_expected": check.found.expected_mean,
-            "sd": check.found.sd,
-            "sd_expected": check.found.expected_sd,
-            **_fields(check.found, "largest", "ks_p", "false_positives"),
-            "fpr_low_95": check.found.fpr_low,
-            "fpr_high_95": check.found.fpr_high,
-            **_fields(check.found, "threshold", "gauss_threshold", "mismatch"),
-        }
-        for check in page.null_checks
-        for rate in check.found.rates
-    ]
-
-
-def stamp_lines(page: ReportPage) -> list[TableLine]:
-    """One line per rank of a map; the order of the serial numbers would reveal the secret."""
-    return [
-        {**_names(found.victim), "seed": found.seed, "share_unlocking": found.share, "rank": rank, "accuracy": accuracy}
-        for found in page.stamps
-        for rank, accuracy in enumerate(found.accuracies, start=1)
-    ]
-
-
-def emblem_lines(page: ReportPage) -> list[TableLine]:
-    """One line per decoded emblem."""
-    return [
-        {
-            **_names(image.victim),
-            "attack": str(image.attack_label),
-            "strength": image.strength,
-            "seed": image.seed,
-            "r": image.statistic,
-            "found": image.found,
-        }
-        for line in page.decoded_images
-        for image in line
-    ]
-
-
-def valley_lines(page: ReportPage) -> list[TableLine]:
-    """One line per logged point."""
-    return [
-        {**_names(valley.victim), "seed": valley.seed, "step": step, "steepness": steepness}
-        for section in page.sections
-        for valley in section.valleys
-        for step, steepness in valley.points
-    ]
-
-
-def forgery_lines(page: ReportPage) -> list[TableLine]:
-    """One line per claim."""
-    return [
-        {
-            **_names(f.victim),
-            "attack": str(f.attack_label),
-            "strength": f.row.strength,
-            "seed": f.row.seed,
-            "keys_tried": f.tried,
-            **_fields(f.row, "statistic", "threshold", "log10_p", "log10_p_adj"),
-            "passes": f.passes,
-            "owner_found": f.owner_stands,
-        }
-        for f in page.forgeries
-    ]
-
-
-def failure_lines(page: ReportPage) -> list[TableLine]:
-    """One line per failed task."""
-    return [
-        {
-            "task": loss.task.label,
-            "task_id": loss.task.id,
-            "cause": loss.record.error,
-            "attempts": loss.record.attempt,
-            "rows_lost": loss.rows,
-        }
-        for loss in page.failed_tasks
-    ]
-
-
-def gap_lines(page: ReportPage) -> list[TableLine]:
-    """One line per reason for which rows were skipped."""
-    return [{"reason": skip.reason, "rows": skip.rows} for skip in page.skipped_rows]
-
-
-def caveat_lines(page: ReportPage) -> list[TableLine]:
-    """One line per caveat."""
-    return [{"caveat": name, "rows": n, "meaning": tooltip} for name, n, tooltip in page.caveats]
+def _comparisons(page: ReportPage) -> Iterator[AttackComparison]:
+    return (comparison for section in page.sections for comparison in section.comparisons)
 
 
 def summary_lines(page: ReportPage) -> list[TableLine]:
@@ -281,52 +58,145 @@ def summary_lines(page: ReportPage) -> list[TableLine]:
 
 def survival_lines(page: ReportPage) -> list[TableLine]:
     """One line per cell of the survival matrix, with the attacker's cost."""
-    return [_survival_line(comparison) for section in page.sections for comparison in section.comparisons]
+    return [
+        {
+            **_names(comparison.victim),
+            "ambiguous": comparison.victim.ambiguous,
+            "attack": str(comparison.attack_label),
+            "standing": comparison.outcome,
+            "seeds": len(comparison.seeds),
+            **_fields(comparison, "survived removed"),
+            "margin_mean": _mean(comparison.margins),
+            "margin_min": min(comparison.margins, default=None),
+            "margin_max": max(comparison.margins, default=None),
+            "drop_mean": _mean(comparison.drops),
+            **_median(comparison.brackets),
+            "rows_unfinished": comparison.unfinished,
+        }
+        for comparison in _comparisons(page)
+    ]
 
 
-def _survival_line(comparison: AttackComparison) -> TableLine:
-    margins, drops, cost = comparison.margins, comparison.drops, median_cost(comparison.brackets)
-    return {
-        **_names(comparison.victim),
-        "ambiguous": comparison.victim.ambiguous,
-        "attack": str(comparison.attack_label),
-        "standing": comparison.outcome,
-        "seeds": len(comparison.seeds),
-        "survived": comparison.survived,
-        "removed": comparison.removed,
-        "margin_mean": _mean(margins),
-        "margin_min": min(margins, default=None),
-        "margin_max": max(margins, default=None),
-        "drop_mean": _mean(drops),
-        "relative_cost_median": cost[0] if cost else None,
-        "cost_censored": cost[1] if cost else None,
-        "rows_unfinished": comparison.unfinished,
-    }
+def _median(found: Sequence[Bracket]) -> TableLine:
+    cost, censored = median_cost(found) or (None, None)
+    return {"relative_cost_median": cost, "cost_censored": censored}
+
+
+def cost_lines(page: ReportPage) -> list[TableLine]:
+    """One line per attack, scheme and seed: bracket, cost, doubts; the attacker ``oracle`` knows the verdict."""
+    return [
+        {
+            **_names(comparison.victim),
+            "family": family.family,
+            "attack": str(comparison.attack_label),
+            "strength_name": comparison.strength_name,
+            **_fields(bracket, "seed relative_cost:cost"),
+            "censored": bracket.cost is None,
+            "largest_drop_kept": bracket.kept,
+            **_side("last_kept", bracket.before),
+            **_side("first_fallen", bracket.after),
+            **_fields(bracket, "beats_scratch non_monotone"),
+            "attacker": "oracle",
+        }
+        for section in page.sections
+        for family in section.families
+        for line in family.lines.values()
+        for comparison in line
+        if comparison is not None
+        for bracket in comparison.brackets
+    ]
+
+
+def _side(name: str, row: ResultRow | None) -> TableLine:
+    strength, drop = (None, None) if row is None else (row.strength, row.relative_drop)
+    return {f"{name}_strength": strength, f"{name}_relative_drop": drop}
+
+
+def family_lines(page: ReportPage) -> list[TableLine]:
+    """One line per family of attacks and scheme: the cheapest of its attacks."""
+    return [
+        {
+            **_names(victim),
+            "family": family.family,
+            "attacks": sum(map(bool, column)),
+            "seeds": len(found),
+            **_median(found),
+        }
+        for section in page.sections
+        for family in section.families
+        for victim, found, column in zip(
+            section.victims, family.cheapest, zip(*family.lines.values(), strict=True), strict=True
+        )
+        if found
+    ]
+
+
+def aumc_lines(page: ReportPage) -> list[TableLine]:
+    """One line per scheme and attack, and one over all attacks: area under margin against relative drop."""
+    together = [
+        {**_names(trade.victim), "attack": "all", **_areas(trade.aumc)}
+        for section in page.sections
+        for trade in section.trade_offs
+    ]
+    single = [
+        {**_attacked(comparison), **_areas(comparison.sweep.aumc)}
+        for comparison in _comparisons(page)
+        if comparison.attack_label.name != "none" and comparison.sweep.aumc
+    ]
+    return together + single
+
+
+def _areas(values: Sequence[float]) -> TableLine:
+    summary = {"aumc_mean": fmean(values), "aumc_min": min(values), "aumc_max": max(values)}
+    return {"seeds": len(values), "reach": AUMC_REACH, **summary}
+
+
+def curve_lines(page: ReportPage) -> list[TableLine]:
+    """One line per suspect of a swept attack: every point of the curves."""
+    columns = "strength seed metric_marked metric_suspect relative_drop statistic margin verdict removed"
+    return [
+        {**_attacked(comparison), "strength_name": comparison.strength_name, **_fields(row, columns)}
+        for section in page.sections
+        for comparison in section.comparisons
+        if comparison.attack_label in section.curves
+        for row in comparison.done
+    ]
+
+
+def overwriting_lines(page: ReportPage) -> list[TableLine]:
+    """One line per cell of the overwriting matrix."""
+    return [
+        {
+            **_names(victim),
+            "overwriter": name,
+            "attack": str(found.comparison.attack_label),
+            "seeds": len(found.comparison.seeds),
+            "owner_found": sum(bool(s.row.verdict) for s in found.comparison.seeds),
+            "owner_margin_mean": fmean(found.comparison.margins),
+            "owner_statistic_mean": fmean(found.statistics),
+            "claims": len(found.claims),
+            **_fields(found, "claims_found:passed claim_margin_mean:claim_margin"),
+        }
+        for section in page.sections
+        for victim, line in section.overwrite_results.items()
+        for name, found in line.items()
+    ]
 
 
 def fidelity_lines(page: ReportPage) -> list[TableLine]:
-    """One line per marked model."""
+    """One line per marked model, with the distance between marked and clean weights."""
+    columns = "seed clean marked difference only_clean only_marked agreement mcnemar_p:p_value unlicensed"
+    moves = ("covertness_mean_abs_dev", "covertness_ks", "covertness_relative_l2")
+    rows = {(s.victim, row.seed): row for s in page.summaries for row in s.rows}
     return [
         {
             **_names(f.victim),
-            **_fields(pair, "seed", "clean", "marked", "difference", "only_clean", "only_marked", "agreement"),
-            "mcnemar_p": pair.p_value,
-            "unlicensed": pair.unlicensed,
-            **{name: found.get(pair.seed) for name, found in _moves(page, f.victim).items()},
+            **_fields(pair, columns),
+            **{name: getattr(rows.get((f.victim, pair.seed)), name, None) for name in moves},
         }
         for f in page.fidelity
         for pair in f.pairs
     ]
-
-
-def _moves(page: ReportPage, victim: Victim) -> dict[str, dict[int, float | None]]:
-    """Map column -> seed -> distance between marked and clean weights."""
-    rows = [row for s in page.summaries if s.victim == victim for row in s.rows]
-    return {
-        "covertness_mean_abs_dev": {row.seed: row.covertness_mean_abs_dev for row in rows},
-        "covertness_ks": {row.seed: row.covertness_ks for row in rows},
-        "covertness_relative_l2": {row.seed: row.covertness_relative_l2 for row in rows},
-    }
 
 
 def control_lines(page: ReportPage) -> list[TableLine]:
@@ -334,9 +204,7 @@ def control_lines(page: ReportPage) -> list[TableLine]:
     return [
         {
             **_names(s.victim),
-            "control": c.control,
-            "judged": c.n,
-            "fired": c.fired,
+            **_fields(c, "control judged:n fired"),
             "statistic_mean": _mean(c.statistics),
             "statistic_min": min(c.statistics, default=None),
             "statistic_max": max(c.statistics, default=None),
@@ -348,21 +216,84 @@ def control_lines(page: ReportPage) -> list[TableLine]:
     ]
 
 
-def seconds_lines(page: ReportPage) -> list[TableLine]:
-    """One line per step."""
+def null_lines(page: ReportPage) -> list[TableLine]:
+    """One line per calibrated scheme and level."""
+    moments = "mean mean_expected:expected_mean sd sd_expected:expected_sd largest ks_p false_positives"
+    bounds = "fpr_low_95:fpr_low fpr_high_95:fpr_high threshold gauss_threshold mismatch"
     return [
         {
-            "workload": step.workload,
-            "kind": step.kind.value,
-            "what": step.what,
-            "tasks": len(step.seconds),
-            "cached": step.cached,
-            "seconds_mean": step.mean,
-            "seconds_total": step.total,
-            "devices": step.devices,
+            **_names(check.victim),
+            **_fields(check.found, "p_method models:n_models pairs:n_pairs"),
+            **_fields(rate, "level hits rate_low_99:low rate_high_99:high rate_expected:expected agrees"),
+            **_fields(check.found, f"{moments} {bounds}"),
         }
+        for check in page.null_checks
+        for rate in check.found.rates
+    ]
+
+
+def stamp_lines(page: ReportPage) -> list[TableLine]:
+    """One line per rank of a map; the order of the serial numbers would reveal the secret."""
+    return [
+        {**_names(found.victim), **_fields(found, "seed share_unlocking:share"), "rank": rank, "accuracy": accuracy}
+        for found in page.stamps
+        for rank, accuracy in enumerate(found.accuracies, start=1)
+    ]
+
+
+def emblem_lines(page: ReportPage) -> list[TableLine]:
+    """One line per decoded emblem."""
+    return [
+        {
+            **_names(image.victim),
+            "attack": str(image.attack_label),
+            **_fields(image, "strength seed r:statistic found"),
+        }
+        for line in page.decoded_images
+        for image in line
+    ]
+
+
+def valley_lines(page: ReportPage) -> list[TableLine]:
+    """One line per logged point."""
+    return [
+        {**_names(valley.victim), "seed": valley.seed, "step": step, "steepness": steepness}
+        for section in page.sections
+        for valley in section.valleys
+        for step, steepness in valley.points
+    ]
+
+
+def forgery_lines(page: ReportPage) -> list[TableLine]:
+    """One line per claim."""
+    evidence = "statistic:row.statistic threshold:row.threshold log10_p:row.log10_p log10_p_adj:row.log10_p_adj"
+    columns = f"strength:row.strength seed:row.seed keys_tried:tried {evidence} passes owner_found:owner_stands"
+    return [{**_names(f.victim), "attack": str(f.attack_label), **_fields(f, columns)} for f in page.forgeries]
+
+
+def seconds_lines(page: ReportPage) -> list[TableLine]:
+    """One line per step."""
+    columns = "cached seconds_mean:mean seconds_total:total devices"
+    return [
+        {**_fields(step, "workload kind:kind.value what"), "tasks": len(step.seconds), **_fields(step, columns)}
         for step in page.steps
     ]
+
+
+def failure_lines(page: ReportPage) -> list[TableLine]:
+    """One line per failed task."""
+    columns = "task:task.label task_id:task.id cause:record.error attempts:record.attempt rows_lost:rows"
+    return [_fields(failed, columns) for failed in page.failed_tasks]
+
+
+def gap_lines(page: ReportPage) -> list[TableLine]:
+    """One line per reason for which rows were skipped."""
+    return [_fields(skipped, "reason rows") for skipped in page.skipped_rows]
+
+
+def caveat_lines(page: ReportPage) -> list[TableLine]:
+    """One line per caveat."""
+    return [{"caveat": name, "rows": n, "meaning": meaning} for name, n, meaning in page.caveats]
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -5,7 +5,8 @@ import pytest
 from tests.experiments.evidence_factory import Bench, rows_of, sweep, verdict
 from wmarena.experiments.report.labels import Labels
 from wmarena.experiments.report.sections.curves import curve, mean_curve, swept
-from wmarena.experiments.report.sections.survival import AttackComparison, Bracket, comparisons, median_cost
+from wmarena.experiments.report.sections.survival import AttackComparison, comparisons
+from wmarena.experiments.results.costs import Bracket, median_cost
 
 
 def comparison_of(bench: Bench, attack: str = "finetune") -> AttackComparison:
