@@ -91,11 +91,7 @@ class Labels:
                 schemes[place][row.scheme_params] = flat(row.scheme_config)
             if row.control is None and row.setting not in attacks[(row.attack, *row.victim)]:
                 attacks[(row.attack, *row.victim)][row.setting] = _granted(row)
-        self._workloads, self._schemes, self._attacks = (
-            _distinguishing(workloads),
-            _distinguishing(schemes),
-            _distinguishing(attacks),
-        )
+        self._workloads, self._schemes, self._attacks = map(_distinguishing, (workloads, schemes, attacks))
         self._victims: dict[tuple[tuple[str | None, ...], bool], Victim] = {}
 
     def workload(self, row: ResultRow | Calibration) -> str:

@@ -19,7 +19,6 @@ from wmarena.experiments.report.sections.overwriting import OverwriteResult, ove
 from wmarena.experiments.report.sections.removal_cost import FamilyPrice, family_prices
 from wmarena.experiments.report.sections.runtime import (
     FailedTask,
-    SkippedRows,
     TaskDurations,
     failed_tasks,
     skipped_rows,
@@ -87,7 +86,7 @@ class ReportPage:
     forgeries: tuple[Forgery, ...]
     steps: tuple[TaskDurations, ...]
     failed_tasks: tuple[FailedTask, ...]
-    skipped_rows: tuple[SkippedRows, ...]
+    skipped_rows: Mapping[str, int]
     caveats: tuple[tuple[str, int, str], ...]
     lines: tuple["LabelledRow", ...]
     counts: dict[str, int]
@@ -102,14 +101,18 @@ class ReportPage:
         return [s for section in self.sections for s in section.summaries]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LabelledRow:
     """A row of the results table with its labels."""
 
     victim: Victim
     attack_label: AttackLabel
-    role: str
     row: ResultRow
+
+    @property
+    def role(self) -> str:
+        """Kind of control, or that an adversary claims the mark."""
+        return (self.row.control or "").replace("_", " ") or ("adversary's claim" if self.row.is_claim else "")
 
 
 def make_page(
@@ -153,11 +156,11 @@ def make_page(
         forgeries=tuple(forgeries(rows, records, labels)),
         steps=tuple(steps(plan, records)),
         failed_tasks=tuple(failed_tasks(plan, records)),
-        skipped_rows=tuple(skipped_rows(rows)),
+        skipped_rows=skipped_rows(rows),
         caveats=tuple(
             (name, n, EXPLANATIONS.get(name, "No explanation is recorded.")) for name, n in raised(rows).items()
         ),
-        lines=tuple(_line(row, labels) for row in rows),
+        lines=tuple(LabelledRow(labels.victim(row), labels.attack_label(row), row) for row in rows),
         counts=_counts(plan, records),
         seeds=tuple(sorted({row.seed for row in rows})),
         levels=_levels(rows),
@@ -189,11 +192,6 @@ def _section(workload: str, found: Sequence[SchemeSummary], valley_curves: Seque
         ),
         valleys=tuple(valley for valley in valley_curves if valley.victim.workload == workload),
     )
-
-
-def _line(row: ResultRow, labels: Labels) -> LabelledRow:
-    role = (row.control or "").replace("_", " ") or ("adversary's claim" if row.is_claim else "")
-    return LabelledRow(victim=labels.victim(row), attack_label=labels.attack_label(row), role=role, row=row)
 
 
 def _counts(plan: Plan, records: Mapping[TaskId, Record]) -> dict[str, int]:

@@ -85,6 +85,10 @@ class Scale:
         """Nearest value in the domain."""
         return min(max(value, self.low), self.high)
 
+    def ticks(self, about: int = 4, unit: float = 1.0) -> list[float]:
+        """Round numbers in the domain, in ``unit`` parts of the scale's unit (100: per cent)."""
+        return nice_ticks(unit * self.low, unit * self.high, about)
+
     def holds(self, value: float) -> bool:
         """True if ``value`` is inside the domain."""
         return self.low <= value <= self.high
@@ -108,7 +112,7 @@ def clipped(x: Scale, y: Scale, children: Iterable[Markup]) -> Markup:
 
 
 def y_grid(x: Scale, y: Scale, ticks: Iterable[float], text: Callable[[float], str], unit: float = 1.0) -> list[Markup]:
-    """Draw a labelled grid line per tick; ticks are in ``unit`` parts of the scale's unit (100: per cent)."""
+    """Draw a labelled grid line per tick; ``unit`` as in ``Scale.ticks``."""
     out = []
     for tick in ticks:
         at = y(tick / unit)
@@ -120,7 +124,7 @@ def y_grid(x: Scale, y: Scale, ticks: Iterable[float], text: Callable[[float], s
 def x_ticks(
     x: Scale, y: float, ticks: Iterable[float], text: Callable[[float], str], unit: float = 1.0
 ) -> list[Markup]:
-    """Draw labelled marks below the x axis at pixel ``y``; ``unit`` as in ``y_grid``."""
+    """Draw labelled marks below the x axis at pixel ``y``; ``unit`` as in ``Scale.ticks``."""
     out = []
     for tick in ticks:
         at = x(tick / unit)

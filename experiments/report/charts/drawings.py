@@ -25,13 +25,7 @@ _STRIP_WIDTH, _STRIP_HEIGHT = 330.0, 33.0
 def prices_of(section: WorkloadSection) -> list[Panel]:
     """Draw the attacker's cost; empty if no attack has one."""
     found = priced(section.comparisons)
-    order = [
-        comparison
-        for family in section.families
-        for line in family.lines.values()
-        for comparison in line
-        if comparison in found
-    ]
+    order = [d for family in section.families for line in family.lines.values() for d in line if d in found]
     return [price_panel(order, section.victims)] if order else []
 
 
@@ -92,8 +86,7 @@ def _sheets(page: ReportPage) -> Iterator[tuple[str, str, list[Panel], list[str]
 
 
 def _control_strips(page: ReportPage) -> list[Panel]:
-    found = [c for s in page.summaries for c in s.controls]
-    return [_strip(f"{c.victim}: {c.name}", control_strip(c)) for c in found]
+    return [_strip(f"{c.victim}: {c.name}", control_strip(c)) for s in page.summaries for c in s.controls]
 
 
 def _seconds_bars(page: ReportPage) -> list[Panel]:

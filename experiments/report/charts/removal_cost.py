@@ -8,7 +8,7 @@ from wmarena.experiments.report.labels import AttackLabel, Victim
 from wmarena.experiments.report.number_format import percent, tick
 from wmarena.experiments.report.sections.removal_cost import priced
 from wmarena.experiments.report.sections.survival import AttackComparison
-from wmarena.experiments.report.svg import HUES, Panel, Scale, marker, nice_ticks, picture, tag
+from wmarena.experiments.report.svg import HUES, Panel, Scale, marker, picture, tag
 from wmarena.experiments.results.costs import Bracket
 
 FURTHEST = 0.25
@@ -34,9 +34,8 @@ def price_panel(comparisons: Sequence[AttackComparison], order: Sequence[Victim]
         parts.append(tag("text", str(attack_label), x=0, y=top + tall / 2 + 3.5, class_="name"))
         for i, comparison in enumerate(sorted(part, key=lambda d: order.index(d.victim))):
             line = top + _GAP / 2 + _STEP * (i + 0.5)
-            parts += [
-                _point(bracket, comparison, order.index(comparison.victim), x, line) for bracket in comparison.brackets
-            ]
+            index = order.index(comparison.victim)
+            parts += [_point(bracket, comparison, index, x, line) for bracket in comparison.brackets]
         top += tall
     label = "Attacker's cost: a point per seed where the verdict fell, an arrow where it never fell"
     drawing = picture(_WIDTH, height, label, parts, class_="panel wide")
@@ -66,14 +65,13 @@ def _point(bracket: Bracket, comparison: AttackComparison, index: int, x: Scale,
         tooltip += ", but no better than training from scratch"
     beyond = not x.holds(bracket.cost)
     hollow = beyond or bracket.beats_scratch is False
-    return marker(
-        index, x(bracket.cost), y, 2.6, hollow=hollow, title=tooltip + (", beyond the frame" if beyond else "")
-    )
+    title = tooltip + (", beyond the frame" if beyond else "")
+    return marker(index, x(bracket.cost), y, 2.6, hollow=hollow, title=title)
 
 
 def _axis(x: Scale, bottom: float) -> list[Markup]:
     out = [tag("line", x1=x.start, x2=x.end, y1=bottom, y2=bottom, class_="axis")]
-    for percentage in nice_ticks(100 * x.low, 100 * x.high, 6):
+    for percentage in x.ticks(6, 100):
         at = x(percentage / 100)
         out.append(tag("line", x1=at, x2=at, y1=_TOP, y2=bottom, class_="grid"))
         out.append(tag("text", tick(percentage), x=at, y=bottom + 14, class_="tick mid"))

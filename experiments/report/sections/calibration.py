@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from wmarena.experiments.report.labels import Labels, Victim
 from wmarena.experiments.report.number_format import MINUS, number
-from wmarena.experiments.report.svg import Panel, Scale, nice_ticks, picture, polyline, tag, x_ticks
+from wmarena.experiments.report.svg import Panel, Scale, picture, polyline, tag, x_ticks
 from wmarena.experiments.results.calibration import Calibration
 
 _WIDTH, _HEIGHT = 340.0, 170.0
@@ -83,9 +83,8 @@ def null_panel(check: NullCheck) -> Panel:
     if curve:
         parts.append(polyline([(x(at), y(count)) for at, count in curve], "null"))
     parts += _axes(found, x, y)
-    label = (
-        f"{check.victim}: statistics of {found.n_pairs} keys that nobody embedded, the null model and the thresholds"
-    )
+    keys = f"statistics of {found.n_pairs} keys that nobody embedded"
+    label = f"{check.victim}: {keys}, the null model and the thresholds"
     note = f"{found.n_pairs} pairs, {found.p_method.replace('_', ' ')}"
     drawing = picture(_WIDTH, _HEIGHT, label, parts, class_="panel")
     return Panel(caption=str(check.victim), drawing=drawing, width=_WIDTH, height=_HEIGHT, note=note)
@@ -111,7 +110,7 @@ def _null_curve(found: Calibration, x: Scale, width: float) -> list[tuple[float,
 
 def _axes(found: Calibration, x: Scale, y: Scale) -> list[Markup]:
     out = [tag("line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis")]
-    out += x_ticks(x, y.start, nice_ticks(x.low, x.high, 5), lambda tick: f"{tick:g}".replace("-", MINUS))
+    out += x_ticks(x, y.start, x.ticks(5), lambda tick: f"{tick:g}".replace("-", MINUS))
     for value, kind, name, height in (
         (found.threshold, "threshold", "threshold", 9.0),
         (found.gauss_threshold, "budget", "5 % rule", 19.0),

@@ -9,17 +9,7 @@ from markupsafe import Markup
 from wmarena.experiments.report.labels import AttackLabel, Victim
 from wmarena.experiments.report.number_format import number, points, signed, tick
 from wmarena.experiments.report.sections.survival import AttackComparison
-from wmarena.experiments.report.svg import (
-    Scale,
-    clipped,
-    marker,
-    nice_ticks,
-    picture,
-    series_line,
-    tag,
-    x_ticks,
-    y_grid,
-)
+from wmarena.experiments.report.svg import Scale, clipped, marker, picture, series_line, tag, x_ticks, y_grid
 from wmarena.experiments.results.rows import required
 
 FURTHEST_PP = 20.0
@@ -115,8 +105,8 @@ def _axes(frame: Frame) -> list[Markup]:
     zero, budget, bottom = y(0.0), x(frame.budget_pp), y.start
     roomy = budget - x.start > 50
     out = [tag("rect", x=x.start, y=zero, width=budget - x.start, height=bottom - zero, class_="zone")]
-    out += y_grid(x, y, nice_ticks(y.low, y.high), lambda margin: number(margin, 1))
-    out += x_ticks(x, bottom, nice_ticks(x.low, x.high, 5), tick)
+    out += y_grid(x, y, y.ticks(), lambda margin: number(margin, 1))
+    out += x_ticks(x, bottom, x.ticks(5), tick)
     out += [
         tag("line", x1=x.start, x2=x.end, y1=bottom, y2=bottom, class_="axis"),
         tag("line", x1=x.start, x2=x.end, y1=zero, y2=zero, class_="threshold"),

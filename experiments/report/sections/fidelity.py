@@ -98,10 +98,6 @@ def _compared(pair: Pair, row: ResultRow, store: TensorStore | None) -> Pair:
         # Only classification stores predictions, and a store may have been cleaned: keep the difference of the
         # metrics without the test.
         return pair
-    return _tested(pair, clean, marked)
-
-
-def _tested(pair: Pair, clean: Mapping[str, Tensor], marked: Mapping[str, Tensor]) -> Pair:
     first, second = clean["test"].numpy(), marked["test"].numpy()
     truth = clean["test_labels"].numpy()
     only_clean = int(np.sum((first == truth) & (second != truth)))

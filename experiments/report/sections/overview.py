@@ -100,9 +100,8 @@ def _clause(summary: SchemeSummary) -> str:
     if cheapest is None:
         return text
     where = "" if cheapest.removed == len(cheapest.seeds) else f" on {cheapest.removed} of {len(cheapest.seeds)} seeds"
-    return (
-        f"{text} and lost its mark most cheaply to {cheapest.attack_label}{where}, for {price(fmean(cheapest.drops))}"
-    )
+    cost = price(fmean(cheapest.drops))
+    return f"{text} and lost its mark most cheaply to {cheapest.attack_label}{where}, for {cost}"
 
 
 def _about_controls(found: Sequence[SchemeSummary]) -> list[str]:
@@ -111,10 +110,8 @@ def _about_controls(found: Sequence[SchemeSummary]) -> list[str]:
     if not judged:
         return []
     if not fired:
-        who = {1: "The one negative control", 2: "Both negative controls"}.get(
-            judged, f"All {judged} negative controls"
-        )
-        return [f"{who} stayed silent."]
+        few = {1: "The one negative control", 2: "Both negative controls"}
+        return [f"{few.get(judged, f'All {judged} negative controls')} stayed silent."]
     names = listed(list(dict.fromkeys(f"{c.victim.scheme} on {c.victim.workload}" for c in checks if c.fired)))
     return [f"{fired} of {counted(judged, 'negative control')} fired ({names}): those verdicts are ambiguous."]
 

@@ -71,11 +71,11 @@ def _cheapest(lines: Matrix) -> tuple[tuple[Bracket, ...], ...]:
 
 def priced(comparisons: Sequence[AttackComparison]) -> list[AttackComparison]:
     """Select attacks (except ``none``) with a known or censored cost on at least one seed."""
-    return [d for d in comparisons if d.attack_label.name != "none" and any(_known(b) for b in d.brackets)]
-
-
-def _known(bracket: Bracket) -> bool:
-    return bracket.cost is not None or bracket.kept is not None
+    return [
+        d
+        for d in comparisons
+        if d.attack_label.name != "none" and any((b.cost, b.kept) != (None, None) for b in d.brackets)
+    ]
 
 
 def worst_of(victim: Victim, comparisons: Sequence[AttackComparison]) -> list[Bracket]:

@@ -1,5 +1,6 @@
 """Seconds per step, failed tasks and skipped rows of a run."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -90,19 +91,6 @@ def failed_tasks(plan: Plan, records: Mapping[TaskId, Record]) -> list[FailedTas
     return out
 
 
-@dataclass(frozen=True, kw_only=True)
-class SkippedRows:
-    """Number of rows skipped for one reason."""
-
-    reason: str
-    rows: int
-
-
-def skipped_rows(rows: Iterable[ResultRow]) -> list[SkippedRows]:
+def skipped_rows(rows: Iterable[ResultRow]) -> Counter[str]:
     """Count skipped rows by reason, in the table's order."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        if row.status == "skipped":
-            reason = row.error or "no reason was recorded"
-            counts[reason] = counts.get(reason, 0) + 1
-    return [SkippedRows(reason=reason, rows=n) for reason, n in counts.items()]
+    return Counter(row.error or "no reason was recorded" for row in rows if row.status == "skipped")

@@ -1,7 +1,7 @@
 """Margin and drop against an attack's strength: learning rates on a logarithmic axis, stronger to the right."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -10,7 +10,7 @@ from markupsafe import Markup
 from wmarena.experiments.report.labels import AttackLabel, Victim
 from wmarena.experiments.report.number_format import MINUS, number, percent, signed, tick
 from wmarena.experiments.report.sections.survival import AttackComparison
-from wmarena.experiments.report.svg import Panel, Scale, clipped, marker, nice_ticks, picture, series_line, tag, y_grid
+from wmarena.experiments.report.svg import Panel, Scale, clipped, marker, picture, series_line, tag, y_grid
 from wmarena.experiments.results.rows import ResultRow, required
 
 RATES = ("lr", "rate", "learning_rate")
@@ -24,9 +24,6 @@ LOWEST = -1.0
 
 _WIDTH, _HEIGHT = 340.0, 262.0
 _LEFT, _RIGHT, _TOP, _MIDDLE, _LOWER, _BOTTOM = 36.0, 8.0, 20.0, 150.0, 172.0, 34.0
-
-Column = Callable[[ResultRow], float | None]
-"""Value drawn against the strength."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def strength_panel(
     parts = _axes(axis, x, margin, drop)
     for comparison in part:
         index = order.index(comparison.victim)
-        for column, y in ((_margin, margin), (_relative_drop, drop)):
+        for column, y in (("margin", margin), ("relative_drop", drop)):
             parts.append(clipped(x, y, [_line(comparison, column, axis, x, y, index)]))
             parts += _dots(comparison, column, axis, x, y, index)
     label = f"Margin and relative drop under {attack_label} against {attack_label.strength_name}: a line per scheme"
@@ -83,52 +80,44 @@ def strength_panel(
     return Panel(caption=str(attack_label), drawing=drawing, width=_WIDTH, height=_HEIGHT, note=note)
 
 
-def _margin(row: ResultRow) -> float:
-    return required(row.margin)
-
-
-def _relative_drop(row: ResultRow) -> float | None:
-    return row.relative_drop
-
-
 def _drop_scale(rows: Sequence[ResultRow]) -> Scale:
     drops = [row.relative_drop for row in rows if row.relative_drop is not None]
     reach = max([0.02, *drops])
     return Scale(min([0.0, *drops]) - 0.05 * reach, 1.05 * reach, _HEIGHT - _BOTTOM, _LOWER)
 
 
-def _line(comparison: AttackComparison, column: Column, axis: StrengthAxis, x: Scale, y: Scale, index: int) -> Markup:
+def _line(comparison: AttackComparison, column: str, axis: StrengthAxis, x: Scale, y: Scale, index: int) -> Markup:
     """Draw a line through the means over seeds."""
     points = []
     for strength in comparison.strengths:
-        found = [value for r in comparison.done if r.strength == strength and (value := column(r)) is not None]
+        found = [value for r in comparison.done if r.strength == strength and (value := getattr(r, column)) is not None]
         if found:
             points.append((x(axis.place(strength)), y.at(fmean(found))))
     return series_line(points, index)
 
 
 def _dots(
-    comparison: AttackComparison, column: Column, axis: StrengthAxis, x: Scale, y: Scale, index: int
+    comparison: AttackComparison, column: str, axis: StrengthAxis, x: Scale, y: Scale, index: int
 ) -> list[Markup]:
     return [
         marker(
             index,
             x(axis.place(row.strength)),
             y(value),
-            2.6 if column is _margin else 2.0,
+            2.6 if column == "margin" else 2.0,
             hollow=not y.holds(value),
             title=f"{comparison.victim}, {comparison.strength_name} {plain_strength(row.strength)}, seed {row.seed}: "
-            f"margin {signed(_margin(row))}, relative drop {percent(row.relative_drop)}",
+            f"margin {signed(required(row.margin))}, relative drop {percent(row.relative_drop)}",
         )
         for row in comparison.done
-        if row.strength is not None and (value := column(row)) is not None
+        if row.strength is not None and (value := getattr(row, column)) is not None
     ]
 
 
 def _axes(axis: StrengthAxis, x: Scale, margin: Scale, drop: Scale) -> list[Markup]:
     """Draw grids, axes and the threshold."""
-    out = y_grid(x, margin, nice_ticks(margin.low, margin.high), lambda value: number(value, 1))
-    out += y_grid(x, drop, nice_ticks(100 * drop.low, 100 * drop.high, 3), tick, unit=100)
+    out = y_grid(x, margin, margin.ticks(), lambda value: number(value, 1))
+    out += y_grid(x, drop, drop.ticks(3, 100), tick, unit=100)
     last = -math.inf
     for value in sorted(axis.values, key=axis.place):
         at = x(axis.place(value))

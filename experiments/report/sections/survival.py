@@ -128,11 +128,10 @@ class AttackComparison:
 
 def comparisons(rows: Iterable[ResultRow], labels: Labels) -> list[AttackComparison]:
     """Compare every scheme with every attack including ``none``, without claims and controls, in the table's order."""
+    firsts = ((sweep.rows[0], sweep) for sweep in contests(rows))
     return [
-        AttackComparison(
-            victim=labels.victim(sweep.rows[0]), attack_label=labels.attack_label(sweep.rows[0]), sweep=sweep
-        )
-        for sweep in contests(rows)
+        AttackComparison(victim=labels.victim(first), attack_label=labels.attack_label(first), sweep=sweep)
+        for first, sweep in firsts
     ]
 
 

@@ -45,7 +45,8 @@ def trade_offs(found: Sequence[SchemeSummary]) -> list[TradeOff]:
     """Compute trade-offs of attacked schemes whose published model has its mark on some seed."""
     out = []
     for summary in found:
-        starts = _starts(summary)
+        unattacked = summary.unattacked.done if summary.unattacked else []
+        starts = {row.seed: required(row.margin) for row in unattacked if row.verdict}
         rows: dict[int, list[ResultRow]] = {seed: [] for seed in starts}
         for row in (row for comparison in summary.comparisons for row in comparison.done):
             if row.seed in starts:
@@ -56,11 +57,6 @@ def trade_offs(found: Sequence[SchemeSummary]) -> list[TradeOff]:
             shares = tuple(aumc(part, starts[seed]) for seed, part in attacked.items())
             out.append(TradeOff(victim=summary.victim, stairs=stairs, aumc=shares))
     return out
-
-
-def _starts(summary: SchemeSummary) -> dict[int, float]:
-    done = summary.unattacked.done if summary.unattacked else []
-    return {row.seed: required(row.margin) for row in done if row.verdict}
 
 
 def trade_off_panel(found: Sequence[TradeOff], order: Sequence[Victim]) -> Panel:

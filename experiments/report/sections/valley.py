@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from wmarena.experiments.report.labels import Labels, Victim
 from wmarena.experiments.report.number_format import MINUS, number
-from wmarena.experiments.report.svg import Panel, Scale, marker, nice_ticks, picture, series_line, tag, y_grid
+from wmarena.experiments.report.svg import Panel, Scale, marker, picture, series_line, tag, y_grid
 from wmarena.experiments.results.rows import ResultRow
 from wmarena.orchestrator.plan.task import TaskId
 
@@ -68,8 +68,8 @@ def valley_panel(found: Sequence[ValleyCurve], order: Sequence[Victim]) -> Panel
     x = Scale(min(steps), max(steps), _LEFT, _WIDTH - _RIGHT)
     top = max([0.01, *heights])
     y = Scale(min([0.0, *heights]) - 0.03 * top, 1.05 * top, _HEIGHT - _BOTTOM, _TOP)
-    parts = y_grid(x, y, nice_ticks(y.low, y.high), lambda tick: f"{tick:g}".replace("-", MINUS))
-    for tick in nice_ticks(x.low, x.high, 4):
+    parts = y_grid(x, y, y.ticks(), lambda tick: f"{tick:g}".replace("-", MINUS))
+    for tick in x.ticks(4):
         parts.append(tag("text", f"{tick:g}", x=x(tick), y=y.start + 14, class_="tick mid"))
     parts += [
         tag("line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis"),

@@ -174,9 +174,8 @@ def _areas(section: WorkloadSection) -> str:
 
 def _overwriting(section: WorkloadSection) -> str:
     names = intruders(section.overwrite_results)
-    lines = [
-        [victim, *(overwrite_text(line.get(n)) for n in names)] for victim, line in section.overwrite_results.items()
-    ]
+    results = section.overwrite_results.items()
+    lines = [[victim, *(overwrite_text(line.get(name)) for name in names)] for victim, line in results]
     return table(["Mark of", *names], lines)
 
 
@@ -185,20 +184,18 @@ def _nulls(page: ReportPage) -> str:
         *("Scheme", "Workload", "Null model", "Pairs", "Mean", "SD", "KS p", "p ≤ 0.05", "p ≤ 0.01"),
         *("Found", "Threshold", "5 % rule", "Null model holds"),
     ]
-    lines = []
-    for check in page.null_checks:
-        c = check.found
-        lines.append(
-            [
-                *(check.victim, check.victim.workload, c.p_method.replace("_", " "), c.n_pairs),
-                *(against(c.mean, c.expected_mean), against(c.sd, c.expected_sd), p_value(c.ks_p)),
-                *(rate_text(c, 0.05), rate_text(c, 0.01)),
-                f"{c.false_positives} of {c.n_pairs}, rate ≤ {percent(c.fpr_high, 2)}",
-                number(c.threshold, 3) if c.threshold <= 1 else "none passes",
-                number(c.gauss_threshold, 3),
-                "no" if c.mismatch else "yes",
-            ]
-        )
+    lines = [
+        [
+            *(check.victim, check.victim.workload, c.p_method.replace("_", " "), c.n_pairs),
+            *(against(c.mean, c.expected_mean), against(c.sd, c.expected_sd), p_value(c.ks_p)),
+            *(rate_text(c, 0.05), rate_text(c, 0.01)),
+            f"{c.false_positives} of {c.n_pairs}, rate ≤ {percent(c.fpr_high, 2)}",
+            number(c.threshold, 3) if c.threshold <= 1 else "none passes",
+            *(number(c.gauss_threshold, 3), "no" if c.mismatch else "yes"),
+        ]
+        for check in page.null_checks
+        for c in (check.found,)
+    ]
     return table(head, lines)
 
 
@@ -215,12 +212,8 @@ def _spelled(page: ReportPage) -> str:
         head,
         [
             [
-                *(
-                    r.victim,
-                    r.victim.workload,
-                    r.attack_label,
-                    NONE if r.strength is None else plain_strength(r.strength),
-                ),
+                *(r.victim, r.victim.workload, r.attack_label),
+                NONE if r.strength is None else plain_strength(r.strength),
                 *(signed(r.statistic, 3), "found" if r.found else "not found"),
             ]
             for line in page.decoded_images
@@ -292,7 +285,7 @@ def _gaps(page: ReportPage) -> str:
         f"{counted(loss.rows, 'row')} lost, {counted(loss.record.attempt, 'attempt')}"
         for loss in page.failed_tasks
     ]
-    return "\n".join([*failed, *(f"- {counted(skip.rows, 'row')}: {text(skip.reason)}" for skip in page.skipped_rows)])
+    return "\n".join([*failed, *(f"- {counted(n, 'row')}: {text(reason)}" for reason, n in page.skipped_rows.items())])
 
 
 def _reproduce(page: ReportPage) -> str:

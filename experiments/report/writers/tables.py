@@ -288,7 +288,7 @@ def failure_lines(page: ReportPage) -> list[TableLine]:
 
 def gap_lines(page: ReportPage) -> list[TableLine]:
     """One line per reason for which rows were skipped."""
-    return [_fields(skipped, "reason rows") for skipped in page.skipped_rows]
+    return [{"reason": reason, "rows": n} for reason, n in page.skipped_rows.items()]
 
 
 def caveat_lines(page: ReportPage) -> list[TableLine]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wmarena.experiments.workloads.data import Container, DamagedData, Dataset, DataSource
+from wmarena.experiments.workloads.data import DamagedData, Dataset, DataSource
 from wmarena.experiments.workloads.images.encoded import ParquetPair
 
 GTSRB_STATISTICS = ((0.3394, 0.3116, 0.3205), (0.2749, 0.2642, 0.2705))
@@ -21,19 +21,11 @@ _TRACKS_PER_CLASS = 1000
 
 
 @dataclass(frozen=True)
-class TrackedPair(Container):
+class TrackedPair(ParquetPair):
     """A ``ParquetPair`` whose training file has a third column, ``track``, numbered within each class."""
 
-    pair: ParquetPair
-
-    def __str__(self) -> str:
-        return str(self.pair)
-
-    def present(self) -> bool:
-        return self.pair.present()
-
     def read(self) -> Dataset:
-        dataset = self.pair.read()
+        dataset = super().read()
         groups = dataset.train.labels * _TRACKS_PER_CLASS + self._tracks(len(dataset.train.labels))
         return Dataset(replace(dataset.train, groups=groups), dataset.test)
 
@@ -43,7 +35,7 @@ class TrackedPair(Container):
         import pyarrow
         import pyarrow.parquet
 
-        path = self.pair.folder / f"{self.pair.stem}-train.parquet"
+        path = self._file("train")
         try:
             column = pyarrow.parquet.read_table(path, columns=["track"]).column("track")
             if column.null_count or not pyarrow.types.is_integer(column.type):
@@ -66,7 +58,7 @@ GTSRB = DataSource(
     input_shape=(3, 32, 32),
     n_train=39_209,
     n_test=12_630,
-    in_root=lambda root: (TrackedPair(ParquetPair(root / "gtsrb", "gtsrb")),),
+    in_root=lambda root: (TrackedPair(root / "gtsrb", "gtsrb"),),
     hint=(
         "resize the official images (benchmark.ini.rub.de) to 32x32 and put gtsrb/gtsrb-{train,test}.parquet there: "
         "columns `image` (bytes of a JPEG or PNG file), `label` and, in the training file, `track`"
