@@ -1,4 +1,4 @@
-"""What else the report concludes from rows: fidelity, controls, forgeries, effort; and how it says it."""
+"""Sections of the report: fidelity, controls, forgeries, runtime; and their texts."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.experiments.evidence_factory import BUDGET, Bench, PredictionStore, rows_of, sweep, verdict
 from tests.experiments.gallery import SHAPE, FilledStore, calibration_of, emblem
-from wmarena.experiments.report import number_format as words
+from wmarena.experiments.report import number_format
 from wmarena.experiments.report.labels import Labels
 from wmarena.experiments.report.sections.calibration import Histogram, null_checks, null_panel
 from wmarena.experiments.report.sections.controls import controls, false_positive_rate, forgeries
@@ -63,7 +63,7 @@ def test_missing_predictions_leave_the_test_out(bench: Bench) -> None:
 
 
 def test_a_locked_model_is_not_compared_on_plain_inputs(bench: Bench) -> None:
-    """What it is worth without a licence stands beside; stored predictions are of inputs without the number."""
+    """Its metric without a licence is shown; stored predictions use inputs without the serial number."""
     owner = bench.embed("dsn", 0, 0.86, unlicensed_test=0.1, unlicensed_val=0.1)
     bench.judge(owner, owner, verdict(100))
 
@@ -112,7 +112,7 @@ def test_no_hit_is_no_proof_of_a_zero_rate(bench: Bench) -> None:
     assert upper == pytest.approx(1 - 0.025 ** (1 / 3))
 
 
-def test_a_forgery_says_what_it_took_and_what_became_of_the_owner(bench: Bench) -> None:
+def test_a_forgery_has_its_keys_tried_and_the_owners_verdict(bench: Bench) -> None:
     """A pirate's claim stands beside the owner's verdict on the same suspect."""
     owner = bench.embed("uchida", 0)
     suspect = bench.attack(owner, "overwrite", {}, 0.89, claim={"n_tried": 4})
@@ -126,7 +126,7 @@ def test_a_forgery_says_what_it_took_and_what_became_of_the_owner(bench: Bench) 
     assert (forgery.passes, forgery.tried, forgery.owner_stands) == (True, 4, False)
 
 
-# Marks upon marks
+# Overwriting
 
 
 def test_the_owner_and_the_overwriter_are_judged_on_the_same_model(bench: Bench) -> None:
@@ -151,7 +151,7 @@ def test_the_owner_and_the_overwriter_are_judged_on_the_same_model(bench: Bench)
     assert overwrite_text(found) == "owner +0.35, found 1/2; adversary +0.96, found 2/2"
 
 
-def test_the_setting_that_hurts_most_stands_in_the_matrix(bench: Bench) -> None:
+def test_the_most_severe_setting_is_in_the_matrix(bench: Bench) -> None:
     """Two settings of one overwriter are one cell; other families of attacks are none."""
     owner = bench.embed("adi", 0)
     for epochs, hits in ((1, 95), (9, 12)):
@@ -212,7 +212,7 @@ def test_a_null_panel_shows_both_thresholds(bench: Bench, changes: dict[str, flo
     assert classes.count("bar") > 5
 
 
-# Pictures of marks
+# Serial numbers, emblems, valleys
 
 
 def test_serial_numbers_are_counted_and_sorted(bench: Bench) -> None:
@@ -319,7 +319,7 @@ def test_families_stand_together_with_their_cheapest_attack(bench: Bench) -> Non
     assert [median_cost_text(f.cheapest[0]) for f in found] == ["5.0\u202f%", "10.0\u202f%", "> 1.3\u202f%"]
 
 
-def test_a_price_says_between_which_strengths_and_what_weakens_it(bench: Bench) -> None:
+def test_a_cost_has_its_strengths_and_doubts(bench: Bench) -> None:
     """The flip in strengths, over seeds; suspects no better than scratch; verdicts that come back."""
     for seed, hits in ((0, [95, 12, 11]), (1, [95, 95, 12]), (2, [12, 95, 12])):
         sweep(bench, bench.embed("adi", seed, 0.8), [(0.79 - 0.01 * i, hit) for i, hit in enumerate(hits)])
@@ -334,7 +334,7 @@ def test_a_price_says_between_which_strengths_and_what_weakens_it(bench: Bench) 
 
 
 def test_a_verdict_after_realigning_is_another_line(bench: Bench) -> None:
-    """What the owner undid before judging is part of the attack's line, and says so."""
+    """Realignment by the owner is a separate line of the attack, with its name."""
     owner = bench.embed("uchida", 0)
     suspect = bench.attack(owner, "permute", {}, 0.9)
     cell: dict[str, Any] = {"attack": "permute", "attack_task": suspect.id, "budget": BUDGET}
@@ -348,7 +348,7 @@ def test_a_verdict_after_realigning_is_another_line(bench: Bench) -> None:
     assert found == {"permute": "removed", "permute, after realign": "kept"}
 
 
-# Effort
+# Runtime
 
 
 def test_seconds_are_of_the_computation_also_when_cached(bench: Bench) -> None:
@@ -364,7 +364,7 @@ def test_seconds_are_of_the_computation_also_when_cached(bench: Bench) -> None:
     assert found[(Kind.VERIFY, "uchida")] == (1, pytest.approx(0.2))
 
 
-def test_a_failure_counts_the_rows_it_took_along(bench: Bench) -> None:
+def test_a_failure_counts_the_rows_that_depend_on_it(bench: Bench) -> None:
     """A failed embedding loses its own rows and all its attacks'; a failed attack only its own."""
     owner, other = bench.embed("adi", 0), bench.embed("adi", 1)
     bench.judge(owner, owner, verdict(100))
@@ -380,11 +380,11 @@ def test_a_failure_counts_the_rows_it_took_along(bench: Bench) -> None:
     assert sum(skipped_rows(rows_of(bench)).values()) == 3
 
 
-# In words
+# Sentences
 
 
 def sentences(bench: Bench) -> str:
-    """The table in words."""
+    """The table in number_format."""
     rows = rows_of(bench)
     return " ".join(verdict_sentences(summaries(rows, Labels(rows))))
 
@@ -404,8 +404,8 @@ def test_the_verdict_in_words(bench: Bench) -> None:
     )
 
 
-def test_the_worst_attack_is_one_that_pays(bench: Bench) -> None:
-    """What ruins the model is not the worst attack; a removal is, before any thin margin."""
+def test_the_worst_attack_stays_within_the_budget(bench: Bench) -> None:
+    """An attack beyond the budget is not the worst; a removal precedes any small margin."""
     owner = bench.embed("adi", 0)
     bench.attacked(owner, "prune", {}, 0.2, verdict(5))
     bench.attacked(owner, "finetune", {}, 0.89, verdict(60))
@@ -439,29 +439,29 @@ def test_doubts_and_gaps_in_words(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (words.signed(-0.254), "−0.25"),
-        (words.signed(0.001), "0.00"),
-        (words.percent(0.8975), "89.8\u202f%"),
-        (words.percent(None), "–"),
-        (words.points(0.0012), "+0.12\u202fpp"),
-        (words.price(0.011), "1.1\u202fpp"),
-        (words.price(-0.002), "no accuracy"),
-        (words.power_of_ten(-180.6), "3e−181"),
-        (words.power_of_ten(-6.0), "1e−6"),
-        (words.power_of_ten(math.log10(9.99e-7)), "1e−6"),
-        (words.power_of_ten(0.0), "1"),
-        (words.power_of_ten(-math.inf), "0"),
-        (words.seconds(0.004), "0.004\u202fs"),
-        (words.seconds(12.3), "12\u202fs"),
-        (words.seconds(120), "2.0\u202fmin"),
-        (words.seconds(7200), "2.0\u202fh"),
-        (words.span([0.91]), ""),
-        (words.span([0.95, -0.1]), "−0.10…0.95"),
-        (words.listed(["a", "b", "c"]), "a, b and c"),
-        (words.counted(1, "seed"), "1 seed"),
+        (number_format.signed(-0.254), "−0.25"),
+        (number_format.signed(0.001), "0.00"),
+        (number_format.percent(0.8975), "89.8\u202f%"),
+        (number_format.percent(None), "–"),
+        (number_format.points(0.0012), "+0.12\u202fpp"),
+        (number_format.price(0.011), "1.1\u202fpp"),
+        (number_format.price(-0.002), "no accuracy"),
+        (number_format.power_of_ten(-180.6), "3e−181"),
+        (number_format.power_of_ten(-6.0), "1e−6"),
+        (number_format.power_of_ten(math.log10(9.99e-7)), "1e−6"),
+        (number_format.power_of_ten(0.0), "1"),
+        (number_format.power_of_ten(-math.inf), "0"),
+        (number_format.seconds(0.004), "0.004\u202fs"),
+        (number_format.seconds(12.3), "12\u202fs"),
+        (number_format.seconds(120), "2.0\u202fmin"),
+        (number_format.seconds(7200), "2.0\u202fh"),
+        (number_format.span([0.91]), ""),
+        (number_format.span([0.95, -0.1]), "−0.10…0.95"),
+        (number_format.listed(["a", "b", "c"]), "a, b and c"),
+        (number_format.counted(1, "seed"), "1 seed"),
     ],
 )
-def test_numbers_as_people_read_them(shown: str, expected: str) -> None:
+def test_number_formats(shown: str, expected: str) -> None:
     """True minus signs, units after a narrow space, no sign on zero, p-values as powers of ten."""
     assert shown == expected
 

@@ -1,4 +1,4 @@
-"""The report as files: whole, self-contained, escaped, and honest about what it does not know."""
+"""The report as files: complete, self-contained, escaped; missing results are marked."""
 
 import base64
 import csv
@@ -46,7 +46,7 @@ def rows_of(bench: Bench, experiment: str = "showcase") -> list[ResultRow]:
 
 
 def page_of(bench: Bench, *, experiment: str = "showcase", spec: str = "name: showcase\n", **info: Any) -> ReportPage:
-    """The bench's report before it has a format."""
+    """Build the bench's report page."""
     return make_page(rows_of(bench, experiment), bench.plan, bench.records, spec, info, PredictionStore(bench))
 
 
@@ -129,7 +129,7 @@ AWKWARD: tuple[Callable[[], Bench], ...] = (
     *(all_failed, no_strengths, no_attack, no_exact_null, two_workloads),
     Bench,  # no rows at all
 )
-"""Runs that lack what a report would like to show, or have more of it."""
+"""Runs that lack sections of a report, or have several workloads."""
 
 
 # The page
@@ -169,7 +169,7 @@ def test_equal_evidence_gives_equal_files(tmp_path: Path) -> None:
     assert [p for p in first if p.read_bytes() != (tmp_path / "b" / p.relative_to(tmp_path / "a")).read_bytes()] == []
 
 
-def test_the_page_needs_nothing_from_anywhere(bench: Bench) -> None:
+def test_the_page_is_self_contained(bench: Bench) -> None:
     """No link, source, style or script leaves the page; its policy forbids what is not inline."""
     text = html_page(page_of(bench))
     page = Reader(text)
@@ -236,7 +236,7 @@ def test_awkward_runs_have_a_report(make: Callable[[], Bench], tmp_path: Path) -
     assert "Summary" in "".join(page.data)
 
 
-def test_one_seed_is_said_to_be_one() -> None:
+def test_a_single_seed_is_reported() -> None:
     """A table of one seed warns that luck cannot be tooltip from skill."""
     assert "One seed only" in html_page(page_of(showcase((0,))))
     assert "One seed only" not in html_page(page_of(showcase((0, 1))))
@@ -249,7 +249,7 @@ def test_every_row_is_on_the_page_with_its_task(bench: Bench) -> None:
     assert {row.task_id for row in rows_of(bench)} <= set(page.attributes("title"))
 
 
-def test_a_matrix_cell_says_more_than_its_colour(bench: Bench) -> None:
+def test_a_matrix_cell_has_its_values_as_text(bench: Bench) -> None:
     """A cell holds mean, range and seeds survived as text; an unplanned pair and a failed one are tooltip apart."""
     page = page_of(bench)
     (line,) = (line for a, line in page.sections[0].matrix.items() if a.attack.name == "spoil")
@@ -313,7 +313,7 @@ def full() -> Bench:
 
 @pytest.fixture(scope="module")
 def full_page(full: Bench) -> ReportPage:
-    """Its report before it has a format."""
+    """Build its report page."""
     return make_page(rows_of(full), full.plan, full.records, "", {}, FilledStore(full), calibrated())
 
 
@@ -381,7 +381,7 @@ def test_the_markdown_has_the_same_sections(full_report: Path) -> None:
     assert re.search(r"\b(nan|None|inf)\b", text.replace(FAILURE, "")) is None
 
 
-def test_a_report_never_says_which_serial_number_is_the_right_one(full: Bench, full_report: Path) -> None:
+def test_a_report_does_not_reveal_the_true_serial_number(full: Bench, full_report: Path) -> None:
     """Whichever number is the true one, every file but the table of all rows has the same bytes."""
     rows = rows_of(full)
     for i, row in enumerate(rows):
@@ -394,7 +394,7 @@ def test_a_report_never_says_which_serial_number_is_the_right_one(full: Bench, f
     assert html_page(other) == (full_report / "report.html").read_text(encoding="utf-8")
 
 
-def test_nonsense_in_details_is_no_picture(bench: Bench) -> None:
+def test_invalid_details_give_no_picture(bench: Bench) -> None:
     """Details that do not decode, or whose shape does not fit, leave the section out instead of breaking the page."""
     broken = [
         *({"decoded": "no base64!"}, {"decoded": "AAAA", "decoded_shape": [9, 9, 3]}, {"decoded_shape": "x"}),

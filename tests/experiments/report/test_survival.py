@@ -1,4 +1,4 @@
-"""Who survived what: names of what was compared, comparisons, the attacker's cost, curves."""
+"""Survival: labels, comparisons, the attacker's cost, curves."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def comparison_of(bench: Bench, attack: str = "finetune") -> AttackComparison:
 # Names
 
 
-def test_names_show_what_tells_entries_apart(bench: Bench) -> None:
+def test_labels_show_distinguishing_parameters(bench: Bench) -> None:
     """A parameter is named only if one victim saw two values of it; words stand without their field."""
     owner = bench.embed("adi", 0)
     for variant in ("ftal", "rtal"):
@@ -79,26 +79,26 @@ def test_the_owners_head_is_another_line(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "standing", "decisive"),
+    ("outcomes", "expected", "decisive"),
     [
         ([(0.89, 95), (0.88, 70)], "kept", 2.0),  # smallest margin within the budget
         ([(0.89, 95), (0.70, 50)], "kept", 1.0),  # a weaker mark on an overpriced model does not decide
         ([(0.89, 95), (0.88, 15), (0.86, 11)], "removed", 2.0),  # the cheapest removal
-        ([(0.89, 95), (0.70, 12)], "kept", 1.0),  # nor does a mark that it loses
-        ([(0.75, 12), (0.70, 11)], "worthless", 1.0),  # lost, but only where nobody would steal
+        ([(0.89, 95), (0.70, 12)], "kept", 1.0),  # nor does a lost mark there
+        ([(0.75, 12), (0.70, 11)], "worthless", 1.0),  # lost, but only on worthless models
         ([(0.59, 95), (0.86, 12)], "removed", 2.0),  # a removal decides, wherever the other rows are
         ([(0.80, 95), (0.70, 90)], "kept", 1.0),  # nothing within the budget: the gentlest
     ],
 )
 def test_the_adversary_chooses_the_strength(
-    bench: Bench, outcomes: list[tuple[float, int]], standing: str, decisive: float
+    bench: Bench, outcomes: list[tuple[float, int]], expected: str, decisive: float
 ) -> None:
-    """A seed is judged by the row that an adversary would show."""
+    """A seed is judged by the adversary's best row."""
     sweep(bench, bench.embed("adi", 0), outcomes)
 
     comparison = comparison_of(bench)
 
-    assert (comparison.outcome, comparison.seeds[0].row.strength) == (standing, decisive)
+    assert (comparison.outcome, comparison.seeds[0].row.strength) == (expected, decisive)
 
 
 def test_seeds_that_disagree_are_mixed(bench: Bench) -> None:
@@ -111,7 +111,7 @@ def test_seeds_that_disagree_are_mixed(bench: Bench) -> None:
     assert (comparison.outcome, comparison.survived, comparison.removed) == ("mixed", 1, 1)
 
 
-def test_what_was_never_there_is_not_removed(bench: Bench) -> None:
+def test_a_missing_mark_is_not_removed(bench: Bench) -> None:
     """A seed without a mark counts neither as survived nor as removed."""
     owner = bench.embed("adi", 0)
     bench.judge(owner, owner, verdict(12))

@@ -89,7 +89,7 @@ def test_dropout_acts_in_training_alone() -> None:
 
 
 def test_signal_keeps_its_size() -> None:
-    """Nine layers without normalisation neither drown nor inflate what they are given."""
+    """Nine layers without normalisation keep the scale of the signal."""
     network = AllCnnC().eval()
     with torch.no_grad():
         sizes = [float(tap.square().mean().sqrt()) for tap in network.taps(images(8))]

@@ -209,7 +209,7 @@ def test_tracked_images_are_decoded_with_their_groups(tmp_path: Path) -> None:
     assert dataset.test.groups is None
 
 
-def test_validation_shows_signs_that_training_never_saw(tmp_path: Path) -> None:
+def test_validation_has_signs_that_are_not_in_training(tmp_path: Path) -> None:
     """No (class, track) is in two of training, validation and reserve; none is torn or lost; every class is in each."""
     bound = bind(write_gtsrb(tmp_path), reserve=0.25)
     parts = [signs(samples) for samples in (bound.train, bound.val, bound.reserve)]
@@ -304,7 +304,7 @@ def test_a_part_of_the_data_set_is_not_taken_for_the_whole(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_missing_files_name_the_place_and_the_way_out(tmp_path: Path, part: str) -> None:
+def test_missing_files_name_the_path_and_the_remedy(tmp_path: Path, part: str) -> None:
     """One of two files is not enough; the message says where they belong, what is in them, and how to point there."""
     write_gtsrb(tmp_path)
     (tmp_path / "gtsrb" / f"gtsrb-{part}.parquet").unlink()

@@ -1,4 +1,4 @@
-"""Samples on the device: shuffled, augmented and shared as the contract says."""
+"""Samples on the device: shuffling, augmentation and shares follow the contract."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_an_epoch_holds_every_sample_once_with_its_label() -> None:
 
 
 def test_order_depends_on_seed_and_epoch_only() -> None:
-    """Repeating an epoch repeats it; another epoch or seed is another order; the global generator has no say."""
+    """Repeating an epoch repeats it; another epoch or seed is another order; the global generator has no influence."""
 
     def order(seed: int, epoch: int) -> list[int]:
         return [i for x, _ in numbered(100).batches(30, seed=seed, epoch=epoch) for i in numbers(x)]
@@ -94,7 +94,7 @@ def test_augmentation_depends_on_seed_and_epoch_and_can_be_switched_off() -> Non
 
 
 def test_without_crop_and_flip_there_is_nothing_to_draw() -> None:
-    """Plain data sets pay nothing for augmentation."""
+    """Nothing is drawn without augmentation."""
     assert PLAIN.draw_augmentation(10, torch.Generator()) is None
 
 

@@ -1,4 +1,4 @@
-"""The training loop on digits: repeatable, resumable, and honest about what it trains."""
+"""The training loop on digits: repeatable, resumable, limited to trainable parameters."""
 
 import math
 from dataclasses import replace
@@ -106,7 +106,7 @@ def dropping() -> BoundWorkload:
 
 
 def test_a_network_with_dropout_resumes_bit_equal(dropping: BoundWorkload) -> None:
-    """What is dropped follows from seed and epoch, not from what the process drew before: the same bits and losses."""
+    """Dropout masks depend on seed and epoch, not on earlier draws of the process: equal bits and losses."""
     recipe = replace(dropping.task.recipe, epochs=3)
     whole, parts = MemoryLog(), MemoryLog()
     undisturbed = dropping.task.network(0)
@@ -123,8 +123,8 @@ def test_a_network_with_dropout_resumes_bit_equal(dropping: BoundWorkload) -> No
     assert whole.rows == parts.rows
 
 
-def test_dropout_differs_between_steps_epochs_and_seeds_and_disturbs_nobody(dropping: BoundWorkload) -> None:
-    """No mask comes twice within two epochs of two seeds; the caller's generator is where it was."""
+def test_dropout_differs_between_steps_epochs_and_seeds_and_keeps_the_global_generator(dropping: BoundWorkload) -> None:
+    """No mask repeats within two epochs of two seeds; the global generator is unchanged."""
     state = torch.get_rng_state()
     masks: list[Tensor] = []
     for seed in (0, 1):
@@ -213,7 +213,7 @@ def test_only_what_requires_gradients_moves(cnn: BoundWorkload) -> None:
     assert all(p.grad is None for n, p in model.named_parameters() if not n.startswith("head."))
 
 
-def test_a_wholly_frozen_model_is_refused(cnn: BoundWorkload) -> None:
+def test_a_frozen_model_is_refused(cnn: BoundWorkload) -> None:
     """There is nothing to train: an error, not a silent no-op."""
     model = cnn.task.network(0)
     for parameter in model.parameters():
