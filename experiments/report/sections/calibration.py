@@ -28,12 +28,8 @@ class NullCheck:
 def null_checks(found: Sequence[Calibration], labels: Labels, known: Sequence[Victim]) -> list[NullCheck]:
     """Label calibrations as in the other tables."""
     by_name = {(v.workload, str(v.scheme), v.params): v for v in known}
-    out = []
-    for calibration in found:
-        victim = labels.victim(calibration)
-        victim = by_name.get((victim.workload, str(victim.scheme), victim.params), victim)
-        out.append(NullCheck(victim=victim, found=calibration))
-    return out
+    pairs = ((labels.victim(calibration), calibration) for calibration in found)
+    return [NullCheck(victim=by_name.get((v.workload, str(v.scheme), v.params), v), found=c) for v, c in pairs]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from wmarena.experiments.report.labels import AttackLabel, Victim
 from wmarena.experiments.report.sections.overview import SchemeSummary
-from wmarena.experiments.results.rows import ResultRow, required
+from wmarena.experiments.results.rows import ResultRow
 
 MOST_PIXELS = 1 << 20
 """Largest accepted number of pixels."""
@@ -22,16 +22,13 @@ class DecodedImage:
     """One decoded image.
 
     Attributes:
-        statistic: Pearson's r between decoded and embedded values.
+        row: the verdict; its statistic is Pearson's r between decoded and embedded values.
         png: the image as a file.
     """
 
     victim: Victim
     attack_label: AttackLabel
-    seed: int
-    strength: float | None
-    statistic: float
-    found: bool
+    row: ResultRow
     png: bytes
 
     @property
@@ -64,15 +61,7 @@ def _decoded_image(victim: Victim, attack_label: AttackLabel, row: ResultRow) ->
         return None
     raw = io.BytesIO()
     Image.fromarray(pixels).save(raw, format="PNG")
-    return DecodedImage(
-        victim=victim,
-        attack_label=attack_label,
-        seed=row.seed,
-        strength=row.strength,
-        statistic=required(row.statistic),
-        found=bool(row.verdict),
-        png=raw.getvalue(),
-    )
+    return DecodedImage(victim=victim, attack_label=attack_label, row=row, png=raw.getvalue())
 
 
 def decoded(row: ResultRow) -> "np.ndarray | None":

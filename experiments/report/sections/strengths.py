@@ -58,12 +58,10 @@ def plain_strength(value: float) -> str:
     return text.replace("e+0", "e").replace("-", MINUS)
 
 
-def strength_panel(
-    attack_label: AttackLabel, comparisons: Sequence[AttackComparison], order: Sequence[Victim]
-) -> Panel:
+def strength_panel(attack: AttackLabel, comparisons: Sequence[AttackComparison], order: Sequence[Victim]) -> Panel:
     """Draw margin above, relative drop below: a line per scheme, a point per seed and strength."""
-    part = [d for d in comparisons if d.attack_label == attack_label and any(r.strength is not None for r in d.done)]
-    axis = StrengthAxis.of(attack_label.strength_name, [s for d in part for s in d.strengths], part[0].sweep.direction)
+    part = [d for d in comparisons if d.attack_label == attack and any(r.strength is not None for r in d.done)]
+    axis = StrengthAxis.of(attack.strength_name, [s for d in part for s in d.strengths], part[0].sweep.direction)
     rows = [row for d in part for row in d.done]
     x = axis.scale(_LEFT, _WIDTH - _RIGHT)
     margin = Scale(max(min([-0.3, *(required(r.margin) for r in rows)]), LOWEST) - 0.06, 1.08, _MIDDLE, _TOP)
@@ -74,10 +72,10 @@ def strength_panel(
         for column, y in (("margin", margin), ("relative_drop", drop)):
             parts.append(clipped(x, y, [_line(comparison, column, axis, x, y, index)]))
             parts += _dots(comparison, column, axis, x, y, index)
-    label = f"Margin and relative drop under {attack_label} against {attack_label.strength_name}: a line per scheme"
-    note = f"over {attack_label.strength_name}{', logarithmic' if axis.logarithmic else ''}"
+    label = f"Margin and relative drop under {attack} against {attack.strength_name}: a line per scheme"
+    note = f"over {attack.strength_name}{', logarithmic' if axis.logarithmic else ''}"
     drawing = picture(_WIDTH, _HEIGHT, label, parts, class_="panel")
-    return Panel(caption=str(attack_label), drawing=drawing, width=_WIDTH, height=_HEIGHT, note=note)
+    return Panel(caption=str(attack), drawing=drawing, width=_WIDTH, height=_HEIGHT, note=note)
 
 
 def _drop_scale(rows: Sequence[ResultRow]) -> Scale:
@@ -96,9 +94,7 @@ def _line(comparison: AttackComparison, column: str, axis: StrengthAxis, x: Scal
     return series_line(points, index)
 
 
-def _dots(
-    comparison: AttackComparison, column: str, axis: StrengthAxis, x: Scale, y: Scale, index: int
-) -> list[Markup]:
+def _dots(of: AttackComparison, column: str, axis: StrengthAxis, x: Scale, y: Scale, index: int) -> list[Markup]:
     return [
         marker(
             index,
@@ -106,10 +102,10 @@ def _dots(
             y(value),
             2.6 if column == "margin" else 2.0,
             hollow=not y.holds(value),
-            title=f"{comparison.victim}, {comparison.strength_name} {plain_strength(row.strength)}, seed {row.seed}: "
+            title=f"{of.victim}, {of.strength_name} {plain_strength(row.strength)}, seed {row.seed}: "
             f"margin {signed(required(row.margin))}, relative drop {percent(row.relative_drop)}",
         )
-        for row in comparison.done
+        for row in of.done
         if row.strength is not None and (value := getattr(row, column)) is not None
     ]
 

@@ -213,8 +213,8 @@ def _spelled(page: ReportPage) -> str:
         [
             [
                 *(r.victim, r.victim.workload, r.attack_label),
-                NONE if r.strength is None else plain_strength(r.strength),
-                *(signed(r.statistic, 3), "found" if r.found else "not found"),
+                NONE if r.row.strength is None else plain_strength(r.row.strength),
+                *(signed(required(r.row.statistic), 3), "found" if r.row.verdict else "not found"),
             ]
             for line in page.decoded_images
             for r in line

@@ -247,7 +247,7 @@ def emblem_lines(page: ReportPage) -> list[TableLine]:
         {
             **_names(image.victim),
             "attack": str(image.attack_label),
-            **_fields(image, "strength seed r:statistic found"),
+            **_fields(image.row, "strength seed r:statistic found:verdict"),
         }
         for line in page.decoded_images
         for image in line

@@ -242,7 +242,7 @@ def test_an_emblem_is_read_pixel_by_pixel(bench: Bench) -> None:
 
     ((published, attacked),) = decoded_images_of(summaries(rows, Labels(rows)))
 
-    assert [(r.seed, r.found) for r in (published, attacked)] == [(0, True), (0, False)]
+    assert [(r.row.seed, r.row.verdict) for r in (published, attacked)] == [(0, True), (0, False)]
     raw = base64.b64decode(emblem(0.9)["decoded"])
     with Image.open(io.BytesIO(attacked.png)) as picture:
         assert (picture.size, picture.tobytes()) == ((SHAPE[1], SHAPE[0]), raw)
