@@ -75,7 +75,7 @@ def tally(comparison: AttackComparison) -> str:
 
 def cost_text(comparison: AttackComparison | None) -> str:
     """Format the attacker's cost as relative drop; ``> x`` if the verdict never fell, a dash if none was judged."""
-    return NONE if comparison is None else median_cost_text(comparison.brackets)
+    return NONE if comparison is None else median_cost_text(comparison.sweep.brackets)
 
 
 def median_cost_text(brackets: Sequence[Bracket]) -> str:
@@ -90,7 +90,11 @@ def median_cost_text(brackets: Sequence[Bracket]) -> str:
 
 def bracket_text(comparison: AttackComparison | None) -> str:
     """Format the strengths on both sides of the flip, per seed."""
-    return "" if comparison is None else "; ".join(_bracket(b, comparison.strength_name) for b in comparison.brackets)
+    return (
+        ""
+        if comparison is None
+        else "; ".join(_bracket(b, comparison.strength_name) for b in comparison.sweep.brackets)
+    )
 
 
 def _bracket(bracket: Bracket, name: str | None) -> str:
@@ -108,7 +112,7 @@ def _side(row: ResultRow, name: str | None) -> str:
 
 def flip_text(comparison: AttackComparison) -> str:
     """Format the strengths between which the verdict falls, over seeds: ``epochs 5…10``; '' if none."""
-    fallen = [b for b in comparison.brackets if b.after is not None and b.after.strength is not None]
+    fallen = [b for b in comparison.sweep.brackets if b.after is not None and b.after.strength is not None]
     lows = [b.before.strength for b in fallen if b.before is not None and b.before.strength is not None]
     highs = [b.after.strength for b in fallen if b.after is not None and b.after.strength is not None]
     if not highs:

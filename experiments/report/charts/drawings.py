@@ -55,20 +55,14 @@ def stamps_of(page: ReportPage) -> list[Panel]:
     return [stamp_panel(found) for found in page.stamps]
 
 
-def write_drawings(page: ReportPage, folder: Path) -> list[Path]:
-    """Write one SVG file per drawing of the page and one PNG file per decoded emblem; return the paths."""
-    written = []
+def write_drawings(page: ReportPage, folder: Path) -> None:
+    """Write one SVG file per drawing of the page and one PNG file per decoded emblem."""
     for name, title, panels, legend in _sheets(page):
         if panels:
-            target = folder / f"{name}.svg"
-            write_whole(target, sheet(title, panels, legend).encode())
-            written.append(target)
+            write_whole(folder / f"{name}.svg", sheet(title, panels, legend).encode())
     for image in (r for line in page.decoded_images for r in line):
         stem = safe_name(f"emblem-{image.victim.workload}-{image.victim.scheme}-{image.attack_label}")
-        target = folder / f"{stem}.png"
-        write_whole(target, image.png)
-        written.append(target)
-    return written
+        write_whole(folder / f"{stem}.png", image.png)
 
 
 def _sheets(page: ReportPage) -> Iterator[tuple[str, str, list[Panel], list[str]]]:

@@ -43,19 +43,17 @@ STYLE = {
 }
 
 
-def write_figures(page: ReportPage, folder: Path) -> list[Path]:
+def write_figures(page: ReportPage, folder: Path) -> None:
     """Write ``survival-<workload>``, ``curves-<workload>`` and ``fidelity``, each as .svg and .png."""
-    written: list[Path] = []
     with mpl.rc_context(STYLE):
         for section in page.sections:
             name = safe_name(section.workload)
             if any(comparison.done for comparison in section.comparisons):
-                written += save(survival_figure(section), folder / f"survival-{name}")
+                save(survival_figure(section), folder / f"survival-{name}")
             if section.curves:
-                written += save(curves_figure(section), folder / f"curves-{name}")
+                save(curves_figure(section), folder / f"curves-{name}")
         if page.fidelity:
-            written += save(fidelity_figure(page.fidelity), folder / "fidelity")
-    return written
+            save(fidelity_figure(page.fidelity), folder / "fidelity")
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

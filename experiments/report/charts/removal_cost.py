@@ -26,7 +26,7 @@ def price_panel(comparisons: Sequence[AttackComparison], order: Sequence[Victim]
         groups.setdefault(comparison.attack_label, []).append(comparison)
     heights = [_STEP * len(part) + _GAP for part in groups.values()]
     height = _TOP + sum(heights) + _BOTTOM
-    x = _scale([b for d in shown for b in d.brackets])
+    x = _scale([b for d in shown for b in d.sweep.brackets])
     parts = _axis(x, height - _BOTTOM)
     top = _TOP
     for (attack_label, part), tall in zip(groups.items(), heights, strict=True):
@@ -35,7 +35,7 @@ def price_panel(comparisons: Sequence[AttackComparison], order: Sequence[Victim]
         for i, comparison in enumerate(sorted(part, key=lambda d: order.index(d.victim))):
             line = top + _GAP / 2 + _STEP * (i + 0.5)
             index = order.index(comparison.victim)
-            parts += [_point(bracket, comparison, index, x, line) for bracket in comparison.brackets]
+            parts += [_point(bracket, comparison, index, x, line) for bracket in comparison.sweep.brackets]
         top += tall
     label = "Attacker's cost: a point per seed where the verdict fell, an arrow where it never fell"
     drawing = picture(_WIDTH, height, label, parts, class_="panel wide")

@@ -63,7 +63,9 @@ def _cheapest(lines: Matrix) -> tuple[tuple[Bracket, ...], ...]:
     columns = zip(*lines.values(), strict=True)
     return tuple(
         tuple(
-            cheapest_of(bracket for comparison in column if comparison is not None for bracket in comparison.brackets)
+            cheapest_of(
+                bracket for comparison in column if comparison is not None for bracket in comparison.sweep.brackets
+            )
         )
         for column in columns
     )
@@ -74,10 +76,10 @@ def priced(comparisons: Sequence[AttackComparison]) -> list[AttackComparison]:
     return [
         d
         for d in comparisons
-        if d.attack_label.name != "none" and any((b.cost, b.kept) != (None, None) for b in d.brackets)
+        if d.attack_label.name != "none" and any((b.cost, b.kept) != (None, None) for b in d.sweep.brackets)
     ]
 
 
 def worst_of(victim: Victim, comparisons: Sequence[AttackComparison]) -> list[Bracket]:
     """Find the cheapest removal of a scheme by any attack, per seed."""
-    return cheapest_of(b for d in priced(comparisons) if d.victim == victim for b in d.brackets)
+    return cheapest_of(b for d in priced(comparisons) if d.victim == victim for b in d.sweep.brackets)

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Literal, cast
 
 from wmarena.experiments.report.labels import AttackLabel, Labels, Victim
-from wmarena.experiments.results.costs import AttackSweep, Bracket, contests
+from wmarena.experiments.results.costs import AttackSweep, contests
 from wmarena.experiments.results.rows import ResultRow, required
 
 SeedOutcome = Literal["kept", "worthless", "removed", "unmarked", "undecided"]
@@ -110,11 +110,6 @@ class AttackComparison:
     def strengths(self) -> list[float]:
         """Distinct requested strengths, ascending."""
         return sorted({row.strength for row in self.rows if row.strength is not None})
-
-    @property
-    def brackets(self) -> list[Bracket]:
-        """Attacker's cost per seed."""
-        return self.sweep.brackets
 
     @property
     def severity(self) -> tuple[float, bool, float]:

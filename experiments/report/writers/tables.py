@@ -70,7 +70,7 @@ def survival_lines(page: ReportPage) -> list[TableLine]:
             "margin_min": min(comparison.margins, default=None),
             "margin_max": max(comparison.margins, default=None),
             "drop_mean": _mean(comparison.drops),
-            **_median(comparison.brackets),
+            **_median(comparison.sweep.brackets),
             "rows_unfinished": comparison.unfinished,
         }
         for comparison in _comparisons(page)
@@ -103,7 +103,7 @@ def cost_lines(page: ReportPage) -> list[TableLine]:
         for line in family.lines.values()
         for comparison in line
         if comparison is not None
-        for bracket in comparison.brackets
+        for bracket in comparison.sweep.brackets
     ]
 
 

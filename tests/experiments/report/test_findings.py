@@ -327,7 +327,7 @@ def test_a_cost_has_its_strengths_and_doubts(bench: Bench) -> None:
     (comparison,) = comparisons(rows, Labels(rows))
 
     assert flip_text(comparison) == "epochs by 3"
-    assert cost_doubts(comparison.brackets) == ["not monotone"]
+    assert cost_doubts(comparison.sweep.brackets) == ["not monotone"]
     assert bracket_text(comparison).startswith(
         "seed 0: stood at epochs 1 (1.3\u202f%), fell at epochs 2 (2.5\u202f%); "
     )

@@ -176,7 +176,7 @@ def test_brackets_hold_both_sides_of_the_flip(bench: Bench) -> None:
     """Per seed: the largest drop at which the verdict stood, the smallest at which it had fallen."""
     sweep(bench, bench.embed("adi", 0, 0.8), [(0.796, 95), (0.784, 60), (0.76, 12), (0.72, 11)])
 
-    (bracket,) = comparison_of(bench).brackets
+    (bracket,) = comparison_of(bench).sweep.brackets
 
     assert bracket.kept == pytest.approx(0.02)
     assert bracket.cost == pytest.approx(0.05)
