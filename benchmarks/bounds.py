@@ -1,4 +1,4 @@
-"""The bound that MTLSign's paper prints (2.69e-8 at lambda = .34) beside what the formula and the exact tail give.
+"""The bound printed in MTLSign's paper (2.69e-8 at lambda = .34) compared with the formula and the exact tail.
 
 python -m benchmarks.bounds
 """
@@ -10,11 +10,11 @@ K, N = 420, 600
 """gamma N and N of the paper: 70 % of 600 labels."""
 
 MEASURED, TRUE = 0.575, 0.5
-"""Chance as the paper puts it (the top of 5,000 measured accuracies), and as it is for unbiased labels."""
+"""Chance in the paper (the maximum of 5,000 measured accuracies), and for unbiased labels."""
 
 
 def rows() -> list[tuple[str, float]]:
-    """What is bounded or computed, and its log10."""
+    """Compute (description, log10 of the probability)."""
     best = best_exponent(K, N, MEASURED)
     return [
         ("Chernoff, q = .575, lambda = .34 (the paper's)", log10_chernoff(K, N, MEASURED, 0.34)),

@@ -1,9 +1,9 @@
-"""What the orchestrator costs per task: 2,051 no-op tasks, 1 -> 50 -> 1,000 -> 1,000, in one run.
+"""Overhead of the orchestrator per task: 2,051 no-op tasks, 1 -> 50 -> 1,000 -> 1,000, in one run.
 
 Side by side: a plain ready queue in this process, our loop with the inline executor, a hand-written ready queue over
 raw Ray actors (one call in flight per actor), our loop with the Ray executor, one task a call and several; ours with
 journal. Then resuming the finished plan. Repetitions are interleaved; medians are printed, and the median of the
-repetitions' ratios, which other work on the machine disturbs less.
+repetitions' ratios, which is more robust against other load on the machine.
 
     python -m benchmarks.overhead [--repeat 5] [--workers 2] [--json FILE]
 """
@@ -36,13 +36,13 @@ PAYLOAD = "x" * 1000
 BASE = "raw Ray actors, hand-written queue"
 
 
-def noop(bench: WorkerContext | None, task: Task) -> Mapping[str, Any]:
-    """A task that takes no time and returns 1 KB."""
+def noop(context: WorkerContext | None, task: Task) -> Mapping[str, Any]:
+    """Return 1 KB without computing anything."""
     return {"payload": PAYLOAD}
 
 
 def fan(n_embeds: int = 50, attacks_per_embed: int = 20) -> Plan:
-    """1 train -> n embeds -> n x a attacks -> as many verifies."""
+    """Build a plan: 1 train -> n embeds -> n x a attacks -> as many verifies."""
     plan = Plan()
 
     def task(kind: Kind, index: int, *parents: tuple[str, Task]) -> Task:
@@ -61,7 +61,7 @@ def fan(n_embeds: int = 50, attacks_per_embed: int = 20) -> Plan:
 
 
 def ready_queue(plan: Plan) -> None:
-    """The floor: a deque and in-degrees, no processes."""
+    """Execute the plan with a deque and in-degrees, without processes (lower bound)."""
     missing = {t.id: len(t.parent_ids) for t in plan}
     ready = deque(t for t in plan if not missing[t.id])
     while ready:
@@ -74,25 +74,25 @@ def ready_queue(plan: Plan) -> None:
 
 
 class RawActor:
-    """The smallest actor that can do the job."""
+    """A minimal actor."""
 
     def perform(self, task: Task) -> Mapping[str, Any]:
-        """One task per call."""
+        """Execute one task."""
         return noop(None, task)
 
 
 def raw_ray(plan: Plan, actors: list[Any]) -> None:
-    """A hand-written ready queue over raw Ray actors, one call in flight per actor."""
+    """Execute the plan on raw Ray actors, one call in flight per actor."""
     missing = {t.id: len(t.parent_ids) for t in plan}
     ready = deque(t for t in plan if not missing[t.id])
-    idle, flying = list(actors), {}
-    while ready or flying:
+    idle, in_flight = list(actors), {}
+    while ready or in_flight:
         while ready and idle:
             actor, task = idle.pop(), ready.popleft()
-            flying[actor.perform.remote(task)] = (actor, task)
-        done, _ = ray.wait(list(flying), num_returns=1)
+            in_flight[actor.perform.remote(task)] = (actor, task)
+        done, _ = ray.wait(list(in_flight), num_returns=1)
         for call in done:
-            actor, task = flying.pop(call)
+            actor, task = in_flight.pop(call)
             ray.get(call)
             idle.append(actor)
             for child in plan.children(task.id):
@@ -102,10 +102,10 @@ def raw_ray(plan: Plan, actors: list[Any]) -> None:
 
 
 class KeptRay(RayExecutor):
-    """Keeps its workers between runs, so that start-up is not what is measured.
+    """A Ray executor that keeps its workers between runs, so that start-up is not measured.
 
     Attributes:
-        slow: every task is said to have taken a second, so that none travels with others.
+        slow: report one second per task, so that tasks are not batched.
     """
 
     slow = False
@@ -119,51 +119,51 @@ class KeptRay(RayExecutor):
             super().start()
 
     def stop(self) -> None:
-        """Nothing: see ``close``."""
+        """Do nothing; see ``close``."""
 
     def close(self) -> None:
-        """Let go of the workers."""
+        """Stop the workers."""
         super().stop()
 
 
 def ours(plan: Plan, executor: Executor, folder: Path, run: str = "run") -> None:
-    """Our loop with its journal, on a fresh store, or resuming where one is."""
+    """Run our loop with its journal on a new store, or resume an existing one."""
     store = Store(folder).open()
     with Journal(store.journal_path) as journal:
         run_plan(plan, RunRequest(run, "overhead", "", {}), store=store, journal=journal, executor=executor)
 
 
 def timed(function: Callable[..., None], *arguments: Any) -> float:
-    """Wall seconds of one call."""
+    """Measure wall seconds of one call."""
     started = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - started
 
 
 def measure(repeat: int, n_workers: int) -> dict[str, list[float]]:
-    """Seconds of every repetition of every variant, interleaved."""
+    """Measure seconds of every repetition of every variant, interleaved."""
     plan = fan()
     found: dict[str, list[float]] = {}
 
-    def note(name: str, seconds: float) -> None:
+    def record(name: str, seconds: float) -> None:
         found.setdefault(name, []).append(seconds)
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        Store(root).open()  # workers look whether it is there
+        Store(root).open()  # workers require an existing store
         pool = KeptRay(Setup(store=root), workers=n_workers, perform="benchmarks.overhead:noop")
         pool.start()
         actors = [ray.remote(RawActor).options(num_cpus=0).remote() for _ in range(n_workers)]
         raw_ray(fan(2, 2), actors)
         for index in range(repeat):
             inline, resumed = root / f"inline-{index}", InlineExecutor(Setup(store=root), perform=noop)
-            note("planning (ids of all tasks)", timed(fan_ids))
-            note("ready queue in one process", timed(ready_queue, plan))
-            note("ours, inline, journal", timed(ours, plan, resumed, inline))
-            note("ours, resuming a finished plan", timed(ours, plan, resumed, inline, "again"))
-            note(BASE, timed(raw_ray, plan, actors))
+            record("planning (ids of all tasks)", timed(fan_ids))
+            record("ready queue in one process", timed(ready_queue, plan))
+            record("ours, inline, journal", timed(ours, plan, resumed, inline))
+            record("ours, resuming a finished plan", timed(ours, plan, resumed, inline, "again"))
+            record(BASE, timed(raw_ray, plan, actors))
             for name, pool.slow in (("ours, Ray, journal, one task a call", True), ("ours, Ray, journal", False)):
-                note(name, timed(ours, plan, pool, root / f"ray-{index}-{pool.slow}"))
+                record(name, timed(ours, plan, pool, root / f"ray-{index}-{pool.slow}"))
         pool.close()
     return found
 

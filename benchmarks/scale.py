@@ -1,10 +1,10 @@
-"""What a plan of 2,000, 20,000, 100,000 tasks costs its driver per task: processor time and memory, ratios of one run.
+"""Driver cost per task for plans of 2,000, 20,000, 100,000 tasks: processor time and memory, ratios of one run.
 
-The plan is expanded from a real spec (the bundled digits; schemes x attacks x as many seeds as it takes) and executed
-by the real session - store, journal on disk, ledger, loop - on workers of virtual time, so that what is measured is the
-driver and nothing else. Each size has a process of its own; sizes are interleaved, the fastest repetition counts.
-Memory is the growth of the largest resident set over what it was before expansion; "beyond a constant" is its slope
-between the smallest and the largest plan. Tasks leave an empty result: what a real one leaves is held as well.
+The plan is expanded from a real spec (the bundled digits; schemes x attacks x seeds) and executed by the real loop
+(store, journal on disk, ledger) on workers in virtual time, so that only the driver is measured. Each size has its own
+process; sizes are interleaved, the fastest repetition counts. Memory is the growth of the largest resident set since
+before expansion; "beyond a constant" is its slope
+between the smallest and the largest plan. Tasks have empty results; real results need additional memory.
 
     python -m benchmarks.scale [--sizes 2000 20000 100000] [--repeat 2] [--workers 256] [--json FILE]
 """
@@ -43,17 +43,17 @@ PARTS = ("expand", "run", "both", "resume")
 
 
 def spec_of(n_seeds: int) -> ExperimentSpec:
-    """The spec with so many seeds."""
+    """Parse the spec with ``n_seeds`` seeds."""
     return ExperimentSpec.parse(SPEC.format(seeds=list(range(n_seeds))))
 
 
 def seeds_for(n_tasks: int) -> int:
-    """Seeds that make about so many tasks."""
+    """Compute the number of seeds for about ``n_tasks`` tasks."""
     return max(1, round(n_tasks / (len(expand(spec_of(4)).plan) - len(expand(spec_of(3)).plan))))
 
 
 def drive(expansion: Expansion, folder: Path, n_workers: int, run: str) -> None:
-    """Execute the plan as ``wmarena run`` would, every task for as long as it is guessed to take."""
+    """Execute the plan as ``wmarena run`` does, each task for its estimated duration."""
     store = Store(folder).open()
     with Journal(store.journal_path) as journal:
         executor = VirtualExecutor(n_workers, lambda task: task.cost)
@@ -61,12 +61,12 @@ def drive(expansion: Expansion, folder: Path, n_workers: int, run: str) -> None:
 
 
 def resident() -> int:
-    """Bytes of the largest resident set so far."""
+    """Read the bytes of the largest resident set so far."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def measure(n_tasks: int, n_workers: int) -> dict[str, float]:
-    """Seconds of each part, bytes and tasks, of one plan in this process."""
+    """Measure seconds of each part, bytes and tasks of one plan in this process."""
     n_seeds = seeds_for(n_tasks)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -78,7 +78,7 @@ def measure(n_tasks: int, n_workers: int) -> dict[str, float]:
         timed(found, "run", lambda: drive(expansion, root / "store", n_workers, "first"))
         found["bytes"] = resident() - before
         found["both"] = found["expand"] + found["run"]
-        # Read back by a plan of its own, as the next command would.
+        # Resumed with a new plan, as the next command would be.
         timed(
             found,
             "resume",
@@ -88,22 +88,22 @@ def measure(n_tasks: int, n_workers: int) -> dict[str, float]:
 
 
 def timed(found: dict[str, float], name: str, function: Callable[[], T]) -> T:
-    """The function's result; its processor seconds are noted, which other work on the machine disturbs less."""
+    """Call the function and record its processor seconds, which other load on the machine affects less."""
     started = time.process_time()
     result = function()
     found[name] = time.process_time() - started
     return result
 
 
-def elsewhere(n_tasks: int, n_workers: int) -> dict[str, float]:
-    """``measure`` in a fresh process."""
+def measure_in_process(n_tasks: int, n_workers: int) -> dict[str, float]:
+    """Run ``measure`` in a new process."""
     command = [sys.executable, "-m", "benchmarks.scale", "--one", str(n_tasks), "--workers", str(n_workers)]
     found: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
     return found
 
 
 def best(repeated: list[dict[str, float]]) -> dict[str, float]:
-    """The smallest of each figure: what disturbs only adds."""
+    """Select the minimum of each figure: disturbances only add."""
     return {name: min(found[name] for found in repeated) for name in repeated[0]}
 
 
@@ -139,7 +139,7 @@ def main() -> None:
     found: dict[int, list[dict[str, float]]] = {size: [] for size in sorted(options.sizes)}
     for _ in range(options.repeat):
         for size, repeated in found.items():
-            repeated.append(elsewhere(size, options.workers))
+            repeated.append(measure_in_process(size, options.workers))
     rows = [best(repeated) for repeated in found.values()]
     print(f"{options.workers} virtual workers, best of {options.repeat}\n")
     show(rows)

@@ -1,18 +1,18 @@
-"""How near to the best possible schedule the loop comes, on a mix of attacks whose costs differ 170-fold.
+"""Makespan of the loop's schedule relative to the lower bound, on a mix of attacks whose costs differ 170-fold.
 
 Hours of 16 attacks on a wide residual network (CIFAR-10, one GPU), as a published comparison of eleven schemes measured
 them: quantisation takes a minute, a knock-off model three hours. For every seed one model is trained; every scheme
 embeds into it; every attack is followed by its verification. All on virtual workers, by the loop that runs experiments.
 
-    ours       the loop; it expects of every task the hours of its sort
-    unaware    the same loop where every task is expected to take as long: what knowing durations is worth
-    barrier    stage by stage, and attack by attack: the next begins when the last worker is done
-    static     the list of (seed, scheme, attack) is cut into one piece per worker beforehand; stages before as above
+    ours       the loop; expected hours depend on the kind of task
+    unaware    the same loop with equal expected durations: shows the value of known durations
+    barrier    stage by stage, and attack by attack: the next starts when the last worker has finished
+    static     the list of (seed, scheme, attack) is cut into one piece per worker in advance; earlier stages as above
 
 Each is makespan / lower bound, the larger of total work / workers and the critical path. No schedule reaches that bound
-where few tasks can run while the first models are trained; "graph" is what the order of the graph leaves of it
-(``wmarena.orchestrator.running.simulate``), and "ours/graph" what the policy adds. "given" is the mix whose models are
-there already.
+if few tasks can run while the first models are trained; "graph" is the bound that respects the graph's order
+(``wmarena.orchestrator.running.simulate``), and "ours/graph" the policy's share. "given" is the mix with existing
+models.
 
     python -m benchmarks.scheduling [--seeds 1 10] [--workers 1 2 4 ... 512] [--spread 0.3] [--json FILE]
 """
@@ -61,7 +61,7 @@ Hours = Callable[[Task], float]
 
 @dataclass(frozen=True)
 class Mix:
-    """The graph, and what it is for schedules that do not know graphs.
+    """The graph, and its tasks as lists for schedules without a graph.
 
     Attributes:
         cells: (attack, verify) in the order of a grid: seed, scheme, attack.
@@ -74,10 +74,10 @@ class Mix:
 
 
 def mix(n_seeds: int, n_schemes: int = N_SCHEMES, *, given: bool = False) -> Mix:
-    """Seeds x schemes x attacks; a task's ``cost`` is the hours of its sort.
+    """Seeds x schemes x attacks; a task's ``cost`` is the hours of its kind.
 
     Args:
-        given: the models to be attacked cost nothing.
+        given: training and embedding cost nothing.
     """
     train_h = 0.0 if given else TRAIN_H
     made = Mix(Plan(), [], [], [])
@@ -102,27 +102,27 @@ def mix(n_seeds: int, n_schemes: int = N_SCHEMES, *, given: bool = False) -> Mix
 
 
 def spread(plan: Plan, sigma: float) -> Hours:
-    """What each task takes: its sort's hours times a log-normal factor of median 1, the same in every schedule."""
+    """Draw durations: hours of the kind times a log-normal factor of median 1, equal in every schedule."""
     draw = random.Random(0)
     factor = {task.id: math.exp(draw.gauss(0.0, sigma)) for task in plan}
     return lambda task: task.cost * factor[task.id]
 
 
 def list_schedule(lengths: Iterable[float], n_workers: int) -> float:
-    """Hours until all are done if each goes, in order, to the worker that is free first."""
-    free = [0.0] * n_workers
+    """Compute the makespan in hours if each task goes, in order, to the first free worker."""
+    free = [0.0] * n_workers  # heap of the times at which workers become free (Graham's list scheduling)
     for length in lengths:
         heapq.heapreplace(free, free[0] + length)
     return max(free)
 
 
 def before_attacks(found: Mix, hours: Hours, n_workers: int) -> float:
-    """Training, then embedding, with a barrier after each."""
+    """Compute the hours of training and embedding, with a barrier after each."""
     return sum(list_schedule(map(hours, stage), n_workers) for stage in (found.trains, found.embeds))
 
 
 def barrier(found: Mix, hours: Hours, n_workers: int) -> float:
-    """Attack by attack, each with its verification; within a stage no worker idles while something is left of it."""
+    """Compute the makespan attack by attack, each with its verification, with a barrier after each attack."""
     by_attack = groupby(sorted(found.cells, key=_attack), key=_attack)
     stages = ([hours(a) + hours(v) for a, v in cells] for _, cells in by_attack)
     return before_attacks(found, hours, n_workers) + sum(list_schedule(stage, n_workers) for stage in stages)
@@ -133,7 +133,7 @@ def _attack(cell: tuple[Task, Task]) -> str:
 
 
 def static(found: Mix, hours: Hours, n_workers: int) -> float:
-    """The grid in as many equal pieces as there are workers, dealt out beforehand."""
+    """Compute the makespan of the grid cut into one equal piece per worker."""
     lengths = [hours(a) + hours(v) for a, v in found.cells]
     cuts = [round(i * len(lengths) / n_workers) for i in range(n_workers + 1)]
     longest = max(sum(lengths[a:b]) for a, b in pairwise(cuts))
@@ -141,7 +141,7 @@ def static(found: Mix, hours: Hours, n_workers: int) -> float:
 
 
 def compare(found: Mix, hours: Hours, n_workers: int, store: Store) -> dict[str, Any]:
-    """Makespans in hours, the bounds, and what each is against the lower bound."""
+    """Compute makespans relative to the lower bound, and the bounds in hours."""
 
     def loop(expected: Hours) -> Schedule:
         return simulate(found.plan, n_workers, store=store, expected=expected, actual=hours)
@@ -168,7 +168,7 @@ COLUMNS = ("ours", "unaware", "barrier", "static", "graph", "ours/graph")
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print one mix."""
+    """Print the table of one mix."""
     names = "".join(f"{name:>11}" for name in COLUMNS)
     print(f"{'workers':>8} {'bound, h':>9} {'bounded by':>14}{names}{'vs barrier':>12}")
     for row in rows:

@@ -1,9 +1,9 @@
 """Training throughput: our resident-data loop against a conventional loop around torch's DataLoader.
 
 Both sides train the same network, from the same weights, on the same images, with the same batch, optimiser,
-schedule and precision. The conventional side is what public implementations do: a PIL image per sample, torchvision
+schedule and precision. The conventional side is as in public implementations: a PIL image per sample, torchvision
 transforms, a DataLoader (in the process, or with worker processes kept alive), ``loss.item()`` left out. Repetitions
-are interleaved, so that a machine whose speed drifts slows all sides alike; medians are printed. On CUDA also the
+are interleaved, so that a drift of the machine's speed affects all sides equally; medians are printed. On CUDA also the
 training's FLOP/s as a fraction of the card's measured bf16 matmul rate.
 
     python -m benchmarks.training [--workload NAME] [--images N] [--repetitions R] [--workers 0 2]
@@ -52,7 +52,7 @@ _MATMUL_SIDE = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What both sides have in common."""
+    """Common configuration of both sides."""
 
     config: ImageWorkload
     task: Workload
@@ -63,7 +63,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One contestant: an epoch of data alone, and an epoch of training."""
+    """One implementation: an epoch of data loading alone, and an epoch of training."""
 
     name: str
     load: Callable[[], None]
@@ -71,7 +71,7 @@ class Side:
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):
-    """Images as torchvision's data sets serve them: a PIL image and its transforms, one sample a call."""
+    """Images as in torchvision's data sets: a PIL image and its transforms, one sample per call."""
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, transform: Callable[[Image.Image], Tensor]) -> None:
         self._pixels = pixels.transpose(0, 2, 3, 1)
@@ -88,7 +88,7 @@ class PilImages(Dataset[tuple[Tensor, int]]):
 
 
 def conventional_transform(config: ImageWorkload) -> Callable[[Image.Image], Tensor]:
-    """The recipe's augmentation and normalisation, as torchvision transforms."""
+    """Build the recipe's augmentation and normalisation from torchvision transforms."""
     side = config.source.input_shape[1]
     steps: list[Callable[[object], object]] = []
     if config.crop:
@@ -103,7 +103,7 @@ def conventional_transform(config: ImageWorkload) -> Callable[[Image.Image], Ten
 
 
 def ours(setting: Setting) -> Side:
-    """Data on the device, batches by gather, ``task.fit``."""
+    """Prepare our side: data on the device, batches by gather, ``task.fit``."""
     config, task, recipe = setting.config, setting.task, setting.recipe
     pixels = Pixels(
         mean=config.mean, std=config.std, device=task.device, pad=config.pad, crop=config.crop, flip=config.flip
@@ -118,7 +118,7 @@ def ours(setting: Setting) -> Side:
 
 
 def conventional(setting: Setting, n_workers: int) -> Side:
-    """A DataLoader with ``n_workers`` processes, and the loop of torch's tutorials."""
+    """Prepare a DataLoader with ``n_workers`` processes and the loop of torch's tutorials."""
     images = PilImages(setting.pixels, setting.labels, conventional_transform(setting.config))
     device = setting.task.device
     loader = DataLoader(
@@ -143,7 +143,7 @@ def conventional(setting: Setting, n_workers: int) -> Side:
 
 
 def conventional_epoch(setting: Setting, model: nn.Module, batches: Iterable[Batch], n_steps: int) -> None:
-    """One epoch with torch's own optimiser defaults and scheduler."""
+    """Train one epoch with torch's optimiser defaults and scheduler."""
     recipe = setting.recipe
     optimiser: torch.optim.Optimizer
     if recipe.optimiser == "adam":
@@ -168,7 +168,7 @@ def _consume(batches: Iterable[Batch]) -> None:
 
 
 def seconds(work: Callable[[], None], device: torch.device) -> float:
-    """Wall time of ``work``, its GPU kernels included."""
+    """Measure wall seconds of ``work``, including GPU kernels."""
     _synchronise(device)
     start = time.perf_counter()
     work()
@@ -182,7 +182,7 @@ def _synchronise(device: torch.device) -> None:
 
 
 def measure(sides: list[Side], repetitions: int, device: torch.device) -> dict[str, tuple[float, float]]:
-    """Name -> median seconds of (data alone, training) for one epoch; the first round warms up and is not counted."""
+    """Measure name -> median seconds of (data alone, training) per epoch; the first round is warm-up."""
     times: dict[str, tuple[list[float], list[float]]] = {side.name: ([], []) for side in sides}
     for repetition in range(repetitions + 1):
         for side in sides:
@@ -194,7 +194,7 @@ def measure(sides: list[Side], repetitions: int, device: torch.device) -> dict[s
 
 
 def matmul_rate(device: torch.device) -> float:
-    """Measured bf16 FLOP/s of a large square matrix product: the card's practical peak."""
+    """Measure bf16 FLOP/s of a large square matrix product, the practical peak of the GPU."""
     a, b = (torch.randn(_MATMUL_SIDE, _MATMUL_SIDE, device=device, dtype=torch.bfloat16) for _ in range(2))
 
     def work() -> None:
@@ -206,7 +206,7 @@ def matmul_rate(device: torch.device) -> float:
 
 
 def training_flops(setting: Setting) -> float:
-    """FLOP per image of a training step: a forward pass, counted, and a backward pass of twice that."""
+    """Count FLOP per image of a training step: a forward pass, and twice that for the backward pass."""
     model = setting.task.network(0).eval()
     shape = setting.task.info.input_shape
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -215,7 +215,7 @@ def training_flops(setting: Setting) -> float:
 
 
 def prepare(arguments: argparse.Namespace) -> Setting:
-    """The asked workload on the asked device with its first images."""
+    """Prepare the selected workload on the selected device with its first images."""
     name = arguments.workload or ("fashion_lenet5" if FashionLeNet5.available(arguments.data_root) else "digits_cnn")
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     config = WORKLOADS[name]()
@@ -231,7 +231,7 @@ def prepare(arguments: argparse.Namespace) -> Setting:
 
 
 def show(setting: Setting, found: dict[str, tuple[float, float]]) -> None:
-    """The table: images/s and how many times as fast we are."""
+    """Print images/s and our speed-up."""
     n = len(setting.labels)
     own_load, own_train = found["this project"]
     device = setting.task.device

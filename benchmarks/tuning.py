@@ -1,8 +1,8 @@
-"""What a trial costs the driver: asking TPE, planning, judging and telling, with 1,000 finished trials in the study.
+"""Driver time per trial: ask TPE, plan, evaluate and tell, with 1,000 finished trials in the study.
 
 python -m benchmarks.tuning [--finished N] [--trials N]
 
-Tasks do nothing: every result is made up at once, so that what remains is the study's own time. Recording is left out.
+Tasks compute nothing and return synthetic results, so that the study's own time remains. Recording is excluded.
 """
 
 import argparse
@@ -52,8 +52,8 @@ sampler: tpe
 """
 
 
-def made_up(context: WorkerContext, task: Task) -> Mapping[str, Any]:
-    """A result of the right shape, a little different for every task."""
+def synthetic(context: WorkerContext, task: Task) -> Mapping[str, Any]:
+    """Return a result of the right shape, slightly different for every task."""
     noise = int(task.id[:6], 16) / 0xFFFFFF
     common = {"seconds": 0.0, "device": "none", "environment": {}, "consumed": {}}
     if task.kind is Kind.VERIFY:
@@ -64,7 +64,7 @@ def made_up(context: WorkerContext, task: Task) -> Mapping[str, Any]:
 
 
 def fill(tuner: Tuner, journal: Journal, study: StudySpec, finished: int) -> None:
-    """Trials that ended before: in Optuna's storage and in our journal."""
+    """Add finished trials to Optuna's storage and to our journal."""
     for _ in range(finished):
         proposal = tuner.ask()
         outcome = TrialOutcome(
@@ -76,7 +76,7 @@ def fill(tuner: Tuner, journal: Journal, study: StudySpec, finished: int) -> Non
 
 
 def measure(folder: Path, finished: int, trials: int) -> tuple[list[float], float]:
-    """Driver seconds of each of ``trials`` trials, and processor seconds of all of them, loop and journal included."""
+    """Measure driver seconds per trial, and processor seconds of all trials with loop and journal."""
     study = StudySpec.parse(STUDY)
     store = Store(folder / "store").open()
     with (
@@ -87,7 +87,9 @@ def measure(folder: Path, finished: int, trials: int) -> tuple[list[float], floa
         fill(filler, journal, study, finished)
         tuner = Tuner(study.name, storage, study.space, ["maximize"], study.method())
         source = Trials(study, tuner, journal, budget=finished + trials, planners=PlannerCache(None))
-        executor = InlineExecutor(Setup(store=store.root, data_root=None, root_file=None, workloads=WORKLOADS), made_up)
+        executor = InlineExecutor(
+            Setup(store=store.root, data_root=None, root_file=None, workloads=WORKLOADS), synthetic
+        )
         request, began = RunRequest("run", study.name, ""), time.process_time()
         run_plan(Plan(), request, store=store, journal=journal, executor=executor, source=source)
     return source.overheads, time.process_time() - began
@@ -104,7 +106,7 @@ def main() -> None:
     for finished in (0, args.finished):
         with tempfile.TemporaryDirectory() as folder:
             found, processor = measure(Path(folder), finished, args.trials)
-        late = quantiles(found[1:], n=10)[-1]  # the first trial reads data and code; later ones know them
+        late = quantiles(found[1:], n=10)[-1]  # the first trial reads data and code, later ones use the cache
         cells = (f"{1000 * seconds:.0f}" for seconds in (median(found[1:]), late, processor / args.trials))
         print(f"| {finished} | {' | '.join(cells)} |", flush=True)
 

@@ -1,4 +1,4 @@
-"""The documents are tests too: every command, spec, snippet, name and link of the README is real."""
+"""Every command, spec, snippet, name and link of the README is valid."""
 
 import importlib.util
 import re
@@ -65,7 +65,7 @@ def test_the_catalogue_names_every_plugin(name: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document: str) -> None:
+def test_links_have_targets(document: str) -> None:
     """Relative links of the documents name files of the repository."""
     text = (TREE / document).read_text(encoding="utf-8")
     targets = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]

@@ -1,4 +1,4 @@
-"""What a task costs its driver in memory: counted allocations, so the claim is a test."""
+"""Memory of the driver per task, by counted allocations."""
 
 import gc
 import tracemalloc
@@ -8,8 +8,8 @@ from benchmarks.scale import drive, spec_of
 from wmarena.experiments.planning.expand import expand
 
 
-def held(n_seeds: int, folder: Path) -> tuple[int, int]:
-    """(tasks, bytes at the peak) of expanding and executing the plan of so many seeds."""
+def peak_memory(n_seeds: int, folder: Path) -> tuple[int, int]:
+    """Measure (tasks, bytes at the peak) of expanding and executing the plan of ``n_seeds`` seeds."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -21,8 +21,8 @@ def held(n_seeds: int, folder: Path) -> tuple[int, int]:
 
 
 def test_a_task_costs_its_driver_two_kilobytes_at_most(tmp_path: Path) -> None:
-    """Plan, ledger, records and journal together, beyond what is held whatever the size of the plan."""
-    held(1, tmp_path / "warm")
-    few, many = held(4, tmp_path / "few"), held(16, tmp_path / "many")
+    """Plan, ledger, records and journal together, beyond the constant part."""
+    peak_memory(1, tmp_path / "warm")
+    few, many = peak_memory(4, tmp_path / "few"), peak_memory(16, tmp_path / "many")
 
     assert (many[1] - few[1]) / (many[0] - few[0]) <= 2048

@@ -1,4 +1,4 @@
-"""What the published mix of attacks takes on virtual workers: deterministic, so the claims are tests."""
+"""Makespan of the published mix of attacks on virtual workers; deterministic."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from wmarena.orchestrator.store.local import Store
 
 @pytest.mark.parametrize("n_workers", [8, 32, 256])
 def test_attacks_alone_take_no_longer_than_the_lower_bound_and_five_percent(tmp_path: Path, n_workers: int) -> None:
-    """Where the models are there already, nothing but the policy lies between a schedule and the bound."""
+    """With existing models, only the policy separates a schedule from the bound."""
     found = mix(1, given=True)
 
     assert 1.0 <= compare(found, spread(found.plan, 0.0), n_workers, Store(tmp_path))["ours"] <= 1.05

@@ -17,6 +17,7 @@ import torch
 from tests.experiments.evidence_factory import Bench
 from tests.experiments.gallery import gallery
 from wmarena.experiments.commands.browsing import dashboard_server, mlflow_server
+from wmarena.experiments.report.page import make_page
 from wmarena.experiments.report.writers.build import write_report
 from wmarena.experiments.results.table import build_rows
 from wmarena.orchestrator.keys.encryption import Cost, Passphrase
@@ -188,8 +189,7 @@ def innocent(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 def report_of(bench: Bench, folder: Path, text: str) -> Path:
     """The whole report of a run; ``text`` is its name, description and spec."""
-    return write_report(
-        folder,
+    page = make_page(
         rows=build_rows(bench.plan, bench.records, experiment=text, run_id="20261121-093000-abc123"),
         plan=bench.plan,
         records=bench.records,
@@ -197,6 +197,7 @@ def report_of(bench: Bench, folder: Path, text: str) -> Path:
         run_info={"id": text, "experiment": text, "info": {"description": text, "notes": [text], "left_out": [text]}},
         store=None,
     )
+    return write_report(folder, page)
 
 
 @pytest.mark.parametrize("field", [*FIELDS, "error", "spec"])

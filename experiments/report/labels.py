@@ -1,4 +1,4 @@
-"""Short names for what a plan resolved in full: a parameter is shown only where it tells two entries apart."""
+"""Short names of workloads, schemes and attacks: a parameter is shown only if it distinguishes two entries."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
@@ -11,12 +11,12 @@ from wmarena.experiments.spec.labels import differing, flat
 from wmarena.orchestrator.plan.identity import canonical
 
 Groups = dict[tuple[str | None, ...], dict[Hashable, Params]]
-"""(plugin name, what its entries are compared within) -> configurations, each once."""
+"""(plugin name, scope of the comparison) -> distinct configurations."""
 
 
 @dataclass(frozen=True)
 class PluginLabel:
-    """A plugin's name and what distinguishes this configuration of it from its siblings ('' if nothing does)."""
+    """A plugin's name and the parameters that distinguish this configuration from others ('' if none do)."""
 
     name: str
     detail: str = ""
@@ -27,7 +27,7 @@ class PluginLabel:
 
 @dataclass(frozen=True)
 class Victim:
-    """A configured scheme on a workload: one line of every table, which says so where its controls fired."""
+    """A configured scheme on a workload; ``ambiguous`` if its negative controls fired."""
 
     workload: str
     scheme: PluginLabel
@@ -43,8 +43,8 @@ class AttackLabel:
     """A configured attack without its strength: one line of the survival matrix.
 
     Attributes:
-        original_head: True if the verdict was taken with the owner's output layer plugged back in.
-        realigned: True if it was taken after the owner undid a rearrangement of the weights.
+        original_head: True if the suspect was judged with the owner's output layer.
+        realigned: True if the owner undid a rearrangement of the weights before judging.
     """
 
     attack: PluginLabel
@@ -53,14 +53,19 @@ class AttackLabel:
     realigned: bool = False
 
     @property
+    def name(self) -> str:
+        """Name of the attack plugin."""
+        return self.attack.name
+
+    @property
     def judged(self) -> str:
-        """What the owner did before judging; '' if nothing."""
+        """Changes that the owner made before judging; '' if none."""
         done = [*(["owner's head"] if self.original_head else []), *(["after realign"] if self.realigned else [])]
         return ", ".join(done)
 
     @property
     def detail(self) -> str:
-        """Everything behind the attack's name."""
+        """Everything after the attack's name."""
         return ", ".join(part for part in (self.attack.detail, self.judged) if part)
 
     def __str__(self) -> str:
@@ -70,8 +75,8 @@ class AttackLabel:
 class Labels:
     """Names for the rows of one table.
 
-    A scheme's parameter is part of its name if one workload was marked with two values of it; an attack's, if one
-    marked model was attacked with two values of it. What only follows from the victim (resolved defaults) is not.
+    A scheme's parameter is part of its name if it has two values on one workload; an attack's parameter, if it has two
+    values on one marked model. Defaults that are resolved from the victim are not.
     """
 
     def __init__(self, rows: Iterable[ResultRow]) -> None:
@@ -86,15 +91,15 @@ class Labels:
                 schemes[place][row.scheme_params] = flat(row.scheme_config)
             if row.control is None and row.setting not in attacks[(row.attack, *row.victim)]:
                 attacks[(row.attack, *row.victim)][row.setting] = _granted(row)
-        self._workloads, self._schemes, self._attacks = _telling(workloads), _telling(schemes), _telling(attacks)
+        self._workloads, self._schemes, self._attacks = map(_distinguishing, (workloads, schemes, attacks))
         self._victims: dict[tuple[tuple[str | None, ...], bool], Victim] = {}
 
     def workload(self, row: ResultRow | Calibration) -> str:
-        """The row's workload."""
+        """Name the row's workload."""
         return str(PluginLabel(row.workload, _detail(flat(row.workload_config), self._workloads[row.workload])))
 
     def victim(self, row: ResultRow | Calibration) -> Victim:
-        """The row's scheme on its workload."""
+        """Name the row's scheme on its workload."""
         key = row.victim, isinstance(row, ResultRow) and "ambiguous" in row.caveats
         if key not in self._victims:
             detail = _detail(flat(row.scheme_config), self._schemes[row.scheme])
@@ -102,19 +107,19 @@ class Labels:
             self._victims[key] = Victim(self.workload(row), scheme, row.scheme_params, ambiguous=key[1])
         return self._victims[key]
 
-    def assault(self, row: ResultRow) -> AttackLabel:
-        """The row's attack without its strength."""
+    def attack_label(self, row: ResultRow) -> AttackLabel:
+        """Name the row's attack without its strength."""
         label = PluginLabel(row.attack, _detail(_granted(row), self._attacks[row.attack]))
         return AttackLabel(label, row.strength_name, row.has_original_head, row.is_realigned)
 
 
 def _granted(row: ResultRow) -> Params:
-    """Attack and budget, flat, without the strength."""
+    """Flatten attack and budget, without the strength."""
     return row.variant | {f"adversary.{key}": value for key, value in row.granted.items()}
 
 
-def _telling(groups: Groups) -> dict[str | None, list[str]]:
-    """Plugin name -> parameters that take two values within one group, in order of appearance."""
+def _distinguishing(groups: Groups) -> dict[str | None, list[str]]:
+    """Map each plugin name to the parameters with two values in one group, in order of appearance."""
     shown: dict[str | None, dict[str, None]] = defaultdict(dict)
     for (name, *_), variants in groups.items():
         shown[name] |= dict.fromkeys(differing(list(variants.values())))
@@ -126,7 +131,7 @@ def _detail(params: Params, shown: Iterable[str]) -> str:
 
 
 def _setting(key: str, value: Any) -> str:
-    """``ftal`` for a word, ``epochs=5`` for a number: words speak for themselves."""
+    """Format ``ftal`` for a string, ``epochs=5`` for a number."""
     short = key.rsplit(".", 1)[-1]
     if isinstance(value, str):
         return value

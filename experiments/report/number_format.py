@@ -1,4 +1,4 @@
-"""Numbers as people read them, and the verdict of a table as one paragraph."""
+"""Number formatting: signs, units, per cent, durations, p-values."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ NONE = "\u2013"
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """``+0.93`` or ``−0.25``; what rounds to zero has no sign."""
+    """Format ``+0.93`` or ``−0.25``; zero after rounding has no sign."""
     text = f"{abs(value):.{digits}f}"
     if float(text) == 0:
         return text
@@ -19,44 +19,49 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def number(value: float, digits: int = 2) -> str:
-    """A plain number with a true minus sign."""
+    """Format a number with a typographic minus sign."""
     return f"{value:.{digits}f}".replace("-", MINUS)
 
 
+def tick(value: float) -> str:
+    """Format a number of an axis: an integer, or one decimal."""
+    return number(value, 0 if value == int(value) else 1)
+
+
 def percent(value: float | None, digits: int = 1) -> str:
-    """A rate in [0, 1] as per cent."""
+    """Format a rate in [0, 1] as per cent."""
     return NONE if value is None else f"{number(100 * value, digits)}{THIN}%"
 
 
 def points(value: float | None, digits: int = 2) -> str:
-    """An absolute difference of two rates in percentage points, signed."""
+    """Format a difference of two rates in percentage points, signed."""
     return NONE if value is None else f"{signed(100 * value, digits)}{THIN}pp"
 
 
 def price(drop: float) -> str:
-    """What a drop of a rate costs: ``0.3 pp``, or ``no accuracy``."""
+    """Format the cost of an attack: ``0.3 pp``, or ``no accuracy``."""
     return f"{number(100 * drop, 1)}{THIN}pp" if round(100 * drop, 1) > 0 else "no accuracy"
 
 
 def span(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:
-    """``0.91…0.95``: smallest and largest; '' for fewer than two values."""
+    """Format the range ``0.91…0.95``; '' for fewer than two values."""
     if len(values) < 2:
         return ""
     return f"{number(scale * min(values), digits)}{ELLIPSIS}{number(scale * max(values), digits)}"
 
 
 def mean_percent(values: Sequence[float], digits: int = 1) -> str:
-    """Mean of rates in per cent."""
+    """Format the mean of rates in per cent."""
     return percent(fmean(values), digits) if values else NONE
 
 
 def mean_number(values: Sequence[float], digits: int = 2) -> str:
-    """Mean of plain numbers."""
+    """Format the mean of numbers."""
     return number(fmean(values), digits) if values else NONE
 
 
 def power_of_ten(log10_p: float | None) -> str:
-    """A p-value from its logarithm: ``0.03``, ``2e−7``, ``1e−180``."""
+    """Format a p-value given as log10: ``0.03``, ``2e−7``, ``1e−180``."""
     if log10_p is None:
         return NONE
     if math.isinf(log10_p):
@@ -68,12 +73,12 @@ def power_of_ten(log10_p: float | None) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """A p-value given as such."""
+    """Format a p-value."""
     return NONE if p is None else power_of_ten(math.log10(p)) if p > 0 else "0"
 
 
 def seconds(value: float | None) -> str:
-    """A duration: ``0.4 s``, ``12 s``, ``3.5 min``, ``2.1 h``."""
+    """Format a duration: ``0.4 s``, ``12 s``, ``3.5 min``, ``2.1 h``."""
     if value is None:
         return NONE
     if value < 99.5:
@@ -82,15 +87,15 @@ def seconds(value: float | None) -> str:
 
 
 def seconds_span(values: Sequence[float]) -> str:
-    """Shortest and longest duration; '' for fewer than two."""
+    """Format shortest and longest duration; '' for fewer than two."""
     return f"{seconds(min(values))}{ELLIPSIS}{seconds(max(values))}" if len(values) > 1 else ""
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:
-    """``1 seed``, ``3 seeds``."""
+    """Format a count with its noun: ``1 seed``, ``3 seeds``."""
     return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def listed(items: Sequence[str]) -> str:
-    """``a, b and c``."""
+    """Join items: ``a, b and c``."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

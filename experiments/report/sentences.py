@@ -1,4 +1,4 @@
-"""Short phrases about summaries and duels that the page, the Markdown page and the terminal share."""
+"""Phrases about summaries and comparisons, shared by HTML, Markdown and terminal."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -29,24 +29,24 @@ from wmarena.experiments.results.costs import Bracket, median_cost
 from wmarena.experiments.results.rows import ResultRow
 
 
-def worst_words(duel: AttackComparison | None) -> str:
-    """What the worst attack did: ``removed on 3 of 3 seeds for 0.3 pp``, ``margin +0.50 for 1.1 pp``."""
-    if duel is None:
+def worst_text(comparison: AttackComparison | None) -> str:
+    """Format the worst attack's result: ``removed on 3 of 3 seeds for 0.3 pp``, ``margin +0.50 for 1.1 pp``."""
+    if comparison is None:
         return NONE
-    cost = f" for {price(fmean(duel.drops))}" if duel.drops else ""
-    if not duel.removed:
-        return f"margin {signed(fmean(duel.margins))}{cost}"
-    return f"removed on {duel.removed} of {counted(len(duel.seeds), 'seed')}{cost}"
+    cost = f" for {price(fmean(comparison.drops))}" if comparison.drops else ""
+    if not comparison.removed:
+        return f"margin {signed(fmean(comparison.margins))}{cost}"
+    return f"removed on {comparison.removed} of {counted(len(comparison.seeds), 'seed')}{cost}"
 
 
-def control_words(found: Sequence[ControlSummary]) -> str:
-    """``9 of 9 silent``."""
+def control_text(found: Sequence[ControlSummary]) -> str:
+    """Format the controls without a match: ``9 of 9 silent``."""
     judged, planned = sum(c.n for c in found), sum(len(c.rows) for c in found)
     return f"{judged - sum(c.fired for c in found)} of {planned} silent" if planned else "none"
 
 
-def mcnemar_words(fidelity: Fidelity) -> str:
-    """``p 0.2…0.8``: McNemar's p over seeds; '' without stored predictions."""
+def mcnemar_text(fidelity: Fidelity) -> str:
+    """Format McNemar's p over seeds, ``p 0.2…0.8``; '' without stored predictions."""
     found = sorted(pair.p_value for pair in fidelity.pairs if pair.p_value is not None)
     if not found:
         return ""
@@ -54,7 +54,7 @@ def mcnemar_words(fidelity: Fidelity) -> str:
 
 
 def by_seed(fidelity: Fidelity, what: str) -> str:
-    """One number per seed, in order: ``p_value``, or ``discordant`` counts as ``105:101``."""
+    """Format one number per seed, in order: ``p_value``, or ``discordant`` counts as ``105:101``."""
     if what == "p_value":
         if all(pair.p_value is None for pair in fidelity.pairs):
             return NONE
@@ -65,32 +65,36 @@ def by_seed(fidelity: Fidelity, what: str) -> str:
     return ", ".join(NONE if a is None else f"{a}:{b}" for a, b in counts)
 
 
-def tally(duel: AttackComparison) -> str:
-    """``survived 2/3``: seeds on which the mark is still there, of those judged."""
-    if duel.standing in ("undecided", "unmarked"):
-        return {"undecided": "undecided", "unmarked": "no mark"}[duel.standing]
-    word = "found" if duel.assault.attack.name == "none" else "survived"
-    return f"{word} {duel.survived}/{len(duel.seeds)}"
+def tally(comparison: AttackComparison) -> str:
+    """Format the judged seeds on which the mark remains: ``survived 2/3``."""
+    if comparison.outcome in ("undecided", "unmarked"):
+        return {"undecided": "undecided", "unmarked": "no mark"}[comparison.outcome]
+    word = "found" if comparison.attack_label.name == "none" else "survived"
+    return f"{word} {comparison.survived}/{len(comparison.seeds)}"
 
 
-def cost_text(duel: AttackComparison | None) -> str:
-    """The attacker's cost: a relative drop, ``> x`` where the verdict never fell, a dash where nothing was judged."""
-    return NONE if duel is None else cost_words(duel.brackets)
+def cost_text(comparison: AttackComparison | None) -> str:
+    """Format the attacker's cost as relative drop; ``> x`` if the verdict never fell, a dash if none was judged."""
+    return NONE if comparison is None else median_cost_text(comparison.sweep.brackets)
 
 
-def cost_words(brackets: Sequence[Bracket]) -> str:
-    """The median over seeds of the attacker's cost."""
+def median_cost_text(brackets: Sequence[Bracket]) -> str:
+    """Format the median over seeds of the attacker's cost."""
     found = median_cost(brackets)
     if found is None:
         return NONE
     drop, censored = found
-    # An attack that only made the model better was tried up to no drop at all.
+    # If an attack only improved the model, the largest drop tried is zero.
     return f"> {percent(max(0.0, drop))}" if censored else percent(drop)
 
 
-def bracket_text(duel: AttackComparison | None) -> str:
-    """What stood and what fell on both sides of the flip, seed by seed."""
-    return "" if duel is None else "; ".join(_bracket(b, duel.assault.strength_name) for b in duel.brackets)
+def bracket_text(comparison: AttackComparison | None) -> str:
+    """Format the strengths on both sides of the flip, per seed."""
+    return (
+        ""
+        if comparison is None
+        else "; ".join(_bracket(b, comparison.strength_name) for b in comparison.sweep.brackets)
+    )
 
 
 def _bracket(bracket: Bracket, name: str | None) -> str:
@@ -101,27 +105,27 @@ def _bracket(bracket: Bracket, name: str | None) -> str:
 
 
 def _side(row: ResultRow, name: str | None) -> str:
-    """``epochs 5 (1.2 %)``."""
+    """Format strength and drop: ``epochs 5 (1.2 %)``."""
     drop = percent(row.relative_drop)
     return drop if row.strength is None else f"{name} {plain_strength(row.strength)} ({drop})"
 
 
-def flip_words(duel: AttackComparison) -> str:
-    """Between which strengths the verdict falls, over seeds: ``epochs 5…10``; '' where it never fell or has none."""
-    fallen = [b for b in duel.brackets if b.after is not None and b.after.strength is not None]
+def flip_text(comparison: AttackComparison) -> str:
+    """Format the strengths between which the verdict falls, over seeds: ``epochs 5…10``; '' if none."""
+    fallen = [b for b in comparison.sweep.brackets if b.after is not None and b.after.strength is not None]
     lows = [b.before.strength for b in fallen if b.before is not None and b.before.strength is not None]
     highs = [b.after.strength for b in fallen if b.after is not None and b.after.strength is not None]
     if not highs:
         return ""
-    way = duel.contest.direction
-    first = min(lows, key=lambda s: way * s) if len(lows) == len(highs) else None
-    last = max(highs, key=lambda s: way * s)
+    direction = comparison.sweep.direction
+    first = min(lows, key=lambda s: direction * s) if len(lows) == len(highs) else None
+    last = max(highs, key=lambda s: direction * s)
     side = f"{plain_strength(first)}{ELLIPSIS}" if first is not None else "by "
-    return f"{duel.assault.strength_name} {side}{plain_strength(last)}"
+    return f"{comparison.strength_name} {side}{plain_strength(last)}"
 
 
 def cost_doubts(brackets: Sequence[Bracket]) -> list[str]:
-    """What weakens a cost: a suspect no better than training from scratch, a verdict that comes back."""
+    """List doubts about a cost: a suspect no better than training from scratch, a verdict that returns."""
     poor = sum(b.beats_scratch is False for b in brackets)
     return [
         *([f"no better than scratch {poor}/{len(brackets)}"] if poor else []),
@@ -129,25 +133,25 @@ def cost_doubts(brackets: Sequence[Bracket]) -> list[str]:
     ]
 
 
-def encounter_words(found: OverwriteResult | None) -> str:
-    """``owner +0.50, found 2/3; adversary +0.93, found 3/3``."""
+def overwrite_text(found: OverwriteResult | None) -> str:
+    """Format an overwriting: ``owner +0.50, found 2/3; adversary +0.93, found 3/3``."""
     if found is None:
         return NONE
-    duel = found.duel
-    owner = f"owner {signed(fmean(duel.margins))}, found {owner_found(found)}"
+    comparison = found.comparison
+    owner = f"owner {signed(fmean(comparison.margins))}, found {owner_found(found)}"
     if found.claim_margin is None:
         return owner
     return f"{owner}; adversary {signed(found.claim_margin)}, found {found.passed}/{len(found.claims)}"
 
 
 def owner_found(found: OverwriteResult) -> str:
-    """``2/3``: seeds on which the owner's key is still found."""
-    seeds = found.duel.seeds
+    """Format the seeds on which the owner's key is found: ``2/3``."""
+    seeds = found.comparison.seeds
     return f"{sum(bool(s.row.verdict) for s in seeds)}/{len(seeds)}"
 
 
-def rate_words(found: Calibration, level: float) -> str:
-    """``14 of 300 (2.2…8.4 %), expected 5.0 %``: how often a test of ``level`` rejects; a dash if it was not asked."""
+def rate_text(found: Calibration, level: float) -> str:
+    """Format the rejections at ``level``: ``14 of 300 (2.2…8.4 %), expected 5.0 %``; a dash if not tested."""
     rate = next((r for r in found.rates if r.level == level), None)
     if rate is None:
         return NONE
@@ -156,12 +160,12 @@ def rate_words(found: Calibration, level: float) -> str:
 
 
 def against(seen: float, expected: float | None) -> str:
-    """``0.5032 (0.5000)``: observed, and what the null model expects where it says so."""
+    """Format observed and, if known, expected value: ``0.5032 (0.5000)``."""
     return number(seen, 4) + (f" ({number(expected, 4)})" if expected is not None else "")
 
 
-def tasks_words(counts: Mapping[str, int]) -> str:
-    """``134 tasks: 130 computed, 4 failed``."""
+def tasks_text(counts: Mapping[str, int]) -> str:
+    """Format the counts of tasks: ``134 tasks: 130 computed, 4 failed``."""
     words = {"executed": "computed", "cached": "found finished", "failed": "failed", "skipped": "skipped"}
     parts = [f"{counts[key]} {word}" for key, word in words.items() if counts[key]]
     return f"{counted(counts['tasks'], 'task')}{': ' if parts else ''}{', '.join(parts)}"
@@ -174,20 +178,20 @@ SUMMARY_HEAD = (
 
 
 def summary_cells(summary: SchemeSummary) -> tuple[str, ...]:
-    """One line of the summary table, in the order of ``SUMMARY_HEAD``."""
+    """Format one line of the summary table, in the order of ``SUMMARY_HEAD``."""
     fidelity = summary.fidelity
     pairs = fidelity.pairs if fidelity else ()
-    difference = f"{points(fidelity.mean_difference)} {_bracketed(mcnemar_words(fidelity))}" if fidelity else NONE
+    difference = f"{points(fidelity.mean_difference)} {_bracketed(mcnemar_text(fidelity))}" if fidelity else NONE
     worst = summary.weakest
-    embed = summary.seconds_embed
+    embed = summary.by_seed("seconds_embed")
     return (
         str(summary.victim),
         _with_range([pair.clean for pair in pairs]),
         _with_range([pair.marked for pair in pairs]),
         difference.strip(),
         f"{summary.survived} of {len(summary.judged)}",
-        f"{worst.assault}: {worst_words(worst)}" if worst else NONE,
-        control_words(summary.controls),
+        f"{worst.attack_label}: {worst_text(worst)}" if worst else NONE,
+        control_text(summary.controls),
         seconds(fmean(embed)) if embed else NONE,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wmarena.experiments.report.page import make_page
 from wmarena.experiments.report.writers.build import write_report
 from wmarena.experiments.results.table import build_rows, calibrated, write_results
 from wmarena.experiments.spec.experiment import SHIPPED, ExperimentSpec
@@ -39,17 +40,8 @@ def publish(folder: Path, plan: Plan, records: Mapping[TaskId, Record], run: Run
         rows = build_rows(plan, records, experiment=run["experiment"], run_id=run["id"])
         folder.mkdir(parents=True, exist_ok=True)
         results = write_results(rows, folder)
-        report = write_report(
-            folder,
-            rows=rows,
-            plan=plan,
-            records=records,
-            spec_text=run["spec"],
-            run_info=run,
-            store=store,
-            calibrations=calibrated(plan, records),
-        )
-        return Pages(report, results, store.share_report(folder))
+        page = make_page(rows, plan, records, run["spec"], run, store, calibrated(plan, records))
+        return Pages(write_report(folder, page), results, store.share_report(folder))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Workloads: what is protected. This file imports no plugin; names become classes when they are used."""
+"""Table of built-in workloads. This file imports no plugin; names are resolved to classes when used."""
 
 WORKLOADS: dict[str, str] = {
     "digits_mlp": "wmarena.experiments.workloads.images.digits:DigitsMlp",

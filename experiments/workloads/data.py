@@ -1,7 +1,7 @@
-"""Where image data sets come from: the user's folder, the system's, a cache, the network; decoded once a process.
+"""Sources of image data sets: the user's folder, the system's, a cache, a download; decoded once per process.
 
-A data set is known by its content (pixels and labels), never by its path or container, so the same images give the
-same fingerprint from idx files, from Parquet and from a distribution's package.
+A data set is identified by its content (pixels and labels), never by its path or container, so the same images have
+the same fingerprint in idx files, in Parquet and in a distribution's package.
 """
 
 import hashlib
@@ -18,21 +18,20 @@ import numpy as np
 from wmarena.orchestrator.worker.workload import MissingData
 
 CACHE_ROOT = Path("~/.cache/wmarena")
-"""Where downloads go if no data root is given, or none that exists."""
-
+"""Folder of downloads if no existing data root is given."""
 
 _CONNECT_TIMEOUT_S = 20.0
 
 
 class DamagedData(ValueError):
-    """A file was found but is not what it should be; the message names it."""
+    """A file exists but its content is invalid; the message names it."""
 
 
 @dataclass(frozen=True)
 class Images:
     """Pixels (n, c, h, w) uint8 and labels (n,) int64.
 
-    ``groups`` (n,) int64 names what near-identical images show (frames of one scene); splits do not tear a group.
+    ``groups`` (n,) int64 numbers sets of near-identical images (frames of one scene); splits keep a group together.
     """
 
     pixels: np.ndarray
@@ -60,11 +59,11 @@ class Dataset:
 
 
 class Container(ABC):
-    """Files that hold one data set. ``str()`` is what messages call the place."""
+    """Files that hold one data set; ``str()`` names them in messages."""
 
     @abstractmethod
     def present(self) -> bool:
-        """True if all files are there; their content is not looked at."""
+        """True if all files exist; their content is not read."""
 
     @abstractmethod
     def read(self) -> Dataset:
@@ -73,15 +72,16 @@ class Container(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """All that is known about one data set's whereabouts.
+    """Locations and sizes of one data set.
 
     Attributes:
-        name: for messages and MLflow inputs.
-        input_shape: (c, h, w) of one image; with ``n_train`` and ``n_test``, what a complete copy has.
-        in_root: containers that may lie under a data root, in order of preference.
-        in_system: containers at fixed places.
-        download: fetches the data set into a folder, whose ``in_root`` containers are then read; None if bundled.
-        hint: how else a user gets the data, a clause.
+        name: used in messages and MLflow inputs.
+        input_shape: (c, h, w) of one image.
+        n_train, n_test: images in a complete copy.
+        in_root: possible containers under a data root, in order of preference.
+        in_system: containers at fixed paths.
+        download: downloads into a folder, whose ``in_root`` containers are then read; None if bundled.
+        hint: another way to get the data; a clause of the error message.
     """
 
     name: str
@@ -94,7 +94,7 @@ class DataSource:
     hint: str = ""
 
     def local(self, data_root: Path | None) -> Iterator[Container]:
-        """Every place on this machine, in the order of search."""
+        """Containers on this machine, in the order of search."""
         if data_root is not None:
             yield from self.in_root(data_root.expanduser())
         yield from self.in_system
@@ -106,11 +106,11 @@ class DataSource:
         return any(container.present() for container in self.local(data_root))
 
     def load(self, data_root: Path | None) -> Dataset:
-        """The decoded data set; the second call in a process costs nothing.
+        """Return the decoded data set, cached per process.
 
         Raises:
-            MissingData: it is nowhere; the message names every place tried and the ways to get it.
-            DamagedData: it was found but is incomplete or unreadable.
+            MissingData: not found; the message lists every path tried and the ways to get the data.
+            DamagedData: found, but incomplete or unreadable.
         """
         key = (self, data_root.expanduser().resolve() if data_root is not None else None)
         if key not in _LOADED:
@@ -124,10 +124,10 @@ class DataSource:
                 return container
             tried.append(str(container))
         if self.download is not None:
-            # A data root that does not exist is more likely a slip than a wish to have it made.
+            # A data root that does not exist is more likely a typo than a request to create it.
             target = (data_root if data_root is not None and data_root.is_dir() else CACHE_ROOT).expanduser()
             try:
-                with _impatient():
+                with _connect_timeout():
                     self.download(target)
             except (OSError, RuntimeError) as error:
                 reason = " ".join(str(error).split())
@@ -154,11 +154,23 @@ _LOADED: dict[tuple[DataSource, Path | None], Dataset] = {}
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """Connections made inside give up after a while, so that a machine without a network learns it soon."""
+def _connect_timeout() -> Iterator[None]:
+    """Limit the time of connection attempts, so that a machine without a network fails early."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_CONNECT_TIMEOUT_S)
     try:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+def torchvision_download(name: str) -> Callable[[Path], None]:
+    """Return a function that downloads ``torchvision.datasets.NAME`` into a folder."""
+
+    def download(root: Path) -> None:
+        # Imported here: loading torchvision takes a second, and only a download needs it.
+        from torchvision import datasets
+
+        getattr(datasets, name)(str(root), download=True)
+
+    return download

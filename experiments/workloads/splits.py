@@ -1,11 +1,11 @@
-"""Class-stratified choices of samples, drawn from a PRF: the same on every machine, under every library version.
+"""Class-stratified selection of samples from a PRF: equal on every machine and under every library version.
 
 The k-th drawn sample (k = 0, 1, ...) of a class with n_c members gets the rank (k + 1/2) / n_c, the first one the
 rank 0; the n lowest ranks are chosen (Sainte-Laguë's apportionment). Hence any n is met exactly, class frequencies
-follow the whole set's, every class has a member, and smaller choices are contained in larger ones.
+follow the whole set's, every class has a member, and smaller selections are subsets of larger ones.
 
-Where images come in groups of near-identical ones, validation data and reserve are made of whole groups, chosen in the
-same way; their sizes are then met to within a few groups. The training and test sets are chosen image by image.
+If images form groups of near-identical ones, validation data and reserve consist of whole groups, selected in the same
+way; their sizes are then met to within a few groups. The training and test sets are selected image by image.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _ROOT = b"wmarena: the fixed splits of public data sets"
 class Splits:
     """Sorted int64 indices; ``train``, ``val`` and ``reserve`` into the official training set, ``test`` into the other.
 
-    They depend on labels and sizes alone, never on a seed, so that all seeds of an experiment share them.
+    They depend on labels and sizes alone, not on a seed: all seeds of an experiment share them.
     """
 
     train: np.ndarray
@@ -31,7 +31,7 @@ class Splits:
 
 
 def stratified(labels: np.ndarray, n: int, prf: Prf) -> np.ndarray:
-    """(n,) sorted int64 indices into ``labels`` (m,), chosen as the module's docstring says.
+    """Select (n,) sorted int64 indices into ``labels`` (m,), as described in the module's docstring.
 
     Raises:
         ValueError: n is smaller than the number of classes present, or larger than m.
@@ -40,8 +40,9 @@ def stratified(labels: np.ndarray, n: int, prf: Prf) -> np.ndarray:
     if not len(classes) <= n <= len(labels):
         raise ValueError(
             f"expected between {len(classes)} (one a class) and {len(labels)} (all) samples, got {n}; "
-            "change the size or the fraction that asks for them"
+            "change the size or the fraction"
         )
+    # Sainte-Laguë: member k of a class of c has rank (k + 1/2) / c; rank 0 guarantees each class its first member.
     rank = np.empty(len(labels))
     for label, count in zip(classes, counts, strict=True):
         drawn = np.flatnonzero(labels == label)[prf.permutation(f"class/{label}", int(count))]
@@ -60,7 +61,7 @@ def split(
     test_size: int | None,
     groups: np.ndarray | None = None,
 ) -> Splits:
-    """Hold out validation data first, so that they are the same for every training size; then train and reserve.
+    """Select validation data first, so that they are equal for every training size; then train and reserve.
 
     Args:
         groups: (n,) int64 group of each training image, of one class each, or None.
@@ -71,12 +72,12 @@ def split(
     part = rest if train_size is None else _choose(train_labels, rest, train_size, "train")
     n_classes = len(np.unique(train_labels))
     n_reserve = max(n_classes, round(reserve * len(part))) if reserve > 0 else 0
-    withheld = _choose_whole(train_labels, groups, part, n_reserve, "reserve") if n_reserve else part[:0]
+    reserved = _choose_whole(train_labels, groups, part, n_reserve, "reserve") if n_reserve else part[:0]
     all_test = np.arange(len(test_labels), dtype=np.int64)
     return Splits(
-        train=np.setdiff1d(part, withheld),
+        train=np.setdiff1d(part, reserved),
         val=val,
-        reserve=withheld,
+        reserve=reserved,
         test=all_test if test_size is None else _choose(test_labels, all_test, test_size, "test"),
     )
 
@@ -87,7 +88,7 @@ def _choose(labels: np.ndarray, among: np.ndarray, n: int, purpose: str) -> np.n
 
 
 def _choose_whole(labels: np.ndarray, groups: np.ndarray | None, among: np.ndarray, n: int, purpose: str) -> np.ndarray:
-    """About ``n`` of ``among``: whole groups, the same share of every class's; exactly ``n`` without groups."""
+    """Select about ``n`` of ``among`` as whole groups, stratified by class; exactly ``n`` without groups."""
     if groups is None:
         return _choose(labels, among, n, purpose)
     names, first, member_of = np.unique(groups[among], return_index=True, return_inverse=True)

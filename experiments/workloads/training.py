@@ -1,8 +1,8 @@
 """The training loop: one forward, one backward, one optimiser step per batch; resumable at every epoch.
 
-Nothing is carried from step to step but weights, batch-norm statistics and optimiser moments: the learning rate is a
-function of the step; order, augmentation and what dropout drops are functions of the epoch. That is why a checkpoint
-is small and a resumed training is bit-equal to an undisturbed one.
+The only state carried between steps is weights, batch-norm statistics and optimiser moments: the learning rate is a
+function of the step; order, augmentation and dropout masks are functions of the epoch. Hence checkpoints are small and
+a resumed training is bit-equal to an uninterrupted one.
 """
 
 import math
@@ -27,7 +27,7 @@ LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int, n_steps: int) -> float:
-    """Learning rate of one step, counted from 0.
+    """Compute the learning rate of one step, counted from 0.
 
     ``one_cycle`` is the cosine cycle of [smith2019] as torch's OneCycleLR computes it: up from lr / 25 in the first
     30 % of the steps, then down to lr / 25e4; momentum is not cycled.
@@ -37,6 +37,7 @@ def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int, n_steps: i
     if recipe.schedule == "step":
         passed = sum(step // steps_per_epoch >= m for m in recipe.milestones)
         return recipe.lr * 0.1**passed
+    # torch's OneCycleLR counts from the last warm-up step, hence the -1 on both ends.
     peak, last = _WARM_UP * n_steps - 1, n_steps - 1
     start = recipe.lr / _START_DIVISOR
     if step <= peak:
@@ -49,14 +50,14 @@ def _cosine(start: float, end: float, part: float) -> float:
 
 
 def optimiser_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over the parameters that require gradients, fused: one kernel, not several a tensor.
+    """Create the recipe's optimiser over the parameters that require gradients; fused, one kernel for all tensors.
 
     Raises:
         ValueError: every parameter is frozen.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
-        raise ValueError("expected a model with parameters that require gradients, got one that is wholly frozen")
+        raise ValueError("expected a model with parameters that require gradients, got one with all of them frozen")
     if recipe.optimiser == "adam":
         return torch.optim.Adam(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(
@@ -66,12 +67,12 @@ def optimiser_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training of one model; ``run`` does it.
+    """Configuration of one training; ``run`` executes it.
 
     Attributes:
-        model: trained in place; its training flags are as before afterwards.
+        model: trained in place; its training flags are restored.
         loss: the workload's primary loss.
-        device: where model and batches live.
+        device: device of model and batches.
         seed: fixes batch order, augmentation and dropout.
         extra: global step -> batch appended to that step's batch, seen by batch norm, never augmented.
         penalty: scalar added to each step's loss.
@@ -99,13 +100,13 @@ class Training:
 
     @property
     def n_epochs(self) -> int:
-        """Passes begun, the last one perhaps cut short by ``Recipe.steps``."""
+        """Passes, the last one perhaps truncated by ``Recipe.steps``."""
         return math.ceil(self.n_steps / self.steps_per_epoch)
 
     def run(
         self, *, log: Log | None = None, checkpoints: Checkpoints | None = None, keep_at: Iterable[int] = ()
     ) -> None:
-        """Train, from the latest checkpoint if there is one.
+        """Train, from the latest checkpoint if one exists.
 
         Raises:
             FloatingPointError: an epoch's mean loss is NaN or infinite.
@@ -124,17 +125,17 @@ class Training:
                     mean_loss = self._epoch(epoch, optimiser)
                 if log is not None:
                     log(epoch + 1, loss=mean_loss, lr=optimiser.param_groups[0]["lr"])
-                # A pass that was cut short is no state that a longer training could continue from.
+                # A longer training could not continue from a truncated pass.
                 whole = (epoch + 1) * self.steps_per_epoch <= self.n_steps
                 if checkpoints is not None and whole:
                     checkpoints.offer(epoch + 1, lambda: pack(self.model, optimiser), keep=epoch + 1 in kept)
 
     def _epoch(self, epoch: int, optimiser: torch.optim.Optimizer) -> float:
-        """Mean loss of one pass (the first pass is 0)."""
+        """Train for one pass (counted from 0); return its mean loss."""
         recipe = self.recipe
         first = epoch * self.steps_per_epoch
         n_steps = min(self.steps_per_epoch, self.n_steps - first)
-        # Summed on the device and read once: reading every step would make the CPU wait for the GPU.
+        # Summed on the device and read once: reading every step would block the CPU on the GPU.
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         batches = self.samples.batches(recipe.batch_size, seed=self.seed, epoch=epoch, augment=recipe.augment)
         for step, batch in zip(range(first, first + n_steps), batches, strict=False):
@@ -146,7 +147,7 @@ class Training:
         if not math.isfinite(mean_loss):
             raise FloatingPointError(
                 f"expected a finite loss, got {mean_loss} in epoch {epoch + 1} of {self.n_epochs} "
-                f"(peak lr {recipe.lr:g}); lower the learning rate or the weight of what was added to the loss"
+                f"(peak lr {recipe.lr:g}); lower the learning rate or the weight of the added loss terms"
             )
         return mean_loss
 
@@ -167,8 +168,8 @@ class Training:
 def recalibrate(model: nn.Module, samples: Samples, *, batch_size: int = 1000) -> None:
     """Replace batch-norm statistics by their cumulative average over ``samples``; no-op without batch norm.
 
-    Batches are shuffled (a batch of one class would understate the variance), of nearly equal size (each weighs the
-    same in the average) and not augmented. Nothing else of the model changes.
+    Batches are shuffled (a batch of one class would understate the variance), of nearly equal size (all have the same
+    weight in the average) and not augmented. Nothing else in the model changes.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     if not norms:

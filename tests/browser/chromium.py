@@ -19,7 +19,7 @@ def browser() -> str:
 
 
 def page_text(address: str, profile: Path) -> str:
-    """The page's document, as HTML, once its scripts have come to rest.
+    """Load a page and return its HTML after its scripts have ended.
 
     Args:
         profile: an empty folder for the browser's state.

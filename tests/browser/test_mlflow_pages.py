@@ -1,4 +1,4 @@
-"""MLflow's pages as somebody sees them who browses a run: names, columns, description, figures, data, curves."""
+"""MLflow's pages in a browser: names, columns, description, figures, data, curves."""
 
 import json
 import re
@@ -69,7 +69,7 @@ def look(site: Site, tmp_path: Path) -> Look:
 
 
 def linked(site: Site, name: str) -> str:
-    """Where the experiment's description leads under a word."""
+    """Find the target of a link in the experiment's description."""
     note = experiment_tags(site.experiment)["mlflow.note.content"]
     (path,) = re.findall(rf"\[{name}\]\(([^)]+)\)", note)
     return path
@@ -87,7 +87,7 @@ def test_the_list_of_verdicts_has_tags_as_columns(site: Site, look: Look) -> Non
 
 
 def test_the_list_of_training_has_models_only(site: Site, look: Look) -> None:
-    """Clean, twin and marked models, with what they are worth."""
+    """Clean, twin and marked models with their metrics."""
     page = look(linked(site, "Training"))
 
     assert "embed/toy/seed0" in page

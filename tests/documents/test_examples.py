@@ -1,4 +1,4 @@
-"""The plugins of the how-tos are real: they honour the contracts, and a run finds them by their entry points."""
+"""The plugins of the how-tos pass the contracts and are found by their entry points."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The documentation: it builds without a warning, names everything there is, and needs no other host."""
+"""The documentation builds without a warning, is complete, and loads nothing from other hosts."""
 
 import os
 import re

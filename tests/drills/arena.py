@@ -1,4 +1,4 @@
-"""What drills share: a small experiment run by the command line, its processes, and the table that must not change."""
+"""Helpers of the drills: a small experiment run by the command line, its processes, and its expected table."""
 
 import json
 import os
@@ -24,7 +24,7 @@ FULL = bool(os.environ.get("WMARENA_DRILL"))
 """True under ``make drill``: the full numbers instead of one of each kind."""
 
 PATIENCE_S = 900.0
-"""After which a drill counts as hung; far beyond what any takes."""
+"""Time after which a drill counts as hung."""
 
 SPEC = """\
 name: drill
@@ -61,13 +61,13 @@ STARTED: list["subprocess.Popen[bytes]"] = []
 
 
 @dataclass
-class Arena:
-    """One store and one spec, and the command line on them.
+class Drill:
+    """One store and one spec, and the command line to run them.
 
     Attributes:
         folder: holds everything; removed by pytest.
         options: of every command here.
-        prefix: what the command runs under: ``ip netns exec NAME``.
+        prefix: of each command line, such as ``ip netns exec NAME``.
         tracking_uri: MLflow's; "none" records nothing.
         verb: the command: run, tune.
         url: of the store; None for one in the folder. The driver's own part of it is in the folder in any case.
@@ -92,49 +92,49 @@ class Arena:
         (self.folder / "spec.yaml").write_text(self.text)
 
     def home(self) -> Store:
-        """The store, as its driver sees it."""
+        """Open the store as its driver does."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
             return open_store(self.url or self.folder / "store")
 
     def command(self, *options: str) -> list[str]:
-        """``wmarena run`` of the spec, or another verb."""
+        """Build the command line of ``wmarena run``, or another verb."""
         places = ["--store", self.url or str(self.store), "--tracking-uri", self.tracking_uri]
         head = [*self.prefix, sys.executable, "-m", "wmarena", *places, "--json"]
         return [*head, self.verb, str(self.folder / "spec.yaml"), *self.options, *options]
 
     def start(self, *options: str) -> "Driver":
-        """Begin a run in a process of its own."""
+        """Start a run in its own process."""
         out, err = self.folder / f"out-{time.monotonic_ns()}", self.folder / f"err-{time.monotonic_ns()}"
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled", **self.environment}
         with out.open("w") as stdout, err.open("w") as stderr:
             process = subprocess.Popen(
-                self.command(*options), stdout=stdout, stderr=stderr, env=environment, preexec_fn=hear_ctrl_c
+                self.command(*options), stdout=stdout, stderr=stderr, env=environment, preexec_fn=restore_ctrl_c
             )
         STARTED.append(process)
         return Driver(process, out, err)
 
     def run(self, *options: str) -> "Driver":
-        """A whole run that ends well."""
+        """Execute a run to exit status 0."""
         driver = self.start(*options)
         driver.end()
         return driver
 
     def run_any(self, *options: str) -> "Driver":
-        """A whole run, however it ends."""
+        """Execute a run to any exit status."""
         driver = self.start(*options)
         driver.end(status=None)
         return driver
 
     def table(self) -> list[Row]:
-        """The newest run's table without what may differ between two runs, in a fixed order."""
+        """Read the newest run's table without columns that vary between runs, in a fixed order."""
         newest = max(self.store.glob("reports/*/*/results.parquet"), key=lambda p: p.parent.name)
         rows: list[Row] = pq.read_table(newest).to_pylist()
         return sorted(({k: v for k, v in r.items() if k not in _VARIES} for r in rows), key=lambda r: str(r["task_id"]))
 
     def ask(self, query: str) -> list[tuple[Any, ...]]:
-        """Rows of the journal."""
+        """Query the journal."""
         connection = sqlite3.connect(self.store / "journal.sqlite")
         try:
             return connection.execute(query).fetchall()
@@ -149,11 +149,11 @@ class Arena:
             return False
 
     def causes(self) -> list[str]:
-        """What attempts that were repeated ended with, in order."""
+        """List the errors of failed attempts, in order."""
         return [error for (error,) in self.ask("SELECT error FROM attempt WHERE error IS NOT NULL ORDER BY finished")]
 
-    def check(self, reference: "Arena") -> None:
-        """Nothing lost, nothing twice, and the table of an undisturbed run."""
+    def check(self, reference: "Drill") -> None:
+        """Check that no task is lost or repeated and that the table equals an undisturbed run's."""
         states = dict(self.ask("SELECT id, state FROM task"))
         expected = dict(reference.ask("SELECT id, state FROM task"))
         twice = self.ask("SELECT task FROM attempt WHERE state='done' GROUP BY task HAVING COUNT(*) > 1")
@@ -167,7 +167,7 @@ class Arena:
 
 @dataclass
 class Driver:
-    """A ``wmarena run`` under way."""
+    """A running ``wmarena run``."""
 
     process: "subprocess.Popen[bytes]"
     out: Path
@@ -185,7 +185,7 @@ class Driver:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Its one document."""
+        """Its JSON output."""
         found: dict[str, Any] = json.loads(self.out.read_text())
         return found
 
@@ -195,7 +195,7 @@ class Driver:
         return self.process.poll() is None
 
     def wait_for(self, condition: Callable[[], T], what: str) -> T:
-        """Until ``condition`` holds, which it returns; it must come true while the run is going."""
+        """Wait until ``condition`` is true and return its value; fail if the run ends before."""
         deadline = time.monotonic() + PATIENCE_S
         while not (found := condition()):
             assert self.going, f"ended with {self.process.returncode} before {what}: {self.said}"
@@ -204,16 +204,16 @@ class Driver:
         return found
 
     def wait_for_done(self, n_tasks: int) -> None:
-        """Until that many tasks are done."""
+        """Wait until that many tasks are done."""
         self.wait_for(lambda: self.n_done >= n_tasks, f"{n_tasks} tasks done")
 
     def workers(self, doing: str = "") -> list[int]:
-        """Process ids of its Ray workers; of those that are ``doing`` something (``.perform``)."""
+        """List process ids of its Ray workers, or of those that are ``doing`` something (``.perform``)."""
         ours = descendants(self.process.pid)
         return [pid for pid in ours if _command(pid).startswith(f"ray::GpuWorker{doing}")]
 
     def send(self, number: signal.Signals) -> None:
-        """A signal to the driver alone."""
+        """Send a signal to the driver alone."""
         self.process.send_signal(number)
 
     def end(self, *, status: int | None = 0) -> int:
@@ -228,7 +228,7 @@ class Driver:
 
 
 def meet(first: Driver, start: Callable[..., Driver], queued: str) -> tuple[Driver, Driver]:
-    """While ``first`` is suspended, another driver is refused and one waits, saying ``queued``; then all end."""
+    """Suspend ``first``, start a driver that is refused and one that waits with message ``queued``; let all end."""
     first.send(signal.SIGSTOP)
     refused, waiting = start(), start("--wait")
     refused.end(status=3)
@@ -240,7 +240,7 @@ def meet(first: Driver, start: Callable[..., Driver], queued: str) -> tuple[Driv
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below one."""
+    """List all descendants of a process."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -264,13 +264,13 @@ def _command(pid: int) -> str:
         return ""
 
 
-def hear_ctrl_c() -> None:
-    """Whoever runs the tests in the background has SIGINT ignored, and children inherit that."""
+def restore_ctrl_c() -> None:
+    """Restore SIGINT: in background shells it is ignored, and children inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def kill_one(pids: Sequence[int], rng: random.Random, number: signal.Signals = signal.SIGKILL) -> int | None:
-    """Signal one process of several; returns which, or None if there was none any more."""
+    """Signal one process of several; return its id, or None if it had ended."""
     if not pids:
         return None
     pid = rng.choice(pids)
@@ -282,7 +282,7 @@ def kill_one(pids: Sequence[int], rng: random.Random, number: signal.Signals = s
 
 
 def needs(*programs: str) -> str | None:
-    """Why a drill cannot use these programs as root, or None if it can."""
+    """Return the reason why a drill cannot use these programs as root, or None."""
     missing = [p for p in programs if shutil.which(p) is None]
     if missing:
         return f"needs {', '.join(missing)}"
@@ -290,7 +290,7 @@ def needs(*programs: str) -> str | None:
 
 
 def all_end(pids: Iterable[int]) -> bool:
-    """True once none of the processes runs: Ray's daemons take seconds to notice that their driver is gone."""
+    """Wait until none of the processes runs: Ray's daemons take seconds to detect that their driver ended."""
     deadline = time.monotonic() + 60.0
     left = set(pids)
     while left and time.monotonic() < deadline:
@@ -300,7 +300,7 @@ def all_end(pids: Iterable[int]) -> bool:
 
 
 def _runs(pid: int) -> bool:
-    """A process that nobody has waited for runs no more."""
+    """True unless the process ended or is a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

@@ -6,30 +6,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.arena import FULL, LONG, SPEC, STARTED, Arena
+from tests.drills.arena import FULL, LONG, SPEC, STARTED, Drill
 
 _COUNTS: Counter[str] = Counter()
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Arena:
-    """The drill's spec, run in one process without any trouble; look, do not touch."""
-    arena = Arena(tmp_path_factory.mktemp("undisturbed"), SPEC, options=("--executor", "inline"))
-    arena.run()
-    return arena
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Drill:
+    """The drill's spec, run in one process without faults; read-only."""
+    drill = Drill(tmp_path_factory.mktemp("undisturbed"), SPEC, options=("--executor", "inline"))
+    drill.run()
+    return drill
 
 
 @pytest.fixture(scope="session")
-def long(tmp_path_factory: pytest.TempPathFactory) -> Arena:
+def long(tmp_path_factory: pytest.TempPathFactory) -> Drill:
     """The long spec, undisturbed."""
-    arena = Arena(tmp_path_factory.mktemp("long"), LONG, options=("--executor", "inline"))
-    arena.run()
-    return arena
+    drill = Drill(tmp_path_factory.mktemp("long"), LONG, options=("--executor", "inline"))
+    drill.run()
+    return drill
 
 
 @pytest.fixture(autouse=True)
 def no_driver_is_left() -> Iterator[None]:
-    """Ends what a failed drill has left, suspended or not; Ray's processes go with their driver."""
+    """Kill drivers that a failed drill left, suspended or not; Ray's processes end with their driver."""
     yield
     while STARTED:
         process = STARTED.pop()
@@ -39,25 +39,25 @@ def no_driver_is_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def arena(tmp_path: Path) -> Arena:
+def drill(tmp_path: Path) -> Drill:
     """An empty store and the drill's spec, on two Ray workers."""
-    return Arena(tmp_path, options=("--workers", "2"))
+    return Drill(tmp_path, options=("--workers", "2"))
 
 
 @pytest.fixture
-def inline(tmp_path: Path) -> Arena:
+def inline(tmp_path: Path) -> Drill:
     """An empty store and the drill's spec, in one process."""
-    return Arena(tmp_path, options=("--executor", "inline"))
+    return Drill(tmp_path, options=("--executor", "inline"))
 
 
 @pytest.fixture
 def counts() -> Counter[str]:
-    """What was done how often; printed at the end of ``make drill``."""
+    """Count events; printed at the end of ``make drill``."""
     return _COUNTS
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Counts, and what was skipped for want of a capability."""
+    """Print counts, and drills skipped for lack of a capability."""
     if not FULL:
         return
     terminalreporter.section("drills")

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only, torn or rotten; each on a file system of its own or a real file."""
+"""Full and read-only disks, truncated and corrupted files; each on its own file system or a real file."""
 
 import os
 import random
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.arena import FULL, Arena, needs
+from tests.drills.arena import FULL, Drill, needs
 from wmarena.orchestrator.worker.context import MODEL
 
 MORE = ("--set", "attacks.prune_weights.sparsity=[0.3,0.5,0.9]")
@@ -42,9 +42,9 @@ def remount(folder: Path, options: str) -> None:
 
 @pytest.mark.parametrize("kib", [1100, 1600, 2200, 3000, 4000] if FULL else [1600])
 def test_a_full_disk_stops_the_run_and_room_resumes_it(
-    inline: Arena, undisturbed: Arena, kib: int, counts: Counter[str]
+    inline: Drill, undisturbed: Drill, kib: int, counts: Counter[str]
 ) -> None:
-    """It says what is full and how to go on, without a traceback; with room the same command ends as if undisturbed."""
+    """The message names the full disk and the remedy, without a traceback; with space the same command completes."""
     with mounted(inline.store, f"size={kib}k"):
         full = inline.run_any()
         assert full.process.returncode in (1, 3), full.said
@@ -57,7 +57,7 @@ def test_a_full_disk_stops_the_run_and_room_resumes_it(
     counts["disks filled"] += 1
 
 
-def test_a_store_that_becomes_read_only_stops_the_run(inline: Arena, undisturbed: Arena, counts: Counter[str]) -> None:
+def test_a_store_that_becomes_read_only_stops_the_run(inline: Drill, undisturbed: Drill, counts: Counter[str]) -> None:
     """Under a run: exit 3; before one: exit 2, nothing was run; then it is writable again, and all is well."""
     with mounted(inline.store, "size=200m"):
         driver = inline.start()
@@ -81,27 +81,27 @@ def test_a_store_that_becomes_read_only_stops_the_run(inline: Arena, undisturbed
 
 
 def flipped(path: Path, rng: random.Random) -> None:
-    """One bit of a file is another."""
+    """Flip one bit of a file."""
     raw = bytearray(path.read_bytes())
     raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
     path.write_bytes(raw)
 
 
 def torn(path: Path, rng: random.Random) -> None:
-    """The end of a file is missing."""
+    """Truncate a file."""
     os.truncate(path, rng.randrange(path.stat().st_size))
 
 
 @pytest.fixture(scope="module")
-def more(tmp_path_factory: pytest.TempPathFactory) -> Arena:
+def more(tmp_path_factory: pytest.TempPathFactory) -> Drill:
     """The drill with one more attack, undisturbed."""
-    arena = Arena(tmp_path_factory.mktemp("more"), options=("--executor", "inline", *MORE))
-    arena.run()
-    return arena
+    drill = Drill(tmp_path_factory.mktemp("more"), options=("--executor", "inline", *MORE))
+    drill.run()
+    return drill
 
 
 @pytest.mark.parametrize("seed", range(20 if FULL else 1))
-def test_damaged_files_are_found_and_made_again(inline: Arena, more: Arena, seed: int, counts: Counter[str]) -> None:
+def test_damaged_files_are_detected_and_recomputed(inline: Drill, more: Drill, seed: int, counts: Counter[str]) -> None:
     """A third of a store's files: ``store verify`` names them, and the next run ends with the rows of a whole store."""
     rng = random.Random(seed)
     inline.run()

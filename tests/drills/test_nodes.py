@@ -1,4 +1,4 @@
-"""Machines that are gone, or that nobody can reach, under a run on a Ray cluster."""
+"""Machines that are killed or unreachable during a run on a Ray cluster."""
 
 import contextlib
 import os
@@ -14,15 +14,15 @@ from uuid import uuid4
 
 import pytest
 
-from tests.drills.arena import FULL, Arena, needs
+from tests.drills.arena import FULL, Drill, needs
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("seed", range(3 if FULL else 1))
-def test_a_node_that_dies_costs_nothing(tmp_path: Path, undisturbed: Arena, seed: int, counts: Counter[str]) -> None:
-    """SIGKILL of a whole node under a run, then another one joins: its tasks run elsewhere, nobody is blamed."""
+def test_a_node_that_dies_costs_nothing(tmp_path: Path, undisturbed: Drill, seed: int, counts: Counter[str]) -> None:
+    """SIGKILL of a whole node under a run, then another one joins: its tasks run on other nodes and use up no retry."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -31,17 +31,17 @@ def test_a_node_that_dies_costs_nothing(tmp_path: Path, undisturbed: Arena, seed
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         try:
             doomed = cluster.add_node(num_cpus=1)
-            arena = Arena(tmp_path, options=("--address", cluster.address, "--workers", "2"))
-            driver = arena.start()
+            drill = Drill(tmp_path, options=("--address", cluster.address, "--workers", "2"))
+            driver = drill.start()
             driver.wait_for_done(3 + 5 * seed)
             cluster.remove_node(doomed, allow_graceful=False)
             cluster.add_node(num_cpus=1)
             driver.end()
         finally:
             cluster.shutdown()
-    arena.check(undisturbed)
+    drill.check(undisturbed)
 
-    assert not any(cause.startswith("worker_died") for cause in arena.causes())
+    assert not any(cause.startswith("worker_died") for cause in drill.causes())
     counts["nodes killed"] += 1
 
 
@@ -118,7 +118,7 @@ def ip(*words: str) -> None:
 
 @pytest.fixture
 def islands() -> Iterator[Islands]:
-    """Three machines that see each other."""
+    """Three machines that reach each other."""
     reason = needs("ip")
     if reason:
         pytest.skip(f"network namespaces: {reason}")
@@ -137,20 +137,20 @@ def islands() -> Iterator[Islands]:
 @pytest.mark.ray
 @pytest.mark.parametrize("seed", range(3 if FULL else 1))
 def test_a_node_that_is_cut_off_costs_nothing(
-    tmp_path: Path, islands: Islands, undisturbed: Arena, seed: int, counts: Counter[str]
+    tmp_path: Path, islands: Islands, undisturbed: Drill, seed: int, counts: Counter[str]
 ) -> None:
-    """Its packets are dropped, nothing is closed; it is noticed by its silence, and another machine takes over."""
+    """Packets are dropped, connections stay open; missing heartbeats are detected and another machine takes over."""
     islands.ray(0)
     islands.ray(1)
     options = ("--address", "10.231.0.1:6379", "--workers", "2", "--set", "executor.heartbeat_timeout_s=10.0")
-    arena = Arena(tmp_path, options=options, prefix=islands.inside(0))
-    driver = arena.start()
+    drill = Drill(tmp_path, options=options, prefix=islands.inside(0))
+    driver = drill.start()
     driver.wait_for_done(3 + 5 * seed)
     time.sleep(0.1 * seed)
     islands.cut_off(1)
     islands.ray(2)
     driver.end()
-    arena.check(undisturbed)
+    drill.check(undisturbed)
 
-    assert any(cause.startswith(("silent", "node_lost")) for cause in arena.causes())
+    assert any(cause.startswith(("silent", "node_lost")) for cause in drill.causes())
     counts["nodes cut off"] += 1

@@ -1,4 +1,4 @@
-"""Studies on a shared store, their journal on PostgreSQL: drivers that die, machines that go on, drivers that meet."""
+"""Studies on a shared store, their journal on PostgreSQL: killed and concurrent drivers, takeover."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.drills.arena import FULL, Arena, meet
+from tests.drills.arena import FULL, Drill, meet
 from wmarena.experiments.study.documents import FINISHED
 from wmarena.experiments.study.spec import SHIPPED
 from wmarena.orchestrator.journal.opening import ADDRESS
@@ -25,30 +25,30 @@ Made = Callable[[], str]
 Documents = dict[int, dict[str, Any]]
 
 
-def machines(folder: Path, url: str, journal: str) -> list[Arena]:
-    """Two that have store and journal in common, and no folder."""
+def machines(folder: Path, url: str, journal: str) -> list[Drill]:
+    """Two machines that share store and journal, but no folder."""
     environment = {PASSPHRASE: "twelve-whimbrel-eggs", ADDRESS: journal}
     options = (*EXECUTOR, "--trials", str(N_TRIALS))
     return [
-        Arena(folder / name, STUDY, options=options, environment=environment, verb="tune", url=url)
+        Drill(folder / name, STUDY, options=options, environment=environment, verb="tune", url=url)
         for name in ("one", "other")
     ]
 
 
 def trials(journal: str) -> Documents:
-    """What the journal knows of the study's trials."""
+    """Read the study's trials from the journal."""
     with PostgresJournal(journal) as opened:
         return opened.trials("digits_lambda")
 
 
 def ended(documents: Documents) -> Documents:
-    """Those that have ended."""
+    """Select the trials that have ended."""
     return {number: document for number, document in documents.items() if document["state"] in FINISHED}
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("seed", range(5 if FULL else 1))
-def test_another_machine_goes_on_with_a_killed_study(
+def test_another_machine_continues_a_killed_study(
     s3: Made, postgres: Made, tmp_path: Path, seed: int, counts: Counter[str]
 ) -> None:
     """SIGKILL of the driver: another machine takes over its trials, ends with as many as asked for, none twice."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.drills.arena import FULL, TREE, Arena
+from tests.drills.arena import FULL, TREE, Drill
 from tests.experiments.ray_head import Head, ray_head
 from tests.real_servers import CREDENTIALS
 from wmarena.orchestrator.keys.encryption import PASSPHRASE
@@ -33,7 +33,7 @@ DECOY = "decoy-that-travels-with-a-job"
 
 
 def ask(head: Head, path: str, body: Mapping[str, object] | None = None) -> bytes:
-    """What the dashboard answers to whoever has its token."""
+    """Query the dashboard with its token."""
     request = urllib.request.Request(f"{head.address}/{path}", json.dumps(body).encode() if body else None)
     request.add_header("Authorization", f"Bearer {head.token.read_text()}")
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -42,12 +42,12 @@ def ask(head: Head, path: str, body: Mapping[str, object] | None = None) -> byte
 
 
 def shown(head: Head) -> dict[str, bytes]:
-    """All that the dashboard tells."""
+    """Read all pages of the dashboard."""
     return {path: ask(head, path) for path in SHOWN}
 
 
 def processes(cache: Path) -> list[psutil.Process]:
-    """Those with this cache folder: the head's, and all that it has started."""
+    """List processes with this cache folder: the head and its descendants."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -57,7 +57,7 @@ def processes(cache: Path) -> list[psutil.Process]:
 
 
 def command_lines() -> bytes:
-    """Of all processes of the machine."""
+    """Read the command lines of all processes of the machine."""
     return repr([process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]).encode()
 
 
@@ -76,14 +76,14 @@ def at_work(cache: Path) -> dict[str, list[dict[str, str]]]:
 
 @pytest.mark.ray
 def test_secrets_of_a_store_come_from_the_nodes(
-    s3: Callable[[], str], tmp_path: Path, undisturbed: Arena, counts: Counter[str]
+    s3: Callable[[], str], tmp_path: Path, undisturbed: Drill, counts: Counter[str]
 ) -> None:
     """The client has none; driver and workers have them from their node; no page, log or command line shows them."""
-    arena = Arena(tmp_path, url=s3(), environment={PASSPHRASE: WORDS})
-    cache = Path(arena.environment["XDG_CACHE_HOME"])
+    drill = Drill(tmp_path, url=s3(), environment={PASSPHRASE: WORDS})
+    cache = Path(drill.environment["XDG_CACHE_HOME"])
     watched, environments = b"", dict[str, list[dict[str, str]]]()
-    with ray_head(own={**CREDENTIALS, **arena.environment}) as head:
-        words = ["submit", str(tmp_path / "spec.yaml"), "--store", str(arena.url), "--tracking-uri", "none"]
+    with ray_head(own={**CREDENTIALS, **drill.environment}) as head:
+        words = ["submit", str(tmp_path / "spec.yaml"), "--store", str(drill.url), "--tracking-uri", "none"]
         said: list[str] = []
         with subprocess.Popen(
             [sys.executable, "-m", "wmarena", *words, "--address", head.address],
@@ -99,10 +99,10 @@ def test_secrets_of_a_store_come_from_the_nodes(
                 if "] done " in line and not watched:
                     watched = command_lines() + b"".join(shown(head).values())
                     environments = at_work(cache)
-        # Were one sent along with the job, it would be found like this one.
+        # A secret sent with a job would be visible, as this decoy is.
         ask(head, "api/jobs/", {"entrypoint": "true", "runtime_env": {"env_vars": {"DECOY": DECOY}}})
         pages, logs = shown(head), head.everything_written()
-    arena.check(undisturbed)
+    drill.check(undisturbed)
 
     assert client.returncode == 0, "".join(said)
     assert not set(SECRETS) & set(head.environment().values())

@@ -1,4 +1,4 @@
-"""An MLflow that is away for a whole run."""
+"""An MLflow server that is unreachable during a whole run."""
 
 import socket
 from collections import Counter
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.drills.arena import FULL, Arena
+from tests.drills.arena import FULL, Drill
 
 
 @contextmanager
 def address(kind: str) -> Iterator[str]:
-    """Of a server that refuses, or of one that takes connections and never answers."""
+    """Yield the address of a server that refuses connections, or accepts them and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if kind == "silent":
@@ -21,8 +21,8 @@ def address(kind: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["silent", "refusing"] if FULL else ["silent"])
-def test_a_tracker_that_is_away_costs_a_warning(
-    inline: Arena, undisturbed: Arena, kind: str, counts: Counter[str]
+def test_an_unreachable_tracker_costs_a_warning(
+    inline: Drill, undisturbed: Drill, kind: str, counts: Counter[str]
 ) -> None:
     """The run ends with all results, exit 0, and says how the records get there later."""
     with address(kind) as uri:

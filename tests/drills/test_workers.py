@@ -9,25 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.arena import FULL, LONG, Arena, Driver, kill_one
+from tests.drills.arena import FULL, LONG, Drill, Driver, kill_one
 
 KILLS = 50 if FULL else 2
 
 
 @pytest.mark.ray
 def test_workers_killed_at_random_moments_cost_nothing(
-    undisturbed: Arena, tmp_path: Path, counts: Counter[str]
+    undisturbed: Drill, tmp_path: Path, counts: Counter[str]
 ) -> None:
     """SIGKILL over many seeds: no result lost, none twice, the table of an undisturbed run."""
     killed = seed = 0
     while killed < KILLS:
-        arena = Arena(tmp_path / str(seed), options=("--workers", "2", "--set", "executor.max_retries=50"))
-        driver = arena.start()
+        drill = Drill(tmp_path / str(seed), options=("--workers", "2", "--set", "executor.max_retries=50"))
+        driver = drill.start()
         rng = random.Random(seed)
         driver.wait_for(driver.workers, "workers")
         killed += reap(driver, rng, KILLS - killed)
         driver.end()
-        arena.check(undisturbed)
+        drill.check(undisturbed)
         seed += 1
     counts["workers killed"] += killed
     counts["plans under killed workers"] += seed
@@ -50,12 +50,12 @@ def reap(driver: Driver, rng: random.Random, most: int) -> int:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("seed", range(5 if FULL else 1))
-def test_a_worker_that_hangs_is_replaced(tmp_path: Path, long: Arena, seed: int, counts: Counter[str]) -> None:
-    """SIGSTOP: the process is there and says nothing; its task goes to another worker long before its timeout."""
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path, long: Drill, seed: int, counts: Counter[str]) -> None:
+    """SIGSTOP: the process exists but sends no heartbeat; its task is reassigned long before its timeout."""
     rng = random.Random(seed)
-    arena = Arena(tmp_path, LONG, options=("--workers", "2"))
-    driver = arena.start("--set", "executor.heartbeat_timeout_s=10.0", "--set", "executor.task_timeout_s=100000.0")
-    # One that waits for its next task would hang unseen until it gets one: all first tasks are long trainings.
+    drill = Drill(tmp_path, LONG, options=("--workers", "2"))
+    driver = drill.start("--set", "executor.heartbeat_timeout_s=10.0", "--set", "executor.task_timeout_s=100000.0")
+    # An idle worker that hangs is detected only with its next task: all first tasks are long trainings.
     at_work = driver.wait_for(lambda: driver.workers(".perform"), "a worker at work")
     time.sleep(rng.uniform(0.0, 1.0))
     os.kill(at_work[0], signal.SIGSTOP)
@@ -64,7 +64,7 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path, long: Arena, seed: int,
     finally:
         if Path(f"/proc/{at_work[0]}").exists():
             os.kill(at_work[0], signal.SIGKILL)
-    arena.check(long)
+    drill.check(long)
 
-    assert any(cause.startswith("silent: its worker did not answer for 10 s") for cause in arena.causes())
+    assert any(cause.startswith("silent: its worker did not answer for 10 s") for cause in drill.causes())
     counts["workers hung"] += 1

@@ -1,5 +1,5 @@
-"""A whole run with something for every section of a report: overwriting, rewriting, learning rates, bits, serial
-numbers, emblems, calibrated null models.
+"""A run with rows for every section of a report: overwriting, rewriting, learning rates, bits, serial numbers,
+emblems, calibrated null models.
 """
 
 import base64
@@ -22,7 +22,7 @@ SHAPE = (14, 12, 3)
 
 
 def gallery(seeds: tuple[int, ...] = (0, 1, 2)) -> Bench:
-    """The showcase, and two schemes whose evidence has pictures."""
+    """Extend the showcase by two schemes whose evidence has pictures."""
     bench = showcase(seeds)
     for seed in seeds:
         _overwritten(bench, seed)
@@ -59,7 +59,7 @@ def stamp_accuracies(unlocking: int = 60) -> list[float]:
 
 
 def calibrated() -> list[Calibration]:
-    """Two schemes: one whose null model holds, one whose p-values lie."""
+    """Two schemes: one whose null model holds, one whose p-values are wrong."""
     bench = showcase((0,), wound=False)
     known = {row.scheme: row for row in rows_of(bench)}
     return [
@@ -134,7 +134,7 @@ def _cell(bench: Bench, suspect: Task, attack: str, params: dict[str, Any], **mo
 
 
 def _overwritten(bench: Bench, seed: int) -> None:
-    """Each of two schemes overwritten by each; on the adversary's own ground the owner's mark falls."""
+    """Each of two schemes overwritten by each; uchida on uchida loses the owner's mark."""
     for mark, n, q, scheme_params in (
         ("adi", 100, 0.1, {"mode": "pretrained"}),
         ("uchida", 128, 0.5, {"bits": 128}),

@@ -1,4 +1,4 @@
-"""What can be wrong with something that is read: bytes that rot or are forged, values of other types and sizes.
+"""Mutations of inputs: corrupted or forged bytes, values of other types and sizes.
 
 Also the fence around a reader: no write outside the folder that it was given, no memory without end.
 """
@@ -40,7 +40,7 @@ VALUES: list[Any] = [
     *([], {}, [[]], [None], {"": None}, {"name": None}, {"name": "uchida"}, [1, "a", None], DEPTH),
     *({"../../x": 1}, {"__class__": "x"}, {"bisect": "epochs", "low": 0, "high": 10**300}, list(range(200))),
 ]
-"""Of other types, sizes and meanings than any reader expects."""
+"""Values of unexpected types, sizes and meanings."""
 
 BYTES: list[bytes] = [
     *(
@@ -82,12 +82,12 @@ BYTES: list[bytes] = [
     ),
     *(b"\xff" * 8, b"\0" * 8, b"PK\x03\x04", b"\x80\x02", b"F4", b"BF16", b'"shape":[1099511627776]', b"<script>"),
 ]
-"""Pieces that readers stumble over."""
+"""Byte sequences that are known to break readers."""
 
 
 @st.composite
 def altered_bytes(draw: st.DrawFn, raw: bytes) -> bytes:
-    """``raw`` after one to four accidents: bits flipped, cut, a piece put in, doubled or dropped."""
+    """``raw`` after one to four mutations: bits flipped, truncated, a piece inserted, doubled or deleted."""
     out = bytearray(raw)
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, max(0, len(out) - 1)))
@@ -163,7 +163,7 @@ sys.addaudithook(_hook)
 
 @contextmanager
 def fenced(folder: Path) -> Iterator[None]:
-    """No write outside ``folder``, no command, nothing unpickled, no memory without end: else the test fails."""
+    """Fail on writes outside ``folder``, commands, unpickling or excessive memory."""
     global _writes
     before, _writes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     try:

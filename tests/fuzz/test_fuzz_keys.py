@@ -1,4 +1,4 @@
-"""Keys, passphrases and roots: whatever the files hold, the answer is a key or an error that says what is wrong."""
+"""Keys, passphrases and roots: any file content gives a key or an error that names the fault."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def written(folder: Path, passphrase: Passphrase | None) -> tuple[str, str]:
 
 
 def sign(folder: Path, names: tuple[str, str]) -> None:
-    """Sums that fit, as whoever alters a key on purpose would make them."""
+    """Matching checksums, as a deliberate forger would write them."""
     lines = [f"{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n" for n in sorted(names)]
     (folder / "SHA256SUMS").write_text("".join(lines))
 
@@ -57,7 +57,7 @@ def read(folder: Path) -> Key | None:
 
 @given(data=st.data(), sealed=st.booleans())
 def test_rotten_keys(data: st.DataObject, sealed: bool, tmp_path: Path) -> None:
-    """Any accident to any of the three files: refused, or the very key."""
+    """Any mutation of the three files is refused, or gives the original key."""
     names = written(tmp_path, RIGHT if sealed else None)
     path = tmp_path / data.draw(st.sampled_from([*names, "SHA256SUMS"]))
     path.write_bytes(data.draw(altered_bytes(path.read_bytes())))

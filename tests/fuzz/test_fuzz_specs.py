@@ -1,4 +1,4 @@
-"""Specs: whatever stands in the file, the answer is a spec or a SpecError that names what is wrong."""
+"""Specs: any file content gives a spec or a SpecError that names the fault."""
 
 import json
 import re
@@ -164,7 +164,7 @@ LONG = "y" * 50_000
     ids=["home", "surrogate", "surrogate-name", "long-aliases", "workers", "gpus"],
 )
 def test_found_in_specs(text: str, said: str, tmp_path: Path) -> None:
-    """Each of these was a traceback, or a message of gigabytes, once."""
+    """Regressions: tracebacks, or messages of gigabytes."""
     with pytest.raises(SpecError, match=re.escape(said)) as caught:
         ExperimentSpec.parse(text, source=tmp_path / "spec.yaml")
 

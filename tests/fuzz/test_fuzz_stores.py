@@ -1,4 +1,4 @@
-"""Stores: manifests, weights, checkpoints, plans and journals that rotted or were forged."""
+"""Stores: manifests, weights, checkpoints, plans and journals, corrupted or forged."""
 
 import contextlib
 import json
@@ -68,7 +68,7 @@ def read_all(store: Store) -> None:
 
 @given(data=st.data())
 def test_rotten_manifests(data: st.DataObject, store: Store) -> None:
-    """Any accident to its bytes."""
+    """Any mutation of its bytes."""
     path = store.folder(ID) / MANIFEST
     raw = path.read_bytes()
     path.write_bytes(data.draw(altered_bytes(raw)))
@@ -245,7 +245,7 @@ def test_forged_journals(data: st.DataObject, copied: Path, finished_once: Finis
 
 
 def test_a_run_at_no_date_is_told(copied: Path, finished_once: Finished, capsys: pytest.CaptureFixture[str]) -> None:
-    """A start that no calendar has: said to be the journal's fault, not a traceback."""
+    """A start time that is no date is reported as a fault of the journal, without a traceback."""
     path = fresh_journal(copied, finished_once.store)
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE run SET started=?", (2**62,))
@@ -268,7 +268,7 @@ def test_a_schema_that_is_no_text_is_told(
 
 @given(data=st.data())
 def test_rotten_journals(data: st.DataObject, copied: Path, finished_once: Finished) -> None:
-    """Any accident to the file's bytes."""
+    """Any mutation of the file's bytes."""
     path = fresh_journal(copied, finished_once.store)
     path.write_bytes(data.draw(altered_bytes(path.read_bytes())))
     commands(copied, finished_once, copied)

@@ -1,1 +1,1 @@
-"""The charts of a report, on the page and as files."""
+"""Charts of a report, on the page and as files."""

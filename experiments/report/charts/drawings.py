@@ -1,4 +1,4 @@
-"""Every drawing of the page, where it stands on the page and as a file of its own."""
+"""All drawings of a report, as panels of the page and as files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,63 +22,57 @@ from wmarena.orchestrator.store.local import safe_name
 _STRIP_WIDTH, _STRIP_HEIGHT = 330.0, 33.0
 
 
-def prices_of(arena: WorkloadSection) -> list[Panel]:
-    """The attacker's cost; nothing if no attack has one."""
-    found = priced(arena.duels)
-    order = [duel for family in arena.families for line in family.lines.values() for duel in line if duel in found]
-    return [price_panel(order, arena.victims)] if order else []
+def prices_of(section: WorkloadSection) -> list[Panel]:
+    """Draw the attacker's cost; empty if no attack has one."""
+    found = priced(section.comparisons)
+    order = [d for family in section.families for line in family.lines.values() for d in line if d in found]
+    return [price_panel(order, section.victims)] if order else []
 
 
-def strengths_of(arena: WorkloadSection) -> list[Panel]:
-    """Margin and drop over the strength, a panel per swept attack with results."""
-    with_results = [a for a in arena.curves if any(d.done for d in arena.duels if d.assault == a)]
-    return [strength_panel(assault, arena.duels, arena.victims) for assault in with_results]
+def strengths_of(section: WorkloadSection) -> list[Panel]:
+    """Draw margin and drop over the strength, a panel per swept attack with results."""
+    with_results = [a for a in section.curves if any(d.done for d in section.comparisons if d.attack_label == a)]
+    return [strength_panel(attack_label, section.comparisons, section.victims) for attack_label in with_results]
 
 
-def trade_off_of(arena: WorkloadSection) -> list[Panel]:
-    """All attacks together."""
-    return [trade_off_panel(arena.trade_offs, arena.victims)] if arena.trade_offs else []
+def trade_off_of(section: WorkloadSection) -> list[Panel]:
+    """Draw the trade-off over all attacks."""
+    return [trade_off_panel(section.trade_offs, section.victims)] if section.trade_offs else []
 
 
-def valley_of(arena: WorkloadSection) -> list[Panel]:
-    """Steepness while embedding."""
-    return [valley_panel(arena.valleys, arena.victims)] if arena.valleys else []
+def valley_of(section: WorkloadSection) -> list[Panel]:
+    """Draw the steepness while embedding."""
+    return [valley_panel(section.valleys, section.victims)] if section.valleys else []
 
 
 def nulls_of(page: ReportPage) -> list[Panel]:
-    """A histogram per calibrated scheme."""
+    """Draw a histogram per calibrated scheme."""
     return [null_panel(check) for check in page.null_checks if check.found.statistics]
 
 
 def stamps_of(page: ReportPage) -> list[Panel]:
-    """A map per marked model."""
+    """Draw a map per marked model."""
     return [stamp_panel(found) for found in page.stamps]
 
 
-def write_drawings(page: ReportPage, folder: Path) -> list[Path]:
-    """What ``write_figures`` does not draw: one SVG file per figure, a PNG file per decoded emblem."""
-    written = []
+def write_drawings(page: ReportPage, folder: Path) -> None:
+    """Write one SVG file per drawing of the page and one PNG file per decoded emblem."""
     for name, title, panels, legend in _sheets(page):
         if panels:
-            target = folder / f"{name}.svg"
-            write_whole(target, sheet(title, panels, legend).encode())
-            written.append(target)
-    for reading in (r for line in page.spelled for r in line):
-        stem = safe_name(f"emblem-{reading.victim.workload}-{reading.victim.scheme}-{reading.assault}")
-        target = folder / f"{stem}.png"
-        write_whole(target, reading.png)
-        written.append(target)
-    return written
+            write_whole(folder / f"{name}.svg", sheet(title, panels, legend).encode())
+    for image in (r for line in page.decoded_images for r in line):
+        stem = safe_name(f"emblem-{image.victim.workload}-{image.victim.scheme}-{image.attack_label}")
+        write_whole(folder / f"{stem}.png", image.png)
 
 
 def _sheets(page: ReportPage) -> Iterator[tuple[str, str, list[Panel], list[str]]]:
-    """(name of the file, title, panels, legend)."""
-    for arena in page.arenas:
-        name, legend = safe_name(arena.workload), [str(victim) for victim in arena.victims]
-        yield f"costs-{name}", f"What removal costs on {arena.workload}", prices_of(arena), legend
-        yield f"tradeoff-{name}", f"All attacks together on {arena.workload}", trade_off_of(arena), legend
-        yield f"strengths-{name}", f"Margin against strength on {arena.workload}", strengths_of(arena), legend
-        yield f"valley-{name}", f"Steepness around the mark on {arena.workload}", valley_of(arena), legend
+    """Yield (name of the file, title, panels, legend)."""
+    for section in page.sections:
+        name, legend = safe_name(section.workload), [str(victim) for victim in section.victims]
+        yield f"costs-{name}", f"What removal costs on {section.workload}", prices_of(section), legend
+        yield f"tradeoff-{name}", f"All attacks together on {section.workload}", trade_off_of(section), legend
+        yield f"strengths-{name}", f"Margin against strength on {section.workload}", strengths_of(section), legend
+        yield f"valley-{name}", f"Steepness around the mark on {section.workload}", valley_of(section), legend
     yield "nulls", "Keys that nobody embedded", nulls_of(page), []
     yield "stamps", "Serial numbers that unlock, sorted by accuracy", stamps_of(page), []
     yield "controls", "Negative controls", _control_strips(page), []
@@ -86,8 +80,7 @@ def _sheets(page: ReportPage) -> Iterator[tuple[str, str, list[Panel], list[str]
 
 
 def _control_strips(page: ReportPage) -> list[Panel]:
-    found = [c for s in page.summaries for c in s.controls]
-    return [_strip(f"{c.victim}: {c.name}", control_strip(c)) for c in found]
+    return [_strip(f"{c.victim}: {c.name}", control_strip(c)) for s in page.summaries for c in s.controls]
 
 
 def _seconds_bars(page: ReportPage) -> list[Panel]:

@@ -1,40 +1,41 @@
-"""A dot per seed: the relative drop at which the verdict fell, or an arrow from the largest drop at which it stood."""
+"""Attacker's cost per seed: a point at the drop at which the verdict fell, an arrow if it never fell."""
 
 from collections.abc import Sequence
 
 from markupsafe import Markup
 
 from wmarena.experiments.report.labels import AttackLabel, Victim
-from wmarena.experiments.report.number_format import number, percent
+from wmarena.experiments.report.number_format import percent, tick
 from wmarena.experiments.report.sections.removal_cost import priced
 from wmarena.experiments.report.sections.survival import AttackComparison
-from wmarena.experiments.report.svg import HUES, Panel, Scale, marker, nice_ticks, picture, tag
+from wmarena.experiments.report.svg import HUES, Panel, Scale, marker, picture, tag
 from wmarena.experiments.results.costs import Bracket
 
 FURTHEST = 0.25
-"""Relative drops beyond this stand on the edge, hollow, unless most are."""
+"""Larger relative drops are drawn hollow on the edge, unless most are larger."""
 
 _WIDTH, _TOP, _BOTTOM, _LABEL, _RIGHT = 720.0, 8.0, 34.0, 190.0, 16.0
 _STEP, _GAP = 7.0, 9.0
 
 
-def price_panel(duels: Sequence[AttackComparison], order: Sequence[Victim]) -> Panel:
-    """One line of dots per attack and scheme, attacks as groups, in the duels' order."""
-    shown = priced(duels)
+def price_panel(comparisons: Sequence[AttackComparison], order: Sequence[Victim]) -> Panel:
+    """Draw one line of points per attack and scheme, grouped by attack, in the given order."""
+    shown = priced(comparisons)
     groups: dict[AttackLabel, list[AttackComparison]] = {}
-    for duel in shown:
-        groups.setdefault(duel.assault, []).append(duel)
+    for comparison in shown:
+        groups.setdefault(comparison.attack_label, []).append(comparison)
     heights = [_STEP * len(part) + _GAP for part in groups.values()]
     height = _TOP + sum(heights) + _BOTTOM
-    x = _scale([b for d in shown for b in d.brackets])
+    x = _scale([b for d in shown for b in d.sweep.brackets])
     parts = _axis(x, height - _BOTTOM)
     top = _TOP
-    for (assault, part), tall in zip(groups.items(), heights, strict=True):
+    for (attack_label, part), tall in zip(groups.items(), heights, strict=True):
         parts.append(tag("line", x1=0, x2=x.end, y1=top + tall, y2=top + tall, class_="grid"))
-        parts.append(tag("text", str(assault), x=0, y=top + tall / 2 + 3.5, class_="name"))
-        for i, duel in enumerate(sorted(part, key=lambda d: order.index(d.victim))):
+        parts.append(tag("text", str(attack_label), x=0, y=top + tall / 2 + 3.5, class_="name"))
+        for i, comparison in enumerate(sorted(part, key=lambda d: order.index(d.victim))):
             line = top + _GAP / 2 + _STEP * (i + 0.5)
-            parts += [_point(bracket, duel, order.index(duel.victim), x, line) for bracket in duel.brackets]
+            index = order.index(comparison.victim)
+            parts += [_point(bracket, comparison, index, x, line) for bracket in comparison.sweep.brackets]
         top += tall
     label = "Attacker's cost: a point per seed where the verdict fell, an arrow where it never fell"
     drawing = picture(_WIDTH, height, label, parts, class_="panel wide")
@@ -49,9 +50,9 @@ def _scale(found: Sequence[Bracket]) -> Scale:
     return Scale(min([0.0, *ends]) - 0.02 * reach, 1.02 * reach, _LABEL, _WIDTH - _RIGHT)
 
 
-def _point(bracket: Bracket, duel: AttackComparison, index: int, x: Scale, y: float) -> Markup:
-    """Filled where the cheapest suspect beats training from scratch, hollow where not, an arrow where none fell."""
-    who = f"{duel.victim} under {duel.assault}, seed {bracket.seed}"
+def _point(bracket: Bracket, comparison: AttackComparison, index: int, x: Scale, y: float) -> Markup:
+    """Draw a filled point if the cheapest suspect beats training from scratch, else hollow; an arrow if none fell."""
+    who = f"{comparison.victim} under {comparison.attack_label}, seed {bracket.seed}"
     if bracket.cost is None:
         if bracket.kept is None:
             return Markup("")
@@ -59,19 +60,20 @@ def _point(bracket: Bracket, duel: AttackComparison, index: int, x: Scale, y: fl
         start = x(bracket.kept)
         path = f"M{start:.1f} {y:.1f}h9m-3.2-2.6l3.2 2.6l-3.2 2.6"
         return tag("path", never, d=path, class_=f"line s{index % HUES}")
-    told = f"{who}: fell at {percent(bracket.cost)}"
+    tooltip = f"{who}: fell at {percent(bracket.cost)}"
     if bracket.beats_scratch is False:
-        told += ", but no better than training from scratch"
+        tooltip += ", but no better than training from scratch"
     beyond = not x.holds(bracket.cost)
     hollow = beyond or bracket.beats_scratch is False
-    return marker(index, x(bracket.cost), y, 2.6, hollow=hollow, title=told + (", beyond the frame" if beyond else ""))
+    title = tooltip + (", beyond the frame" if beyond else "")
+    return marker(index, x(bracket.cost), y, 2.6, hollow=hollow, title=title)
 
 
 def _axis(x: Scale, bottom: float) -> list[Markup]:
     out = [tag("line", x1=x.start, x2=x.end, y1=bottom, y2=bottom, class_="axis")]
-    for tick in nice_ticks(100 * x.low, 100 * x.high, 6):
-        at = x(tick / 100)
+    for percentage in x.ticks(6, 100):
+        at = x(percentage / 100)
         out.append(tag("line", x1=at, x2=at, y1=_TOP, y2=bottom, class_="grid"))
-        out.append(tag("text", number(tick, 0 if tick == int(tick) else 1), x=at, y=bottom + 14, class_="tick mid"))
+        out.append(tag("text", tick(percentage), x=at, y=bottom + 14, class_="tick mid"))
     out.append(tag("text", "relative drop, %", x=x.end, y=bottom + 30, class_="tick end"))
     return out

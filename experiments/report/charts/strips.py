@@ -1,4 +1,4 @@
-"""The page's strip charts: statistics against chance, paired differences, seconds."""
+"""Strip charts of the page: statistics of controls, paired differences, seconds."""
 
 from collections.abc import Sequence
 
@@ -15,32 +15,32 @@ _STRIP_WIDTH, _STRIP_HEIGHT = 220.0, 22.0
 
 
 def control_strip(control: ControlSummary) -> Markup:
-    """Statistics on [0, 1]: what chance predicts as a band, the threshold as a tick, a point per seed."""
+    """Draw statistics on [0, 1]: the band of chance, the threshold, a point per seed."""
     x, middle = Scale(0.0, 1.0, 4.0, _STRIP_WIDTH - 4), _STRIP_HEIGHT / 2
     parts = [tag("line", x1=x.start, x2=x.end, y1=middle, y2=middle, class_="axis")]
     if control.band is not None:
         low, high = control.band
-        told = tag("title", f"chance: {number(low)} to {number(high)} in {100 * BAND:g} % of unrelated models")
-        parts.append(tag("rect", told, x=x(low), y=5, width=x(high) - x(low), height=12, class_="band"))
+        tooltip = tag("title", f"chance: {number(low)} to {number(high)} in {100 * BAND:g} % of unrelated models")
+        parts.append(tag("rect", tooltip, x=x(low), y=5, width=x(high) - x(low), height=12, class_="band"))
     for threshold in sorted({required(row.threshold) for row in control.done}):
-        told = tag("title", f"threshold {number(threshold, 3)}")
-        parts.append(tag("line", told, x1=x(threshold), x2=x(threshold), y1=2, y2=20, class_="threshold"))
+        tooltip = tag("title", f"threshold {number(threshold, 3)}")
+        parts.append(tag("line", tooltip, x1=x(threshold), x2=x(threshold), y1=2, y2=20, class_="threshold"))
     for row in control.done:
         statistic = required(row.statistic)
-        told = tag("title", f"seed {row.seed}: {number(statistic, 3)}")
+        tooltip = tag("title", f"seed {row.seed}: {number(statistic, 3)}")
         kind = "hit" if row.verdict else "dot"
-        parts.append(tag("circle", told, cx=x(statistic), cy=middle, r=3.2, class_=kind))
+        parts.append(tag("circle", tooltip, cx=x(statistic), cy=middle, r=3.2, class_=kind))
     label = f"{control.name}: statistic of each seed against the band of chance and the threshold"
     return picture(_STRIP_WIDTH, _STRIP_HEIGHT, label, parts, class_="strip")
 
 
 def fidelity_reach(found: Sequence[Fidelity]) -> float:
-    """Half-width of a common axis for paired differences, at least half a point."""
+    """Compute the half-width of a common axis for paired differences, at least half a percentage point."""
     return max([0.005, *(abs(pair.difference) for f in found for pair in f.pairs)]) * 1.1
 
 
 def fidelity_strip(fidelity: Fidelity, reach: float) -> Markup:
-    """Marked - clean around zero: a point per seed, the mean as a bar."""
+    """Draw marked - clean around zero: a point per seed, the mean as a bar."""
     x, middle = Scale(-reach, reach, 4.0, _STRIP_WIDTH - 4), _STRIP_HEIGHT / 2
     mean = fidelity.mean_difference
     parts = [
@@ -49,14 +49,14 @@ def fidelity_strip(fidelity: Fidelity, reach: float) -> Markup:
         tag("rect", x=x(mean) - 1.2, y=4, width=2.4, height=14, class_="mean"),
     ]
     for pair in fidelity.pairs:
-        told = tag("title", f"seed {pair.seed}: {points(pair.difference)}")
-        parts.append(tag("circle", told, cx=x(pair.difference), cy=middle, r=3.2, class_="dot"))
+        tooltip = tag("title", f"seed {pair.seed}: {points(pair.difference)}")
+        parts.append(tag("circle", tooltip, cx=x(pair.difference), cy=middle, r=3.2, class_="dot"))
     label = f"{fidelity.victim}: marked minus clean accuracy of each seed, mean {points(mean)}"
     return picture(_STRIP_WIDTH, _STRIP_HEIGHT, label, parts, class_="strip")
 
 
 def seconds_bar(step: TaskDurations, longest: float) -> Markup:
-    """Total seconds of a step, against the longest one."""
+    """Draw the total seconds of a step relative to the longest one."""
     width = max(1.0, _STRIP_WIDTH * step.total / longest) if longest > 0 else 1.0
     bar = tag("rect", x=0, y=6, width=width, height=10, rx=1.5, class_="bar")
     return picture(_STRIP_WIDTH, _STRIP_HEIGHT, f"{seconds(step.total)} in total", [bar], class_="strip")

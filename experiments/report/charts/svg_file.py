@@ -1,4 +1,4 @@
-"""The page's drawings as files of their own: panels on a sheet, with captions, legend and the colours of light mode."""
+"""SVG files of the page's drawings: panels with captions, legend and the colours of light mode."""
 
 import re
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from wmarena.experiments.report.svg import Panel, marker, tag
 _STYLES = Path(__file__).parents[1]
 _PAD, _CAPTION, _TITLE, _LEGEND = 14.0, 20.0, 26.0, 20.0
 _LETTER = 5.9
-"""Pixels that a letter of the legend takes, about."""
+"""Approximate width of a letter of the legend, in pixels."""
 
 
 def sheet(title: str, panels: Sequence[Panel], legend: Sequence[str] = ()) -> str:
-    """An SVG file: ``panels`` in up to three columns under ``title``; ``legend`` names the series in order."""
+    """Build an SVG file: ``panels`` in up to three columns under ``title``; ``legend`` names the series in order."""
     columns = min(3, len(panels)) if panels[0].width < 500 else 1
     wide = max(panel.width for panel in panels) + _PAD
     width = columns * wide + _PAD
@@ -44,7 +44,7 @@ def _placed(panel: Panel, x: float, y: float, *, alone: bool) -> list[Markup]:
 
 
 def _legend(names: Sequence[str], width: float) -> tuple[list[Markup], float]:
-    """Keys from left to right, and where the panels begin."""
+    """Place the keys from left to right; return them and the top of the panels."""
     parts: list[Markup] = []
     x, y = _PAD, _TITLE + 8
     for i, name in enumerate(names):
@@ -58,7 +58,7 @@ def _legend(names: Sequence[str], width: float) -> tuple[list[Markup], float]:
 
 
 def _style() -> str:
-    """The page's rules for drawings, with light mode's colours put in: not every program knows CSS variables."""
+    """Fill light-mode colours into the CSS of drawings: not every program supports CSS variables."""
     page = (_STYLES / "page.css").read_text(encoding="utf-8")
     light = page.partition("@media")[0]
     values = dict(re.findall(r"(--[\w-]+): ([^;]+);", light))

@@ -1,1 +1,1 @@
-"""The sections of a report, as values."""
+"""Sections of a report, as plain values."""

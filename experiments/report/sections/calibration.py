@@ -1,4 +1,4 @@
-"""Statistics of keys that nobody embedded, against the null model that the p-values assume."""
+"""Calibration: statistics of keys that nobody embedded, compared with the null model of the p-values."""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from wmarena.experiments.report.labels import Labels, Victim
-from wmarena.experiments.report.number_format import number
-from wmarena.experiments.report.svg import Panel, Scale, nice_ticks, picture, polyline, tag
+from wmarena.experiments.report.number_format import MINUS, number
+from wmarena.experiments.report.svg import Panel, Scale, picture, polyline, tag, x_ticks
 from wmarena.experiments.results.calibration import Calibration
 
 _WIDTH, _HEIGHT = 340.0, 170.0
@@ -19,21 +19,17 @@ _MOST_BARS = 41
 
 @dataclass(frozen=True, kw_only=True)
 class NullCheck:
-    """A scheme's calibration under its short name."""
+    """A scheme's calibration with its label."""
 
     victim: Victim
     found: Calibration
 
 
 def null_checks(found: Sequence[Calibration], labels: Labels, known: Sequence[Victim]) -> list[NullCheck]:
-    """Calibrations under the names of the other tables."""
+    """Label calibrations as in the other tables."""
     by_name = {(v.workload, str(v.scheme), v.params): v for v in known}
-    out = []
-    for calibration in found:
-        victim = labels.victim(calibration)
-        victim = by_name.get((victim.workload, str(victim.scheme), victim.params), victim)
-        out.append(NullCheck(victim=victim, found=calibration))
-    return out
+    pairs = ((labels.victim(calibration), calibration) for calibration in found)
+    return [NullCheck(victim=by_name.get((v.workload, str(v.scheme), v.params), v), found=c) for v, c in pairs]
 
 
 @dataclass(frozen=True)
@@ -46,9 +42,9 @@ class Histogram:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Histogram":
-        """Bins as wide as a whole number of the statistic's own steps, or by the square root of the number of values.
+        """Choose bins: a multiple of the statistic's own steps, or the square root of the number of values.
 
-        A statistic of n trials takes the values k/n only: bins that cut across these steps would show combs.
+        A statistic of n trials has the values k/n only: other widths would show comb-shaped artefacts.
         """
         distinct = sorted(set(values))
         gaps = [b - a for a, b in pairwise(distinct) if b - a > 1e-9]
@@ -67,7 +63,7 @@ class Histogram:
 
 
 def null_panel(check: NullCheck) -> Panel:
-    """Bars: how often each value occurred; line: the null model; ticks: both thresholds."""
+    """Draw observed counts as bars, the null model as a line, and both thresholds."""
     found = check.found
     bars = Histogram.of(found.statistics)
     # A decision threshold above every possible statistic (no key can pass) is drawn on the edge.
@@ -82,24 +78,23 @@ def null_panel(check: NullCheck) -> Panel:
     parts = [_bar(bars, i, x, y) for i, count in enumerate(bars.counts) if count]
     if curve:
         parts.append(polyline([(x(at), y(count)) for at, count in curve], "null"))
-    parts += _furniture(found, x, y)
-    label = (
-        f"{check.victim}: statistics of {found.n_pairs} keys that nobody embedded, the null model and the thresholds"
-    )
-    drawing = picture(_WIDTH, _HEIGHT, label, parts, class_="panel")
+    parts += _axes(found, x, y)
+    keys = f"statistics of {found.n_pairs} keys that nobody embedded"
+    label = f"{check.victim}: {keys}, the null model and the thresholds"
     note = f"{found.n_pairs} pairs, {found.p_method.replace('_', ' ')}"
-    return Panel(caption=str(check.victim), note=note, drawing=drawing, width=_WIDTH, height=_HEIGHT)
+    drawing = picture(_WIDTH, _HEIGHT, label, parts, class_="panel")
+    return Panel(caption=str(check.victim), drawing=drawing, width=_WIDTH, height=_HEIGHT, note=note)
 
 
 def _bar(bars: Histogram, index: int, x: Scale, y: Scale) -> Markup:
     left, right = x(bars.low + bars.width * index), x(bars.low + bars.width * (index + 1))
     top = y(bars.counts[index])
-    told = tag("title", f"{bars.counts[index]} around {number(bars.low + bars.width * (index + 0.5), 3)}")
-    return tag("rect", told, x=left, y=top, width=max(0.6, right - left - 0.6), height=y.start - top, class_="bar")
+    tooltip = tag("title", f"{bars.counts[index]} around {number(bars.low + bars.width * (index + 0.5), 3)}")
+    return tag("rect", tooltip, x=left, y=top, width=max(0.6, right - left - 0.6), height=y.start - top, class_="bar")
 
 
 def _null_curve(found: Calibration, x: Scale, width: float) -> list[tuple[float, float]]:
-    """Expected count per bin under the normal curve of the null model's mean and standard deviation."""
+    """Compute expected counts per bin for a normal curve with the null model's mean and standard deviation."""
     mean, spread = found.expected_mean, found.expected_sd
     if mean is None or not spread:
         return []
@@ -109,12 +104,9 @@ def _null_curve(found: Calibration, x: Scale, width: float) -> list[tuple[float,
     return [(at, peak * math.exp(-(((at - mean) / spread) ** 2) / 2)) for at in inside]
 
 
-def _furniture(found: Calibration, x: Scale, y: Scale) -> list[Markup]:
+def _axes(found: Calibration, x: Scale, y: Scale) -> list[Markup]:
     out = [tag("line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis")]
-    for tick in nice_ticks(x.low, x.high, 5):
-        at = x(tick)
-        out.append(tag("line", x1=at, x2=at, y1=y.start, y2=y.start + 3, class_="axis"))
-        out.append(tag("text", f"{tick:g}".replace("-", "−"), x=at, y=y.start + 14, class_="tick mid"))
+    out += x_ticks(x, y.start, x.ticks(5), lambda tick: f"{tick:g}".replace("-", MINUS))
     for value, kind, name, height in (
         (found.threshold, "threshold", "threshold", 9.0),
         (found.gauss_threshold, "budget", "5 % rule", 19.0),
@@ -122,8 +114,8 @@ def _furniture(found: Calibration, x: Scale, y: Scale) -> list[Markup]:
         at = x(value)
         side = "end" if at > (x.start + x.end) / 2 else ""
         shift = -3 if side else 3
-        told = tag("title", f"{name}: {number(value, 3)}")
-        out.append(tag("line", told, x1=at, x2=at, y1=height - 7, y2=y.start, class_=kind))
+        tooltip = tag("title", f"{name}: {number(value, 3)}")
+        out.append(tag("line", tooltip, x1=at, x2=at, y1=height - 7, y2=y.start, class_=kind))
         out.append(tag("text", name, x=at + shift, y=height, class_=f"note {side}".rstrip()))
     out.append(tag("text", "statistic", x=x.end, y=_HEIGHT - 4, class_="tick end"))
     return out

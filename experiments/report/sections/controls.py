@@ -1,4 +1,4 @@
-"""Negative controls against what chance predicts, and the keys that adversaries claimed."""
+"""Negative controls compared with chance, and keys claimed by adversaries."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from wmarena.orchestrator.plan.task import TaskId
 from wmarena.schemes.statistics import binomial_band, clopper_pearson
 
 BAND = 0.999
-"""Share of unrelated models whose statistic falls inside the band that is drawn."""
+"""Share of unrelated models whose statistic is in the drawn band."""
 
 CONTROL_NAMES = {
     "clean": "owner's key on the clean twin",
@@ -30,7 +30,7 @@ class ControlSummary:
 
     @property
     def name(self) -> str:
-        """In words."""
+        """Description of the control."""
         return CONTROL_NAMES.get(self.control, self.control)
 
     @property
@@ -40,12 +40,12 @@ class ControlSummary:
 
     @property
     def n(self) -> int:
-        """How many were judged."""
+        """Number of judged rows."""
         return len(self.done)
 
     @property
     def fired(self) -> int:
-        """How many found a mark where there is none."""
+        """Number of false positives."""
         return sum(bool(row.verdict) for row in self.done)
 
     @property
@@ -55,14 +55,14 @@ class ControlSummary:
 
     @property
     def band(self) -> tuple[float, float] | None:
-        """Where the statistic of an unrelated key or model falls (``BAND``); None without an exact null model."""
+        """Range of the statistic of an unrelated key or model (``BAND``); None without an exact null model."""
         exact = (row for row in self.done if row.p_method == "binomial")
         known = ((row.n, row.null_q) for row in exact if row.n and row.null_q is not None)
         return next((binomial_band(n, q, BAND) for n, q in known if n and q is not None), None)
 
     @property
     def outside(self) -> int:
-        """Judged rows outside the band, on either side."""
+        """Number of judged rows outside the band, on either side."""
         if self.band is None:
             return 0
         low, high = self.band
@@ -70,7 +70,7 @@ class ControlSummary:
 
 
 def controls(rows: Iterable[ResultRow], labels: Labels) -> list[ControlSummary]:
-    """Controls by scheme and kind, in the table's order."""
+    """Group controls by scheme and kind, in the table's order."""
     found: dict[tuple[Victim, str], list[ResultRow]] = {}
     for row in rows:
         if row.control is not None:
@@ -79,7 +79,7 @@ def controls(rows: Iterable[ResultRow], labels: Labels) -> list[ControlSummary]:
 
 
 def false_positive_rate(checks: Iterable[ControlSummary]) -> tuple[int, int, float]:
-    """(hits, trials, upper end of the exact 95 % interval): no hit in few trials is not a rate of zero."""
+    """Compute (hits, trials, upper end of the exact 95 % interval); zero hits do not prove a rate of zero."""
     judged = list(checks)
     hits, trials = sum(c.fired for c in judged), sum(c.n for c in judged)
     return hits, trials, clopper_pearson(hits, trials)[1] if trials else 1.0
@@ -87,34 +87,34 @@ def false_positive_rate(checks: Iterable[ControlSummary]) -> tuple[int, int, flo
 
 @dataclass(frozen=True, kw_only=True)
 class Forgery:
-    """A key that an adversary presents as theirs, judged.
+    """A judged key that an adversary claims as their own.
 
     Attributes:
-        tried: keys tried to find it, None if the forger did not say.
-        owner_stands: the owner's verdict on the same suspect, None if it was not judged.
+        tried: number of keys tried, None if unknown.
+        owner_stands: the owner's verdict on the same suspect, None if not judged.
     """
 
     victim: Victim
-    assault: AttackLabel
+    attack_label: AttackLabel
     row: ResultRow
     tried: int | None
     owner_stands: bool | None
 
     @property
     def passes(self) -> bool:
-        """True if the verifier believes the forger, once the search for the key is accounted for."""
+        """True if the verifier accepts the claim, corrected for the search for the key."""
         return bool(self.row.verdict)
 
 
 def forgeries(rows: Sequence[ResultRow], records: Mapping[TaskId, Record], labels: Labels) -> list[Forgery]:
-    """Finished claims by scheme, in the table's order."""
+    """List finished claims by scheme, in the table's order."""
     order = {victim: i for i, victim in enumerate(dict.fromkeys(labels.victim(row) for row in rows))}
     table = [row for row in rows if row.control is None and row.is_done]
     owners = {(r.embed_id, r.suspect_id): r.verdict for r in table if not r.is_claim}
     found = [
         Forgery(
             victim=labels.victim(row),
-            assault=labels.assault(row),
+            attack_label=labels.attack_label(row),
             row=row,
             tried=_details(records.get(row.task_id)).get("n_tried"),
             owner_stands=owners.get((row.embed_id, row.suspect_id)),

@@ -1,4 +1,4 @@
-"""Margin against accuracy drop over an attack's strengths: the points, and the small multiple that shows them."""
+"""Margin against accuracy drop over an attack's strengths: points and panel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from statistics import fmean
 from markupsafe import Markup
 
 from wmarena.experiments.report.labels import AttackLabel, Victim
-from wmarena.experiments.report.number_format import number, points, signed
+from wmarena.experiments.report.number_format import number, points, signed, tick
 from wmarena.experiments.report.sections.survival import AttackComparison
-from wmarena.experiments.report.svg import HUES, Scale, clipped, marker, nice_ticks, picture, polyline, tag
+from wmarena.experiments.report.svg import Scale, clipped, marker, picture, series_line, tag, x_ticks, y_grid
 from wmarena.experiments.results.rows import required
 
 FURTHEST_PP = 20.0
-"""Drops beyond this are drawn on the edge, hollow, unless most are: nobody steals a model that lost 20 points."""
+"""Larger drops are drawn hollow on the edge, unless most are larger: a model that lost 20 points is worthless."""
 
 LOWEST = -1.0
-"""Margins below this are drawn on the edge, hollow."""
+"""Smaller margins are drawn hollow on the edge."""
 
 _WIDTH, _HEIGHT = 340.0, 230.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 30.0, 8.0, 20.0, 34.0
@@ -24,7 +24,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 30.0, 8.0, 20.0, 34.0
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One suspect: what the attack cost (percentage points of the test metric) and what is left of the mark."""
+    """One suspect: drop of the test metric in percentage points, and margin of the mark."""
 
     strength: float
     seed: int
@@ -32,23 +32,23 @@ class CurvePoint:
     margin: float
 
 
-def swept(duels: Sequence[AttackComparison]) -> list[AttackLabel]:
-    """Attacks that were run at two strengths or more, in order."""
-    return list(dict.fromkeys(d.assault for d in duels if len(d.strengths) > 1))
+def swept(comparisons: Sequence[AttackComparison]) -> list[AttackLabel]:
+    """List attacks with two strengths or more, in order."""
+    return list(dict.fromkeys(d.attack_label for d in comparisons if len(d.strengths) > 1))
 
 
-def curve(duel: AttackComparison) -> list[CurvePoint]:
-    """Every finished suspect of a duel, by strength, then seed."""
+def curve(comparison: AttackComparison) -> list[CurvePoint]:
+    """List the finished suspects of a comparison, by strength, then seed."""
     found = [
         CurvePoint(row.strength, row.seed, 100 * row.test_drop, required(row.margin))
-        for row in duel.done
+        for row in comparison.done
         if row.strength is not None and row.test_drop is not None
     ]
     return sorted(found, key=lambda p: (p.strength, p.seed))
 
 
 def mean_curve(found: Sequence[CurvePoint]) -> list[tuple[float, float]]:
-    """(mean drop, mean margin) over seeds, at each strength."""
+    """Compute (mean drop, mean margin) over seeds for each strength."""
     strengths = list(dict.fromkeys(p.strength for p in found))
     at = [[p for p in found if p.strength == strength] for strength in strengths]
     return [(fmean(p.drop_pp for p in part), fmean(p.margin for p in part)) for part in at]
@@ -64,7 +64,7 @@ class Frame:
 
     @classmethod
     def around(cls, found: Sequence[CurvePoint], budget_pp: float) -> "Frame":
-        """Axes that hold the points, the threshold and the budget, within what is worth showing."""
+        """Choose axes that include the points, the threshold and the budget, up to ``FURTHEST_PP`` and ``LOWEST``."""
         drops = sorted(p.drop_pp for p in found)
         reach = max([1.35 * budget_pp, *drops])
         if drops and drops[len(drops) // 2] <= FURTHEST_PP:
@@ -75,46 +75,38 @@ class Frame:
         return cls(x, Scale(lowest - 0.06, 1.08, _HEIGHT - _BOTTOM, _TOP), budget_pp)
 
 
-def curve_panel(assault: AttackLabel, duels: Sequence[AttackComparison], order: Sequence[Victim]) -> Markup:
-    """One small multiple: a line per scheme through the means over seeds, a point per seed and strength."""
-    part = [d for d in duels if d.assault == assault]
+def curve_panel(attack_label: AttackLabel, comparisons: Sequence[AttackComparison], order: Sequence[Victim]) -> Markup:
+    """Draw a line per scheme through the means over seeds, and a point per seed and strength."""
+    part = [d for d in comparisons if d.attack_label == attack_label]
     curves = {order.index(d.victim): (d, curve(d)) for d in part}
     budget_pp = 100 * max(row.max_drop for d in part for row in d.rows)
     frame = Frame.around([p for _, found in curves.values() for p in found], budget_pp)
     lines = [
-        polyline([(frame.x.at(a), frame.y.at(b)) for a, b in mean_curve(found)], f"line s{i % HUES}")
+        series_line([(frame.x.at(a), frame.y.at(b)) for a, b in mean_curve(found)], i)
         for i, (_, found) in curves.items()
     ]
-    dots = [_dot(i, duel, point, frame) for i, (duel, found) in curves.items() for point in found]
-    label = f"Margin against accuracy drop under {assault}: a line per scheme, a point per seed and strength"
-    return picture(
-        _WIDTH, _HEIGHT, label, [*_furniture(frame), clipped(frame.x, frame.y, lines), *dots], class_="panel"
-    )
+    dots = [_dot(i, comparison, point, frame) for i, (comparison, found) in curves.items() for point in found]
+    label = f"Margin against accuracy drop under {attack_label}: a line per scheme, a point per seed and strength"
+    return picture(_WIDTH, _HEIGHT, label, [*_axes(frame), clipped(frame.x, frame.y, lines), *dots], class_="panel")
 
 
-def _dot(index: int, duel: AttackComparison, point: CurvePoint, frame: Frame) -> Markup:
+def _dot(index: int, comparison: AttackComparison, point: CurvePoint, frame: Frame) -> Markup:
     outside = not (frame.x.holds(point.drop_pp) and frame.y.holds(point.margin))
     title = (
-        f"{duel.victim}, {duel.assault.strength_name} {point.strength:g}, seed {point.seed}: "
+        f"{comparison.victim}, {comparison.strength_name} {point.strength:g}, seed {point.seed}: "
         f"margin {signed(point.margin)}, drop {points(point.drop_pp / 100)}" + (", beyond the frame" if outside else "")
     )
     return marker(index, frame.x(point.drop_pp), frame.y(point.margin), 2.8, hollow=outside, title=title)
 
 
-def _furniture(frame: Frame) -> list[Markup]:
-    """Grid, axes' numbers and titles, the threshold, the budget, the corner where a mark counts as removed."""
+def _axes(frame: Frame) -> list[Markup]:
+    """Draw grid, axes, threshold, budget, and the zone in which a mark counts as removed."""
     x, y = frame.x, frame.y
     zero, budget, bottom = y(0.0), x(frame.budget_pp), y.start
     roomy = budget - x.start > 50
     out = [tag("rect", x=x.start, y=zero, width=budget - x.start, height=bottom - zero, class_="zone")]
-    for tick in nice_ticks(y.low, y.high):
-        out.append(tag("line", x1=x.start, x2=x.end, y1=y(tick), y2=y(tick), class_="grid"))
-        out.append(tag("text", number(tick, 1), x=x.start - 6, y=y(tick) + 3.5, class_="tick end"))
-    for tick in nice_ticks(x.low, x.high, 5):
-        out.append(tag("line", x1=x(tick), x2=x(tick), y1=bottom, y2=bottom + 3, class_="axis"))
-        out.append(
-            tag("text", f"{number(tick, 0 if tick == int(tick) else 1)}", x=x(tick), y=bottom + 14, class_="tick mid")
-        )
+    out += y_grid(x, y, y.ticks(), lambda margin: number(margin, 1))
+    out += x_ticks(x, bottom, x.ticks(5), tick)
     out += [
         tag("line", x1=x.start, x2=x.end, y1=bottom, y2=bottom, class_="axis"),
         tag("line", x1=x.start, x2=x.end, y1=zero, y2=zero, class_="threshold"),

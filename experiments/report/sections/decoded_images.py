@@ -1,4 +1,4 @@
-"""What the weights spell: the emblem that a white-box mark was read as, before and after each attack (Tartaglione)."""
+"""Images decoded from a white-box mark, before and after each attack (Tartaglione)."""
 
 import base64
 import binascii
@@ -11,10 +11,10 @@ from PIL import Image
 
 from wmarena.experiments.report.labels import AttackLabel, Victim
 from wmarena.experiments.report.sections.overview import SchemeSummary
-from wmarena.experiments.results.rows import ResultRow, required
+from wmarena.experiments.results.rows import ResultRow
 
 MOST_PIXELS = 1 << 20
-"""Images with more pixels than this are no emblem."""
+"""Largest accepted number of pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +22,13 @@ class DecodedImage:
     """One decoded image.
 
     Attributes:
-        statistic: Pearson's r of the values read with those written.
+        row: the verdict; its statistic is Pearson's r between decoded and embedded values.
         png: the image as a file.
     """
 
     victim: Victim
-    assault: AttackLabel
-    seed: int
-    strength: float | None
-    statistic: float
-    found: bool
+    attack_label: AttackLabel
+    row: ResultRow
     png: bytes
 
     @property
@@ -40,42 +37,35 @@ class DecodedImage:
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
-def readings(found: Sequence[SchemeSummary]) -> list[list[DecodedImage]]:
-    """One list per scheme: the published model of its first seed, then the decisive suspect of each attack on it."""
+def decoded_images_of(found: Sequence[SchemeSummary]) -> list[list[DecodedImage]]:
+    """Decode per scheme: the published model of its first seed, then the decisive suspect of each attack on it."""
     out = []
     for summary in found:
-        duels = [*([summary.unattacked] if summary.unattacked else []), *summary.duels]
-        seeds = sorted({s.seed for duel in duels for s in duel.seeds if decoded(s.row) is not None})
+        comparisons = [*([summary.unattacked] if summary.unattacked else []), *summary.comparisons]
+        seeds = sorted({s.seed for comparison in comparisons for s in comparison.seeds if decoded(s.row) is not None})
         line = [
-            reading
-            for duel in duels
-            for s in duel.seeds
-            if s.seed in seeds[:1] and (reading := _reading(summary.victim, duel.assault, s.row)) is not None
+            image
+            for comparison in comparisons
+            for s in comparison.seeds
+            if s.seed in seeds[:1]
+            and (image := _decoded_image(summary.victim, comparison.attack_label, s.row)) is not None
         ]
         if line:
             out.append(line)
     return out
 
 
-def _reading(victim: Victim, assault: AttackLabel, row: ResultRow) -> DecodedImage | None:
+def _decoded_image(victim: Victim, attack_label: AttackLabel, row: ResultRow) -> DecodedImage | None:
     pixels = decoded(row)
     if pixels is None:
         return None
     raw = io.BytesIO()
     Image.fromarray(pixels).save(raw, format="PNG")
-    return DecodedImage(
-        victim=victim,
-        assault=assault,
-        seed=row.seed,
-        strength=row.strength,
-        statistic=required(row.statistic),
-        found=bool(row.verdict),
-        png=raw.getvalue(),
-    )
+    return DecodedImage(victim=victim, attack_label=attack_label, row=row, png=raw.getvalue())
 
 
 def decoded(row: ResultRow) -> "np.ndarray | None":
-    """(h, w) or (h, w, 3) uint8 from the verdict's ``decoded`` and ``decoded_shape``; None where they make no image."""
+    """Parse ``decoded`` and ``decoded_shape`` of the verdict to (h, w) or (h, w, 3) uint8; None if invalid."""
     found = row.detail("verdict")
     try:
         raw = base64.b64decode(str(found.get("decoded") or ""), validate=True)

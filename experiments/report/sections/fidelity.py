@@ -1,4 +1,4 @@
-"""What a watermark costs before anyone attacks: marked models against their clean twins, paired by seed."""
+"""Fidelity: marked models compared with their clean twins, paired by seed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,22 +16,22 @@ PREDICTIONS = "predictions.safetensors"
 
 
 class TensorStore(Protocol):
-    """What is asked of the store. Raises OSError where an artifact is missing or damaged."""
+    """Required methods of the store. Raises OSError if an artifact is missing or damaged."""
 
     def load_tensors(self, task_id: TaskId, name: str) -> Mapping[str, Tensor]:
-        """Tensors of one file of an artifact."""
+        """Read the tensors of one file of an artifact."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One seed: the marked model against its clean twin on the same test samples.
+    """One seed: the marked model and its clean twin on the same test samples.
 
     Attributes:
         only_clean, only_marked: discordant counts, None without stored predictions.
-        agreement: share of test samples that both give the same label.
+        agreement: share of test samples with equal predictions.
         p_value: exact two-sided McNemar (Psychometrika 1947), conditional on the discordant samples.
-        unlicensed: the marked model's metric for those who may not use it, None where all may.
+        unlicensed: the marked model's metric without a licence, None if none is needed.
     """
 
     seed: int
@@ -58,7 +58,7 @@ class Fidelity:
 
     @property
     def unlicensed(self) -> list[float]:
-        """What the marked model is worth to those who may not use it, by seed; empty where all may."""
+        """The marked model's metric without a licence, by seed; empty if none is needed."""
         return [pair.unlicensed for pair in self.pairs if pair.unlicensed is not None]
 
     @property
@@ -68,7 +68,7 @@ class Fidelity:
 
 
 def paired_fidelity(rows: Iterable[ResultRow], store: TensorStore | None) -> list[Fidelity]:
-    """Paired differences per scheme and workload, in the table's order; schemes without a marked model are left out."""
+    """Pair models per scheme and workload, in the table's order; omit schemes without a marked model."""
     table = list(rows)
     labels = Labels(table)
     found: dict[Victim, dict[int, Pair]] = {}
@@ -87,21 +87,17 @@ def paired_fidelity(rows: Iterable[ResultRow], store: TensorStore | None) -> lis
 
 
 def _compared(pair: Pair, row: ResultRow, store: TensorStore | None) -> Pair:
-    """The pair with what stored predictions say of it."""
+    """Add the comparison of stored predictions to the pair."""
     if store is None or pair.unlicensed is not None:
-        # Stored predictions are of plain inputs: a model that serves licensed users only is not worth those.
+        # Stored predictions are of unlicensed inputs: they do not measure a model for licensed users.
         return pair
     try:
         clean = store.load_tensors(row.clean_id, PREDICTIONS)
         marked = store.load_tensors(row.embed_id, PREDICTIONS)
     except OSError:
-        # Tasks that are no classification store no predictions, and a store may have been cleaned: the difference
-        # of the two metrics still stands, the test does not.
+        # Only classification stores predictions, and a store may have been cleaned: keep the difference of the
+        # metrics without the test.
         return pair
-    return _tested(pair, clean, marked)
-
-
-def _tested(pair: Pair, clean: Mapping[str, Tensor], marked: Mapping[str, Tensor]) -> Pair:
     first, second = clean["test"].numpy(), marked["test"].numpy()
     truth = clean["test_labels"].numpy()
     only_clean = int(np.sum((first == truth) & (second != truth)))

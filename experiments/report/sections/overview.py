@@ -1,6 +1,6 @@
-"""The table in a few lines per scheme, and in one paragraph: what survived what, at what cost."""
+"""Summary per scheme, as a table and as one paragraph."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -8,7 +8,7 @@ from wmarena.experiments.report.labels import Labels, Victim
 from wmarena.experiments.report.number_format import counted, listed, price
 from wmarena.experiments.report.sections.controls import ControlSummary, controls
 from wmarena.experiments.report.sections.fidelity import Fidelity
-from wmarena.experiments.report.sections.survival import AttackComparison, duels
+from wmarena.experiments.report.sections.survival import AttackComparison, comparisons
 from wmarena.experiments.results.rows import ResultRow
 
 
@@ -18,14 +18,14 @@ class SchemeSummary:
 
     Attributes:
         rows: all its rows, controls and claims included.
-        duels: what it was attacked with, in the table's order, without ``none``.
-        unattacked: the duel with ``none``, None if no such row was planned.
-        fidelity: None until the clean twin and the marked model of some seed are finished.
+        comparisons: one per attack, in the table's order, without ``none``.
+        unattacked: the comparison with ``none``, None if no such row was planned.
+        fidelity: None if no seed has both a clean twin and a marked model.
     """
 
     victim: Victim
     rows: tuple[ResultRow, ...]
-    duels: tuple[AttackComparison, ...]
+    comparisons: tuple[AttackComparison, ...]
     unattacked: AttackComparison | None
     controls: tuple[ControlSummary, ...]
     fidelity: Fidelity | None
@@ -33,63 +33,43 @@ class SchemeSummary:
     @property
     def judged(self) -> list[AttackComparison]:
         """Duels that were decided on at least one seed."""
-        return [d for d in self.duels if d.standing not in ("missing", "undecided", "unmarked")]
+        return [d for d in self.comparisons if d.outcome not in ("missing", "undecided", "unmarked")]
 
     @property
     def survived(self) -> int:
         """Duels survived on every judged seed."""
-        return sum(d.standing in ("kept", "worthless") for d in self.judged)
+        return sum(d.outcome in ("kept", "worthless") for d in self.judged)
 
     @property
     def weakest(self) -> AttackComparison | None:
-        """The attack that hurt most."""
+        """The comparison with the most severe attack."""
         return min(self.judged, key=lambda d: d.severity, default=None)
 
     @property
     def unmarked(self) -> bool:
-        """True if the mark was not there to begin with, on every seed."""
-        return self.unattacked is not None and self.unattacked.standing == "unmarked"
+        """True if the mark was not detectable before any attack, on every seed."""
+        return self.unattacked is not None and self.unattacked.outcome == "unmarked"
 
-    @property
-    def seconds_embed(self) -> list[float]:
-        """Seconds of each embedding, by seed."""
-        found = {row.seed: row.seconds_embed for row in self.rows if row.seconds_embed is not None}
+    def by_seed(self, column: str) -> list[float]:
+        """Values of an embedding's column, such as ``seconds_embed`` or ``covertness_ks``, by seed."""
+        found = {row.seed: value for row in self.rows if (value := getattr(row, column)) is not None}
         return [found[seed] for seed in sorted(found)]
-
-    @property
-    def covertness(self) -> list[float]:
-        """Mean |w - w0| of each embedding, by seed."""
-        return self._by_seed(lambda row: row.covertness_mean_abs_dev)
-
-    @property
-    def histogram_distance(self) -> list[float]:
-        """Kolmogorov-Smirnov distance of the weights' histograms, marked against clean, by seed."""
-        return self._by_seed(lambda row: row.covertness_ks)
-
-    @property
-    def relative_distance(self) -> list[float]:
-        """||w - w0|| / ||w0|| of each embedding, by seed."""
-        return self._by_seed(lambda row: row.covertness_relative_l2)
-
-    def _by_seed(self, column: Callable[[ResultRow], float | None]) -> list[float]:
-        found = {row.seed: column(row) for row in self.rows}
-        return [value for _, value in sorted(found.items()) if value is not None]
 
 
 def summaries(rows: Sequence[ResultRow], labels: Labels, fidelity: Iterable[Fidelity] = ()) -> list[SchemeSummary]:
-    """One summary per scheme and workload, in the table's order."""
+    """Summarise each scheme and workload, in the table's order."""
     parts: dict[Victim, list[ResultRow]] = {}
     for row in rows:
         parts.setdefault(labels.victim(row), []).append(row)
     costs = {f.victim: f for f in fidelity}
-    found = duels(rows, labels)
+    found = comparisons(rows, labels)
     checks = controls(rows, labels)
     return [
         SchemeSummary(
             victim=victim,
             rows=tuple(part),
-            duels=tuple(d for d in found if d.victim == victim and d.assault.attack.name != "none"),
-            unattacked=next((d for d in found if d.victim == victim and d.assault.attack.name == "none"), None),
+            comparisons=tuple(d for d in found if d.victim == victim and d.attack_label.name != "none"),
+            unattacked=next((d for d in found if d.victim == victim and d.attack_label.name == "none"), None),
             controls=tuple(c for c in checks if c.victim == victim),
             fidelity=costs.get(victim),
         )
@@ -98,7 +78,7 @@ def summaries(rows: Sequence[ResultRow], labels: Labels, fidelity: Iterable[Fide
 
 
 def verdict_sentences(found: Sequence[SchemeSummary]) -> list[str]:
-    """The table in words: one sentence per workload, then the controls, then what is missing."""
+    """Describe the table: one sentence per workload, then the controls, then missing rows."""
     sentences = []
     for workload in dict.fromkeys(s.victim.workload for s in found):
         clauses = [_clause(s) for s in found if s.victim.workload == workload]
@@ -120,7 +100,8 @@ def _clause(summary: SchemeSummary) -> str:
     if cheapest is None:
         return text
     where = "" if cheapest.removed == len(cheapest.seeds) else f" on {cheapest.removed} of {len(cheapest.seeds)} seeds"
-    return f"{text} and lost its mark most cheaply to {cheapest.assault}{where}, for {price(fmean(cheapest.drops))}"
+    cost = price(fmean(cheapest.drops))
+    return f"{text} and lost its mark most cheaply to {cheapest.attack_label}{where}, for {cost}"
 
 
 def _about_controls(found: Sequence[SchemeSummary]) -> list[str]:
@@ -129,10 +110,8 @@ def _about_controls(found: Sequence[SchemeSummary]) -> list[str]:
     if not judged:
         return []
     if not fired:
-        who = {1: "The one negative control", 2: "Both negative controls"}.get(
-            judged, f"All {judged} negative controls"
-        )
-        return [f"{who} stayed silent."]
+        few = {1: "The one negative control", 2: "Both negative controls"}
+        return [f"{few.get(judged, f'All {judged} negative controls')} stayed silent."]
     names = listed(list(dict.fromkeys(f"{c.victim.scheme} on {c.victim.workload}" for c in checks if c.fired)))
     return [f"{fired} of {counted(judged, 'negative control')} fired ({names}): those verdicts are ambiguous."]
 

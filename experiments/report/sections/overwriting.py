@@ -1,4 +1,4 @@
-"""Who overwrites whom: the owner's mark and the adversary's own, after the adversary embedded a second one."""
+"""Overwriting: the owner's mark and the adversary's own after the adversary embedded a second one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ FAMILY = "overwrite"
 
 @dataclass(frozen=True, kw_only=True)
 class OverwriteResult:
-    """One scheme's mark against one overwriter.
+    """One scheme's mark after one overwriter.
 
     Attributes:
-        intruder: the scheme that the adversary embedded; the attack's name where it embeds none of ours.
-        duel: the owner's side, under the setting that hurt most if there were several.
-        claims: the adversary's own key on each seed's decisive suspect; empty where none was claimed.
+        intruder: the scheme that the adversary embedded; the attack's name if it names none.
+        comparison: the owner's side, for the most severe of several settings.
+        claims: the adversary's own key on each seed's decisive suspect; empty without claims.
     """
 
     intruder: str
-    duel: AttackComparison
+    comparison: AttackComparison
     claims: tuple[ResultRow, ...]
 
     @property
     def statistics(self) -> list[float]:
         """The owner's statistic on each seed's decisive suspect."""
-        return [required(s.row.statistic) for s in self.duel.seeds]
+        return [required(s.row.statistic) for s in self.comparison.seeds]
 
     @property
     def claim_margin(self) -> float | None:
@@ -42,32 +42,32 @@ class OverwriteResult:
 
 
 OverwriteResults = Mapping[Victim, Mapping[str, OverwriteResult]]
-"""Scheme of the mark -> overwriter -> what came of it."""
+"""Scheme of the mark -> overwriter -> result."""
 
 
-def encounters(
-    duels: Sequence[AttackComparison], rows: Iterable[ResultRow]
+def overwrite_results(
+    comparisons: Sequence[AttackComparison], rows: Iterable[ResultRow]
 ) -> dict[Victim, dict[str, OverwriteResult]]:
-    """Every judged overwriting, by scheme and overwriter, in the table's order."""
+    """Collect judged overwritings by scheme and overwriter, in the table's order."""
     claims = {(row.embed_id, row.suspect_id): row for row in rows if row.is_claim and row.is_done}
     out: dict[Victim, dict[str, OverwriteResult]] = {}
-    for duel in duels:
-        if duel.contest.family != FAMILY or not duel.done:
+    for comparison in comparisons:
+        if comparison.sweep.family != FAMILY or not comparison.done:
             continue
-        line, name = out.setdefault(duel.victim, {}), intruder(duel.rows[0])
-        if name in line and line[name].duel.severity <= duel.severity:
+        line, name = out.setdefault(comparison.victim, {}), intruder(comparison.rows[0])
+        if name in line and line[name].comparison.severity <= comparison.severity:
             continue
-        decisive = [(s.row.embed_id, s.row.suspect_id) for s in duel.seeds]
+        decisive = [(s.row.embed_id, s.row.suspect_id) for s in comparison.seeds]
         found = tuple(claims[pair] for pair in decisive if pair in claims)
-        line[name] = OverwriteResult(intruder=name, duel=duel, claims=found)
+        line[name] = OverwriteResult(intruder=name, comparison=comparison, claims=found)
     return out
 
 
 def intruder(row: ResultRow) -> str:
-    """The scheme that the row's adversary embedded; the attack's name where its configuration names none."""
+    """Name the scheme that the row's adversary embedded, or the attack if its configuration names none."""
     return str(row.attack_config.get("scheme.name", row.attack))
 
 
 def intruders(found: OverwriteResults) -> list[str]:
-    """Every overwriter, in order of appearance."""
+    """List the overwriters in order of appearance."""
     return list(dict.fromkeys(name for line in found.values() for name in line))

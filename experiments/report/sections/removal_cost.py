@@ -1,4 +1,4 @@
-"""What removal costs, attack by attack and for the worst attack of each family."""
+"""Cost of removal per attack and for the cheapest attack of each family."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ FAMILY_NAMES = {
 }
 
 Matrix = Mapping[AttackLabel, Sequence[AttackComparison | None]]
-"""Attack -> its duel with each scheme."""
+"""Attack -> its comparison with each scheme."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyPrice:
-    """The attacks of one family, and what the cheapest of them costs each scheme.
+    """The attacks of one family with the cost of the cheapest per scheme.
 
     Attributes:
-        lines: attack -> its duel with each scheme.
-        cheapest: of each scheme, seed by seed; empty where none of the family was judged.
+        lines: attack -> its comparison with each scheme.
+        cheapest: per scheme and seed; empty if no attack of the family was judged.
     """
 
     family: str
@@ -41,17 +41,17 @@ class FamilyPrice:
 
     @property
     def name(self) -> str:
-        """In words."""
+        """Title of the family."""
         return FAMILY_NAMES.get(self.family, self.family.replace("_", " "))
 
 
 def family_prices(matrix: Matrix) -> list[FamilyPrice]:
-    """Families in the order of ``wmarena.attacks.base.Family``, then others; ``none`` is no attack."""
+    """Group attacks in the order of ``wmarena.attacks.base.Family``, then others; omit ``none``."""
     found: dict[str, dict[AttackLabel, Sequence[AttackComparison | None]]] = {}
-    for assault, line in matrix.items():
-        judged = [duel for duel in line if duel is not None]
-        if assault.attack.name != "none" and judged:
-            found.setdefault(judged[0].contest.family, {})[assault] = line
+    for attack_label, line in matrix.items():
+        judged = [comparison for comparison in line if comparison is not None]
+        if attack_label.name != "none" and judged:
+            found.setdefault(judged[0].sweep.family, {})[attack_label] = line
     rank = {name: i for i, name in enumerate(get_args(Family))}
     return [
         FamilyPrice(family=family, lines=found[family], cheapest=_cheapest(found[family]))
@@ -62,20 +62,24 @@ def family_prices(matrix: Matrix) -> list[FamilyPrice]:
 def _cheapest(lines: Matrix) -> tuple[tuple[Bracket, ...], ...]:
     columns = zip(*lines.values(), strict=True)
     return tuple(
-        tuple(cheapest_of(bracket for duel in column if duel is not None for bracket in duel.brackets))
+        tuple(
+            cheapest_of(
+                bracket for comparison in column if comparison is not None for bracket in comparison.sweep.brackets
+            )
+        )
         for column in columns
     )
 
 
-def priced(duels: Sequence[AttackComparison]) -> list[AttackComparison]:
-    """Attacks (``none`` apart) of which at least one seed has a price, known or censored."""
-    return [d for d in duels if d.assault.attack.name != "none" and any(_known(b) for b in d.brackets)]
+def priced(comparisons: Sequence[AttackComparison]) -> list[AttackComparison]:
+    """Select attacks (except ``none``) with a known or censored cost on at least one seed."""
+    return [
+        d
+        for d in comparisons
+        if d.attack_label.name != "none" and any((b.cost, b.kept) != (None, None) for b in d.sweep.brackets)
+    ]
 
 
-def _known(bracket: Bracket) -> bool:
-    return bracket.cost is not None or bracket.kept is not None
-
-
-def worst_of(victim: Victim, duels: Sequence[AttackComparison]) -> list[Bracket]:
-    """The cheapest removal of a scheme by any attack, seed by seed."""
-    return cheapest_of(b for d in priced(duels) if d.victim == victim for b in d.brackets)
+def worst_of(victim: Victim, comparisons: Sequence[AttackComparison]) -> list[Bracket]:
+    """Find the cheapest removal of a scheme by any attack, per seed."""
+    return cheapest_of(b for d in priced(comparisons) if d.victim == victim for b in d.sweep.brackets)

@@ -1,5 +1,6 @@
-"""What a run took, and what it could not do: seconds by step, failed tasks, skipped rows."""
+"""Seconds per step, failed tasks and skipped rows of a run."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -15,8 +16,8 @@ class TaskDurations:
     """All finished tasks of one kind on one workload: by attack for attacks (against any scheme), else by scheme.
 
     Attributes:
-        seconds: of each task's own computation, also where this run found it finished.
-        cached: how many this run found finished.
+        seconds: computation time of each task, also of cached ones.
+        cached: number of tasks that an earlier run had finished.
     """
 
     workload: str
@@ -38,13 +39,13 @@ class TaskDurations:
 
 
 def steps(plan: Plan, records: Mapping[TaskId, Record]) -> list[TaskDurations]:
-    """Where the seconds went, in pipeline order."""
+    """Collect durations in pipeline order."""
     parts: dict[tuple[str, Kind, str], list[Record]] = {}
     order = {kind: i for i, kind in enumerate(Kind)}
     for task in sorted(plan, key=lambda t: order[t.kind]):
         record = records.get(task.id)
         if record is not None and record.state is State.DONE:
-            parts.setdefault((task.workload, task.kind, _what(task)), []).append(record)
+            parts.setdefault((task.workload, task.kind, _description(task)), []).append(record)
     return [
         TaskDurations(
             workload=workload,
@@ -58,7 +59,7 @@ def steps(plan: Plan, records: Mapping[TaskId, Record]) -> list[TaskDurations]:
     ]
 
 
-def _what(task: Task) -> str:
+def _description(task: Task) -> str:
     if task.kind is Kind.TRAIN:
         if task.config.get("adversary"):
             return "adversary's own training"
@@ -72,15 +73,15 @@ def _seconds(record: Record) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class FailedTask:
-    """A failed task and the rows that it took with it."""
+    """A failed task and the number of rows that lack a result because of it."""
 
     task: Task
     record: Record
     rows: int
 
 
-def losses(plan: Plan, records: Mapping[TaskId, Record]) -> list[FailedTask]:
-    """Failed tasks in planning order, each with the number of rows that it, or a task it blocked, left empty."""
+def failed_tasks(plan: Plan, records: Mapping[TaskId, Record]) -> list[FailedTask]:
+    """List failed tasks in planning order with the number of rows that depend on them."""
     out = []
     for task in plan:
         record = records.get(task.id)
@@ -90,19 +91,6 @@ def losses(plan: Plan, records: Mapping[TaskId, Record]) -> list[FailedTask]:
     return out
 
 
-@dataclass(frozen=True, kw_only=True)
-class SkippedRows:
-    """Rows without a number for one reason that is not a failure of their own."""
-
-    reason: str
-    rows: int
-
-
-def skips(rows: Iterable[ResultRow]) -> list[SkippedRows]:
-    """Skipped rows by reason, in the table's order."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        if row.status == "skipped":
-            reason = row.error or "no reason was recorded"
-            counts[reason] = counts.get(reason, 0) + 1
-    return [SkippedRows(reason=reason, rows=n) for reason, n in counts.items()]
+def skipped_rows(rows: Iterable[ResultRow]) -> Counter[str]:
+    """Count skipped rows by reason, in the table's order."""
+    return Counter(row.error or "no reason was recorded" for row in rows if row.status == "skipped")

@@ -1,8 +1,8 @@
-"""Who survived what: the rows of one scheme under one attack, over strengths and seeds, as one duel.
+"""Survival: the rows of one scheme under one attack, over strengths and seeds, as one comparison.
 
-The adversary chooses the strength, so a seed survives only if no strength removed its mark. The number shown for a
-seed is the one an adversary would show: the cheapest removal; else the smallest margin within the budget; else, where
-every strength overdraws the budget, the gentlest one.
+The adversary chooses the strength, so a seed survives only if no strength removed its mark. The decisive row of a seed
+is the adversary's best: the cheapest removal; else the smallest margin within the budget; else, if every strength
+exceeds the budget, the row with the smallest drop.
 """
 
 import math
@@ -13,20 +13,19 @@ from statistics import fmean
 from typing import Literal, cast
 
 from wmarena.experiments.report.labels import AttackLabel, Labels, Victim
-from wmarena.experiments.results.costs import AttackSweep, Bracket, attack_sweeps, median_cost
+from wmarena.experiments.results.costs import AttackSweep, attack_sweeps
 from wmarena.experiments.results.rows import ResultRow, required
 
 SeedOutcome = Literal["kept", "worthless", "removed", "unmarked", "undecided"]
-"""Of one seed: the verdict stands on all that the adversary can afford; it fell, but only on models not worth stealing;
-the mark was removed; it was never there; not known."""
+"""Of one seed: found on all affordable suspects; lost, but only on worthless models; removed; not embedded; unknown."""
 
 Outcome = Literal["kept", "worthless", "mixed", "removed", "unmarked", "undecided", "missing"]
-"""Of all seeds together: "mixed" where they disagree on removal, "missing" where none has a verdict."""
+"""Of all seeds: "mixed" if they disagree on removal, "missing" if none has a verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeedResult:
-    """One seed of a duel; ``row`` is the decisive one."""
+    """One seed of a comparison; ``row`` is the decisive one."""
 
     seed: int
     outcome: SeedOutcome
@@ -43,13 +42,18 @@ class AttackComparison:
     """One scheme under one attack: every strength, every seed."""
 
     victim: Victim
-    assault: AttackLabel
-    contest: AttackSweep
+    attack_label: AttackLabel
+    sweep: AttackSweep
+
+    @property
+    def strength_name(self) -> str | None:
+        """Parameter that is the attack's strength."""
+        return self.attack_label.strength_name
 
     @property
     def rows(self) -> tuple[ResultRow, ...]:
         """All rows, finished or not, in the table's order."""
-        return self.contest.rows
+        return self.sweep.rows
 
     @property
     def done(self) -> list[ResultRow]:
@@ -67,29 +71,29 @@ class AttackComparison:
         found: dict[int, list[ResultRow]] = defaultdict(list)
         for row in self.done:
             found[row.seed].append(row)
-        return [_seed_result(seed, rows, seed in self.contest.unmarked) for seed, rows in sorted(found.items())]
+        return [_seed_result(seed, rows, seed in self.sweep.unmarked) for seed, rows in sorted(found.items())]
 
     @property
     def survived(self) -> int:
-        """Seeds on which nothing removed the mark."""
+        """Number of seeds on which no strength removed the mark."""
         return sum(s.outcome in ("kept", "worthless") for s in self.seeds)
 
     @property
     def removed(self) -> int:
-        """Seeds on which some strength removed the mark."""
+        """Number of seeds on which some strength removed the mark."""
         return sum(s.outcome == "removed" for s in self.seeds)
 
     @property
-    def standing(self) -> Outcome:
-        """All seeds in one word."""
+    def outcome(self) -> Outcome:
+        """Joint outcome of all seeds."""
         outcomes = {s.outcome for s in self.seeds}
         if not outcomes:
             return "missing"
         if "undecided" in outcomes:
             return "undecided"
-        for word in ("removed", "unmarked"):
-            if word in outcomes:
-                return cast(Outcome, word) if outcomes == {word} else "mixed"
+        for outcome in ("removed", "unmarked"):
+            if outcome in outcomes:
+                return cast(Outcome, outcome) if outcomes == {outcome} else "mixed"
         return "worthless" if "worthless" in outcomes else "kept"
 
     @property
@@ -104,17 +108,12 @@ class AttackComparison:
 
     @property
     def strengths(self) -> list[float]:
-        """Distinct strengths asked for, ascending."""
+        """Distinct requested strengths, ascending."""
         return sorted({row.strength for row in self.rows if row.strength is not None})
 
     @property
-    def brackets(self) -> list[Bracket]:
-        """Attacker's cost per seed."""
-        return self.contest.brackets
-
-    @property
     def severity(self) -> tuple[float, bool, float]:
-        """Order of attacks from the owner's worst: seeds lost, then what the adversary can afford, then the margin."""
+        """Sort key of attacks, most severe first: seeds lost, within the budget, margin."""
         seeds = self.seeds
         if not seeds:
             return 1.0, True, math.inf
@@ -122,13 +121,12 @@ class AttackComparison:
         return -self.removed / len(seeds), overpriced, fmean(self.margins)
 
 
-def duels(rows: Iterable[ResultRow], labels: Labels) -> list[AttackComparison]:
-    """Every scheme under every attack (``none`` included), claims and controls apart, in the table's order."""
+def comparisons(rows: Iterable[ResultRow], labels: Labels) -> list[AttackComparison]:
+    """Compare every scheme with every attack including ``none``, without claims and controls, in the table's order."""
+    firsts = ((sweep.rows[0], sweep) for sweep in attack_sweeps(rows))
     return [
-        AttackComparison(
-            victim=labels.victim(contest.rows[0]), assault=labels.assault(contest.rows[0]), contest=contest
-        )
-        for contest in attack_sweeps(rows)
+        AttackComparison(victim=labels.victim(first), attack_label=labels.attack_label(first), sweep=sweep)
+        for first, sweep in firsts
     ]
 
 
@@ -152,6 +150,3 @@ def _margin(row: ResultRow) -> float:
 
 def _cost(row: ResultRow) -> float:
     return math.inf if row.budget_drop is None else row.budget_drop
-
-
-__all__ = ["AttackComparison", "Bracket", "Outcome", "SeedOutcome", "SeedResult", "duels", "median_cost"]

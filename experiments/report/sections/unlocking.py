@@ -1,7 +1,7 @@
-"""How many serial numbers unlock a model that should answer to one only (DSN).
+"""Serial numbers that unlock a model with one valid number (DSN).
 
-The accuracies are drawn sorted, from the highest to the lowest: in the order of the numbers themselves the brightest
-cell would give the secret away.
+The accuracies are drawn sorted, from the highest to the lowest: in the order of the numbers the best cell would reveal
+the secret.
 """
 
 from collections.abc import Iterable
@@ -32,12 +32,12 @@ class StampMap:
 
     @property
     def share(self) -> float:
-        """Serial numbers that unlock the model, of all."""
+        """Share of serial numbers that unlock the model."""
         return sum(a > UNLOCKED for a in self.accuracies) / len(self.accuracies)
 
 
 def stamp_maps(rows: Iterable[ResultRow], labels: Labels) -> list[StampMap]:
-    """Marked models, as published, whose verdict tells the accuracy of every serial number."""
+    """Collect published marked models whose verdict has the accuracy of every serial number."""
     out = []
     for row in rows:
         if row.is_unattacked and row.is_done:
@@ -49,7 +49,7 @@ def stamp_maps(rows: Iterable[ResultRow], labels: Labels) -> list[StampMap]:
 
 
 def stamp_panel(found: StampMap) -> Panel:
-    """A cell per serial number, the darker the more it unlocks; a line where accuracy falls to ``UNLOCKED``."""
+    """Draw a cell per serial number, darker for higher accuracy, and a line at ``UNLOCKED``."""
     lines = -(-len(found.accuracies) // COLUMNS)
     width, height = COLUMNS * _CELL, lines * _CELL
     tones: dict[int, list[int]] = {}
@@ -62,19 +62,19 @@ def stamp_panel(found: StampMap) -> Panel:
         f"{found.victim}, seed {found.seed}: accuracy under each of {len(found.accuracies)} serial numbers, "
         f"sorted; {percent(found.share)} unlock"
     )
-    drawing = picture(width, height, label, parts, class_="panel stamps")
     note = f"seed {found.seed}: {percent(found.share)} unlock"
-    return Panel(caption=str(found.victim), note=note, drawing=drawing, width=width, height=height)
+    drawing = picture(width, height, label, parts, class_="panel stamps")
+    return Panel(caption=str(found.victim), drawing=drawing, width=width, height=height, note=note)
 
 
 def _tone(tone: int, places: Iterable[int]) -> Markup:
     cells = "".join(f"M{i % COLUMNS * _CELL:g} {i // COLUMNS * _CELL:g}h9.4v9.4h-9.4z" for i in places)
-    told = tag("title", f"accuracy {percent(tone / _TONES, 0)} to {percent((tone + 1) / _TONES, 0)}")
-    return tag("path", told, d=cells, class_="tone", fill_opacity=0.06 + 0.94 * tone / (_TONES - 1))
+    tooltip = tag("title", f"accuracy {percent(tone / _TONES, 0)} to {percent((tone + 1) / _TONES, 0)}")
+    return tag("path", tooltip, d=cells, class_="tone", fill_opacity=0.06 + 0.94 * tone / (_TONES - 1))
 
 
 def _border(unlocking: int) -> str:
-    """The staircase below the last unlocking cell."""
+    """Build the path below the last unlocking cell."""
     full, rest = divmod(unlocking, COLUMNS)
     right, top = COLUMNS * _CELL, full * _CELL
     if not rest:

@@ -1,1 +1,1 @@
-"""The report as files: HTML, Markdown, tables, terminal."""
+"""Output formats of a report: HTML, Markdown, tables, terminal."""

@@ -1,4 +1,4 @@
-"""The report as Markdown: for pull requests, chats, and readers without a browser."""
+"""Markdown report, for pull requests, chats and terminals."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -32,25 +32,25 @@ from wmarena.experiments.report.sentences import (
     against,
     by_seed,
     cost_text,
-    cost_words,
-    encounter_words,
-    rate_words,
+    median_cost_text,
+    overwrite_text,
+    rate_text,
     summary_cells,
     tally,
-    tasks_words,
+    tasks_text,
 )
 from wmarena.experiments.results.rows import ResultRow, required
 
 
 def markdown_page(page: ReportPage) -> str:
-    """The whole report as text, in the page's order; sections that would be empty are left out."""
+    """Render the report in the order of the HTML page, without empty sections."""
     opening = [f"# {text(page.experiment)}", text(page.description), text(" ".join(page.sentences)), _about(page)]
     sections = {
-        "Summary": _per_arena(page, lambda arena: summary_table(arena.summaries)),
-        "Survival": _MATRIX_NOTE + "\n\n" + _per_arena(page, _matrix),
-        "What removal costs": _noted(_COST_NOTE, _per_arena(page, _costs)),
-        "All attacks together": _noted(_AUMC_NOTE, _per_arena(page, _areas)),
-        "Who overwrites whom": _noted(_OVERWRITING_NOTE, _per_arena(page, _overwriting)),
+        "Summary": _per_section(page, lambda section: summary_table(section.summaries)),
+        "Survival": _MATRIX_NOTE + "\n\n" + _per_section(page, _matrix),
+        "What removal costs": _noted(_COST_NOTE, _per_section(page, _costs)),
+        "All attacks together": _noted(_AUMC_NOTE, _per_section(page, _areas)),
+        "Who overwrites whom": _noted(_OVERWRITING_NOTE, _per_section(page, _overwriting)),
         "Fidelity": _fidelity(page),
         "Controls": _controls(page),
         "False positives": _noted(_NULL_NOTE, _nulls(page)),
@@ -59,7 +59,7 @@ def markdown_page(page: ReportPage) -> str:
         "Forgeries": _forgeries(page),
         "Cost in seconds": _seconds(page),
         "Failures and gaps": _gaps(page),
-        "Caveats": "\n".join(f"- **{text(name)}** ({n}): {text(told)}" for name, n, told in page.caveats),
+        "Caveats": "\n".join(f"- **{text(name)}** ({n}): {text(tooltip)}" for name, n, tooltip in page.caveats),
         "Reproduce": _reproduce(page),
     }
     parts = [*opening, *(f"## {title}\n\n{body}" for title, body in sections.items() if body)]
@@ -67,7 +67,7 @@ def markdown_page(page: ReportPage) -> str:
 
 
 _BREAKS = re.compile(r"[^\S\u202f]+")
-"""White space without the narrow no-break space that stands before units."""
+"""White space except the narrow no-break space before units."""
 
 _MATRIX_NOTE = (
     "Margin of the owner's evidence, mean and range over seeds (1: perfect match, 0: threshold), and the seeds on "
@@ -92,7 +92,7 @@ _NULL_NOTE = (
 
 
 def summary_markdown(rows: Sequence[ResultRow], store: TensorStore | None = None) -> str:
-    """The summary as Markdown tables, one per workload; with ``store``, McNemar's test stands beside differences."""
+    """Render the summary as one Markdown table per workload; ``store`` adds McNemar's test to differences."""
     found = summaries(rows, Labels(rows), paired_fidelity(rows, store))
     parts = []
     for workload in dict.fromkeys(s.victim.workload for s in found):
@@ -101,12 +101,12 @@ def summary_markdown(rows: Sequence[ResultRow], store: TensorStore | None = None
 
 
 def summary_table(found: Sequence[SchemeSummary]) -> str:
-    """One workload's summary."""
+    """Render one workload's summary."""
     return table(SUMMARY_HEAD, [summary_cells(s) for s in found])
 
 
 def text(value: object) -> str:
-    """A name or message that stays what it is: no markup, one line."""
+    """Escape a name or message: no markup, one line."""
     out = " ".join(_BREAKS.split(str(value)))
     for character in "\\`*[]|":
         out = out.replace(character, "\\" + character)
@@ -114,67 +114,68 @@ def text(value: object) -> str:
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """A pipe table; the first column is text, the others stand to the right. '' without lines."""
+    """Render a pipe table, the first column aligned left, the others right; '' without lines."""
     rows = [[text(cell) for cell in line] for line in lines]
     rule = ["---", *["---:"] * (len(head) - 1)]
     shown = [[text(h) for h in head], rule, *rows] if rows else []
     return "\n".join("| " + " | ".join(row) + " |" for row in shown)
 
 
-def _per_arena(page: ReportPage, write: Callable[[WorkloadSection], str]) -> str:
-    named = len(page.arenas) > 1
-    parts = [(arena, write(arena)) for arena in page.arenas]
+def _per_section(page: ReportPage, write: Callable[[WorkloadSection], str]) -> str:
+    named = len(page.sections) > 1
+    parts = [(section, write(section)) for section in page.sections]
     return "\n\n".join(f"### {text(a.workload)}\n\n{body}" if named else body for a, body in parts if body)
 
 
 def _noted(note: str, body: str) -> str:
-    """A body under its note; nothing without a body."""
+    """Put the note above the body; '' without a body."""
     return f"{note}\n\n{body}" if body else ""
 
 
 def _about(page: ReportPage) -> str:
     level = f" A mark counts as found at p ≤ {page.levels}." if page.levels else ""
-    return f"{tasks_words(page.counts)}; {counted(len(page.seeds), 'seed')}.{level}"
+    return f"{tasks_text(page.counts)}; {counted(len(page.seeds), 'seed')}.{level}"
 
 
-def _matrix(arena: WorkloadSection) -> str:
-    head = ["Attack", *(str(victim) for victim in arena.victims)]
-    return table(head, [[assault, *map(_cell, line)] for assault, line in arena.matrix.items()])
+def _matrix(section: WorkloadSection) -> str:
+    head = ["Attack", *(str(victim) for victim in section.victims)]
+    return table(head, [[attack_label, *map(_cell, line)] for attack_label, line in section.matrix.items()])
 
 
-def _cell(duel: AttackComparison | None) -> str:
-    if duel is None:
+def _cell(comparison: AttackComparison | None) -> str:
+    if comparison is None:
         return NONE
-    if duel.standing == "missing":
+    if comparison.outcome == "missing":
         return "no result"
-    spread = span(duel.margins)
-    return f"{signed(fmean(duel.margins))}{f' ({spread})' if spread else ''}, {tally(duel)}"
+    spread = span(comparison.margins)
+    return f"{signed(fmean(comparison.margins))}{f' ({spread})' if spread else ''}, {tally(comparison)}"
 
 
-def _costs(arena: WorkloadSection) -> str:
+def _costs(section: WorkloadSection) -> str:
     lines: list[list[object]] = []
-    for family in arena.families:
+    for family in section.families:
         if len(family.lines) > 1:
-            lines.append([f"{family.name}, cheapest of {len(family.lines)}", *map(cost_words, family.cheapest)])
-        lines += [[assault, *map(cost_text, line)] for assault, line in family.lines.items()]
-    return table(["Attack", *(str(victim) for victim in arena.victims)], lines)
+            lines.append([f"{family.name}, cheapest of {len(family.lines)}", *map(median_cost_text, family.cheapest)])
+        lines += [[attack_label, *map(cost_text, line)] for attack_label, line in family.lines.items()]
+    return table(["Attack", *(str(victim) for victim in section.victims)], lines)
 
 
-def _areas(arena: WorkloadSection) -> str:
+def _areas(section: WorkloadSection) -> str:
     lines = [
         [
             trade.victim,
             f"{mean_number(trade.aumc)} ({span(trade.aumc)})" if len(trade.aumc) > 1 else mean_number(trade.aumc),
-            cost_words(worst_of(trade.victim, arena.duels)),
+            median_cost_text(worst_of(trade.victim, section.comparisons)),
         ]
-        for trade in arena.trade_offs
+        for trade in section.trade_offs
     ]
     return table(["Scheme", "AUMC", "Cheapest removal"], lines)
 
 
-def _overwriting(arena: WorkloadSection) -> str:
-    names = intruders(arena.encounters)
-    lines = [[victim, *(encounter_words(line.get(n)) for n in names)] for victim, line in arena.encounters.items()]
+def _overwriting(section: WorkloadSection) -> str:
+    names = intruders(section.overwrite_results)
+    results = section.overwrite_results.items()
+    lines = [[victim, *(overwrite_text(line.get(name)) for name in names)] for victim, line in results]
     return table(["Mark of", *names], lines)
 
 
@@ -183,28 +184,25 @@ def _nulls(page: ReportPage) -> str:
         *("Scheme", "Workload", "Null model", "Pairs", "Mean", "SD", "KS p", "p ≤ 0.05", "p ≤ 0.01"),
         *("Found", "Threshold", "5 % rule", "Null model holds"),
     ]
-    lines = []
-    for check in page.null_checks:
-        c = check.found
-        lines.append(
-            [
-                *(check.victim, check.victim.workload, c.p_method.replace("_", " "), c.n_pairs),
-                *(against(c.mean, c.expected_mean), against(c.sd, c.expected_sd), p_value(c.ks_p)),
-                *(rate_words(c, 0.05), rate_words(c, 0.01)),
-                f"{c.false_positives} of {c.n_pairs}, rate ≤ {percent(c.fpr_high, 2)}",
-                number(c.threshold, 3) if c.threshold <= 1 else "none passes",
-                number(c.gauss_threshold, 3),
-                "no" if c.mismatch else "yes",
-            ]
-        )
+    lines = [
+        [
+            *(check.victim, check.victim.workload, c.p_method.replace("_", " "), c.n_pairs),
+            *(against(c.mean, c.expected_mean), against(c.sd, c.expected_sd), p_value(c.ks_p)),
+            *(rate_text(c, 0.05), rate_text(c, 0.01)),
+            f"{c.false_positives} of {c.n_pairs}, rate ≤ {percent(c.fpr_high, 2)}",
+            number(c.threshold, 3) if c.threshold <= 1 else "none passes",
+            *(number(c.gauss_threshold, 3), "no" if c.mismatch else "yes"),
+        ]
+        for check in page.null_checks
+        for c in (check.found,)
+    ]
     return table(head, lines)
 
 
 def _stamps(page: ReportPage) -> str:
     head = ["Scheme", "Workload", "Seed", "Serial numbers", "Unlocking (accuracy above 50 %)"]
     return table(
-        head,
-        [[m.victim, m.victim.workload, m.seed, len(m.accuracies), percent(m.share)] for m in page.stamps],
+        head, [[m.victim, m.victim.workload, m.seed, len(m.accuracies), percent(m.share)] for m in page.stamps]
     )
 
 
@@ -214,10 +212,11 @@ def _spelled(page: ReportPage) -> str:
         head,
         [
             [
-                *(r.victim, r.victim.workload, r.assault, NONE if r.strength is None else plain_strength(r.strength)),
-                *(signed(r.statistic, 3), "found" if r.found else "not found"),
+                *(r.victim, r.victim.workload, r.attack_label),
+                NONE if r.row.strength is None else plain_strength(r.row.strength),
+                *(signed(required(r.row.statistic), 3), "found" if r.row.verdict else "not found"),
             ]
-            for line in page.spelled
+            for line in page.decoded_images
             for r in line
         ],
     )
@@ -233,7 +232,8 @@ def _fidelity(page: ReportPage) -> str:
             *(f.victim, f.victim.workload, ", ".join(points(pair.difference) for pair in f.pairs)),
             *(by_seed(f, "p_value"), by_seed(f, "discordant")),
             mean_percent([pair.agreement for pair in f.pairs if pair.agreement is not None]),
-            *(mean_number(s.covertness, 4), mean_number(s.histogram_distance, 3), mean_number(s.relative_distance, 3)),
+            mean_number(s.by_seed("covertness_mean_abs_dev"), 4),
+            *(mean_number(s.by_seed(column), 3) for column in ("covertness_ks", "covertness_relative_l2")),
             mean_percent(f.unlicensed),
         ]
         for s in page.summaries
@@ -259,7 +259,7 @@ def _forgeries(page: ReportPage) -> str:
         head,
         [
             [
-                *(f.victim, f.victim.workload, f.assault, f.row.seed, NONE if f.tried is None else f.tried),
+                *(f.victim, f.victim.workload, f.attack_label, f.row.seed, NONE if f.tried is None else f.tried),
                 *(number(required(f.row.statistic), 3), power_of_ten(f.row.log10_p_adj)),
                 "passes" if f.passes else "refused",
             ]
@@ -283,9 +283,9 @@ def _gaps(page: ReportPage) -> str:
     failed = [
         f"- {text(loss.task.label)} (`{loss.task.id[:12]}`): {text(loss.record.error)}; "
         f"{counted(loss.rows, 'row')} lost, {counted(loss.record.attempt, 'attempt')}"
-        for loss in page.losses
+        for loss in page.failed_tasks
     ]
-    return "\n".join([*failed, *(f"- {counted(skip.rows, 'row')}: {text(skip.reason)}" for skip in page.skips)])
+    return "\n".join([*failed, *(f"- {counted(n, 'row')}: {text(reason)}" for reason, n in page.skipped_rows.items())])
 
 
 def _reproduce(page: ReportPage) -> str:

@@ -1,4 +1,4 @@
-// The page reads without this: it only filters and sorts the table of all rows.
+// Optional: filters and sorts the table of all rows.
 "use strict";
 for (const table of document.querySelectorAll("table[data-rows]")) {
   const body = table.tBodies[0];

@@ -1,4 +1,4 @@
-"""The summary at the end of a run, on a terminal."""
+"""Terminal output of the summary at the end of a run."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ from wmarena.experiments.results.rows import ResultRow
 
 
 def summary_lines(rows: Sequence[ResultRow]) -> list[str]:
-    """The table in words: what survived what, whether controls fired, what is missing."""
+    """Describe the table in sentences: survival, controls, missing rows."""
     return verdict_sentences(_found(rows, None))
 
 
 def summary_table(rows: Sequence[ResultRow], store: TensorStore | None = None) -> Table:
-    """One line per scheme and workload; names are shown as they are, never read as markup."""
+    """Build a table with one line per scheme and workload; names are not parsed as markup."""
     found = _found(rows, store)
     workloads = list(dict.fromkeys(s.victim.workload for s in found))
     table = Table(

@@ -1,4 +1,4 @@
-"""An image workload as a spec names it: its fields, and how it becomes an arena on a device."""
+"""Base class of image workloads: the fields of a spec, and binding to a device."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ from wmarena.schemes.params import Configurable, param
 class ImageWorkload(Configurable, ABC):
     """Classification of small images; implements ``WorkloadConfig``; subclasses set defaults.
 
-    Every field acts on training, so every one is part of a task's identity. Splits follow from these fields and the
+    Every field affects training, so every field is part of a task's identity. Splits depend on these fields and the
     data set alone: all seeds share them.
     """
 
@@ -33,7 +33,7 @@ class ImageWorkload(Configurable, ABC):
     mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]]
     pad: ClassVar[int] = 0
-    """Black border that the network's inputs get, in pixels."""
+    """Width of the black border around the network's inputs, in pixels."""
 
     epochs: int = param(6, doc="passes over the training data", stage="train", low=1)
     lr: float = param(2e-3, doc="peak learning rate", stage="train", low=0, low_open=True)
@@ -63,7 +63,7 @@ class ImageWorkload(Configurable, ABC):
 
     @abstractmethod
     def build(self) -> Network:
-        """A new network on the CPU, initialised from torch's global generator."""
+        """Create a network on the CPU, initialised from torch's global generator."""
 
     def problems(self) -> Iterable[tuple[str, str]]:
         n_left = self.source.n_train - self.val_size
@@ -79,7 +79,7 @@ class ImageWorkload(Configurable, ABC):
 
     @property
     def info(self) -> TaskInfo:
-        """Kind, classes and raw input shape."""
+        """Kind, number of classes and raw input shape."""
         return TaskInfo(kind="classification", num_classes=self.num_classes, input_shape=self.source.input_shape)
 
     @property
@@ -89,7 +89,7 @@ class ImageWorkload(Configurable, ABC):
 
     @property
     def recipe(self) -> Recipe:
-        """The workload's own training recipe."""
+        """Training recipe of the workload."""
         return Recipe(
             optimiser=cast(Any, self.optimiser),
             lr=self.lr,
@@ -106,11 +106,11 @@ class ImageWorkload(Configurable, ABC):
         return cls.source.available(data_root)
 
     def fingerprint(self, data_root: Path | None) -> str:
-        """Hex digest of the data set's pixels and labels. Raises MissingData naming every place tried."""
+        """Hex digest of the data set's pixels and labels. Raises MissingData that lists every path tried."""
         return self.source.load(data_root).fingerprint
 
     def task(self, device: torch.device) -> ImageTask:
-        """The task without its data: enough to judge a model."""
+        """Create the task without its data; enough to evaluate a model."""
         if device.type == "cuda":
             _reproducible_cuda()
         pixels = Pixels(mean=self.mean, std=self.std, device=device, pad=self.pad, crop=self.crop, flip=self.flip)
@@ -125,7 +125,7 @@ class ImageWorkload(Configurable, ABC):
         )
 
     def bind(self, device: torch.device, data_root: Path | None) -> BoundWorkload:
-        """Load the data onto ``device``. Raises MissingData naming every place tried."""
+        """Load the data onto ``device``. Raises MissingData that lists every path tried."""
         dataset = self.source.load(data_root)
         task = self.task(device)
         parts = split(
@@ -147,7 +147,7 @@ class ImageWorkload(Configurable, ABC):
 
 
 def preset(name: str, default: Any) -> Any:
-    """The inherited field ``name`` with another default; meaning and range stay."""
+    """Return the inherited field ``name`` with another default; meaning and range stay."""
     return field(default=default, metadata={"param": ImageWorkload.parameters()[name]})
 
 
@@ -156,7 +156,7 @@ def _samples(images: Images, index: np.ndarray, pixels: Pixels) -> ImageSamples:
 
 
 def _reproducible_cuda() -> None:
-    """Process-wide, because plugins run their own forward and backward passes: one kernel choice, full float32."""
+    """Fix the choice of kernels and use full float32, for the whole process: plugins run their own passes."""
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False

@@ -1,4 +1,4 @@
-"""CIFAR-10 with ResNet-18, with random crops and mirroring."""
+"""CIFAR-10 with ResNet-18, random crops and mirroring."""
 
 from dataclasses import dataclass
 from typing import ClassVar

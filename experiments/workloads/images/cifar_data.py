@@ -1,11 +1,13 @@
-"""CIFAR-10: 50,000 and 10,000 colour images of 32x32 [krizhevsky2009], official batches or images in Parquet."""
+"""CIFAR-10: 50,000 and 10,000 colour images of 32x32 [krizhevsky2009], from official batches or Parquet."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from wmarena.experiments.workloads.data import Container, DamagedData, Dataset, DataSource, Images
+from wmarena.experiments.workloads.data import Container, DamagedData, Dataset, DataSource, Images, torchvision_download
+from wmarena.experiments.workloads.images.base import ImageWorkload, preset
 from wmarena.experiments.workloads.images.encoded import ParquetPair
 
 CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -38,22 +40,27 @@ class _OfficialBatches(Container):
         return Images(np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.asarray(data.targets, dtype=np.int64))
 
 
-def _containers(root: Path) -> tuple[Container, ...]:
-    return (_OfficialBatches(root), ParquetPair(root / "cifar10", "cifar10"))
-
-
-def _download(root: Path) -> None:
-    from torchvision.datasets import CIFAR10 as OFFICIAL
-
-    OFFICIAL(str(root), download=True)
-
-
 CIFAR10 = DataSource(
     name="CIFAR-10",
     input_shape=(3, 32, 32),
     n_train=50_000,
     n_test=10_000,
-    in_root=_containers,
-    download=_download,
+    in_root=lambda root: (_OfficialBatches(root), ParquetPair(root / "cifar10", "cifar10")),
+    download=torchvision_download("CIFAR10"),
     hint="unpack cifar-10-python.tar.gz there",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar10Workload(ImageWorkload):
+    """CIFAR-10 with SGD in steps, batches of 128, random crops and mirroring; bf16 on CUDA."""
+
+    source: ClassVar[DataSource] = CIFAR10
+    mean, std = CIFAR10_STATISTICS
+
+    batch_size: int = preset("batch_size", 128)
+    optimiser: str = preset("optimiser", "sgd")
+    schedule: str = preset("schedule", "step")
+    crop: int = preset("crop", 4)
+    flip: bool = preset("flip", True)
+    precision: str = preset("precision", "bf16")

@@ -1,8 +1,8 @@
 """Integers as images: QR codes of version 1 (21x21 modules), error level M, mask 0, numeric mode.
 
-An integer below 2^30 is written with ten decimal digits. Every parameter that an encoder could choose by itself is
-fixed, so the same integer gives the same image under every library version. Modules are floor(side / 21) pixels,
-dark 0 on white 255, centred, equal in all channels; the map is injective by the code's own decodability.
+An integer below 2^30 is written with ten decimal digits. Every parameter that an encoder could choose is fixed,
+so the same integer gives the same image under every library version. Modules are floor(side / 21) pixels, dark 0 on
+white 255, centred, equal in all channels; the map is injective because codes can be decoded.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _DIGITS = 10
 
 
 def qr_codes(values: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """(n, *shape) uint8: one code per integer.
+    """Draw one code per integer, (n, *shape) uint8.
 
     Args:
         values: integers in [0, 2^30).
@@ -50,7 +50,7 @@ def qr_codes(values: Sequence[int], shape: tuple[int, ...]) -> Tensor:
 
 
 def _matrix(value: int) -> tuple[bytearray, ...]:
-    # Imported here: whoever never encodes an integer (training, most attacks) needs no QR library.
+    # Imported here: training and most attacks encode no integer.
     import segno
 
     text = f"{value:0{_DIGITS}d}"

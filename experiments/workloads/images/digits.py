@@ -1,7 +1,7 @@
 """scikit-learn's bundled digits: 1,797 scans of 8x8, no download, seconds of training on one CPU thread.
 
 Images are up-sampled to 24x24 so that a version-1 QR code fits. Bilinear interpolation by three has weights in
-thirds, so the result is computed in integers and is the same everywhere.
+thirds, so it is computed in integers and is the same on every machine.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _GREYS = 16
 
 
 class _Bundled(Container):
-    """The copy that comes with scikit-learn."""
+    """The copy bundled with scikit-learn."""
 
     def __str__(self) -> str:
         return "scikit-learn's load_digits"
@@ -31,21 +31,22 @@ class _Bundled(Container):
         return True
 
     def read(self) -> Dataset:
-        # Imported here: only who trains on digits pays for loading scikit-learn.
+        # Imported here: scikit-learn is slow to load and only digits need it.
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
         labels = bunch.target.astype(np.int64)
         pixels = enlarge(bunch.images.astype(np.int64))[:, None]
-        # The collection has no official split.
+        # scikit-learn defines no official split.
         test = stratified(labels, _N_TEST, Prf(b"wmarena: test set of digits"))
         train = np.setdiff1d(np.arange(len(labels)), test)
         return Dataset(Images(pixels[train], labels[train]), Images(pixels[test], labels[test]))
 
 
 def enlarge(values: np.ndarray) -> np.ndarray:
-    """(n, 24, 24) uint8 from (n, 8, 8) integers 0..16: bilinear, pixel centres aligned, edges repeated."""
+    """Enlarge (n, 8, 8) integers 0..16 to (n, 24, 24) uint8: bilinear, pixel centres aligned, edges repeated."""
     side = values.shape[-1]
+    # Weights in thirds: 2 for the pixel's own source, 1 for the nearest neighbour (the source itself in the centre).
     weights = np.zeros((_FACTOR * side, side), dtype=np.int64)
     for pixel in range(_FACTOR * side):
         own, offset = divmod(pixel, _FACTOR)

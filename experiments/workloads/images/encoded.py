@@ -1,4 +1,4 @@
-"""Encoded images (JPEG, PNG) in Parquet: columns ``image`` (bytes of one file) and ``label``, a file per split."""
+"""Encoded images (JPEG, PNG) in Parquet: columns ``image`` (bytes of one file) and ``label``, one file per split."""
 
 import io
 from dataclasses import dataclass
@@ -33,9 +33,9 @@ def read_images(path: Path) -> Images:
     """Decode one Parquet file.
 
     Raises:
-        DamagedData: not Parquet, without the two columns, with an image that cannot be decoded, or of several sizes.
+        DamagedData: not Parquet, a column is missing, an image cannot be decoded, or sizes differ.
     """
-    # Imported here: only who reads Parquet pays for loading pyarrow and Pillow.
+    # Imported here: pyarrow and Pillow are slow to load and only Parquet needs them.
     import pyarrow
     import pyarrow.parquet
     from PIL import Image

@@ -1,4 +1,4 @@
-"""GTSRB with the network of Deep Serial Number: made for a GPU; validation data are whole tracks."""
+"""GTSRB with the network of Deep Serial Number, for a GPU; validation data consist of whole tracks."""
 
 from dataclasses import dataclass
 from typing import ClassVar

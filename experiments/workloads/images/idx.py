@@ -53,10 +53,10 @@ class IdxFolder(Container):
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array of one idx file of unsigned bytes.
+    """Read one idx file of unsigned bytes.
 
     Raises:
-        DamagedData: wrong magic, cut short, or too long.
+        DamagedData: wrong magic, truncated, or too long.
     """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

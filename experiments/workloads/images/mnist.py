@@ -10,25 +10,24 @@ from wmarena.experiments.workloads.networks.base import Network
 from wmarena.experiments.workloads.networks.lenet import LeNet5
 
 
+class _LeNet5Workload(ImageWorkload):
+    def build(self) -> Network:
+        return LeNet5()
+
+
 @dataclass(frozen=True, kw_only=True)
-class MnistLeNet5(ImageWorkload):
+class MnistLeNet5(_LeNet5Workload):
     """MNIST with LeNet-5 in Caffe's variant, Adam on one cosine cycle."""
 
     name: ClassVar[str] = "mnist_lenet5"
     source: ClassVar[DataSource] = MNIST
     mean, std = MNIST_STATISTICS
 
-    def build(self) -> Network:
-        return LeNet5()
-
 
 @dataclass(frozen=True, kw_only=True)
-class FashionLeNet5(ImageWorkload):
+class FashionLeNet5(_LeNet5Workload):
     """Fashion-MNIST with LeNet-5 in Caffe's variant, Adam on one cosine cycle."""
 
     name: ClassVar[str] = "fashion_lenet5"
     source: ClassVar[DataSource] = FASHION_MNIST
     mean, std = FASHION_STATISTICS
-
-    def build(self) -> Network:
-        return LeNet5()

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST with ResNet-18; images get a black border to 32x32, and no augmentation."""
+"""MNIST and Fashion-MNIST with ResNet-18; images are padded to 32x32 in black; no augmentation."""
 
 from dataclasses import dataclass
 from typing import ClassVar

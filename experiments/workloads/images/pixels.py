@@ -1,4 +1,4 @@
-"""From stored pixels to a network's inputs: augmentation, padding, normalisation, in batches on the device."""
+"""Preprocessing of stored pixels: augmentation, padding, normalisation, in batches on the device."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 
 class Pixels:
-    """Turns uint8 batches (n, c, h, w) into normalised float32 inputs (n, c, h + 2 pad, w + 2 pad).
+    """Preprocessor from uint8 batches (n, c, h, w) to normalised float32 inputs (n, c, h + 2 pad, w + 2 pad).
 
     Args:
         mean, std: per channel, of pixels scaled to [0, 1].
-        device: where inputs live.
+        device: device of the inputs.
         pad: black border added to every image, in pixels.
         crop: augmentation: a black border of this many pixels, then a random crop of the original size; 0 = none.
         flip: augmentation: mirror half of the images left to right.
@@ -40,10 +40,10 @@ class Pixels:
             pixels = F.pad(pixels, (self._pad,) * 4)
         return pixels.to(torch.float32, memory_format=torch.channels_last).sub_(self._mean).div_(self._std)
 
-    def draw_moves(self, n: int, generator: torch.Generator) -> Tensor | None:
-        """(n, 3) int64 on the device: row and column of the crop, and 1 to mirror; None without augmentation.
+    def draw_augmentation(self, n: int, generator: torch.Generator) -> Tensor | None:
+        """Draw (n, 3) int64: row and column of the crop, and 1 to mirror; None without augmentation.
 
-        Drawn on the CPU, a whole epoch at once: the same moves on every kind of device, and one transfer an epoch.
+        Drawn on the CPU for a whole epoch: equal on every kind of device, and one transfer per epoch.
         """
         if not self._crop and not self._flip:
             return None
@@ -51,8 +51,8 @@ class Pixels:
         mirror = torch.randint(0, 2 if self._flip else 1, (n, 1), generator=generator)
         return torch.cat([corner, mirror], dim=1).to(self.device)
 
-    def moved(self, raw: Tensor, moves: Tensor) -> Tensor:
-        """The batch ``raw`` (n, c, h, w), cropped and mirrored by one gather as ``moves`` (n, 3) says."""
+    def augmented(self, raw: Tensor, moves: Tensor) -> Tensor:
+        """Crop and mirror the batch ``raw`` (n, c, h, w) by ``moves`` (n, 3), in one gather."""
         n, _, height, width = raw.shape
         padded = F.pad(raw, (self._crop,) * 4)
         row, column, mirror = (m.view(n, 1, 1) for m in moves.unbind(1))
@@ -60,5 +60,5 @@ class Pixels:
         forward = torch.arange(width, device=raw.device).view(1, 1, width)
         columns = column + torch.where(mirror == 1, width - 1 - forward, forward)
         image = torch.arange(n, device=raw.device).view(n, 1, 1)
-        # Indices around a slice: the result is (n, h, w, c).
+        # Index tensors around a slice: the result is (n, h, w, c).
         return padded[image, :, rows, columns].permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""ResNet-18's training recipe, common to all data sets: SGD for 60 epochs, divided by ten twice [he2016]."""
+"""ResNet-18's training recipe for all data sets: SGD, 60 epochs, learning rate divided by ten twice [he2016]."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
-"""A share of an image data set, resident on the device as one uint8 tensor.
+"""A subset of an image data set, stored on the device as one uint8 tensor.
 
-No loader processes, no per-image Python: an epoch is one shuffled index, a batch is one gather. Order and
+No loader processes, no Python code per image: an epoch is one shuffled index, a batch is one gather. Order and
 augmentation of an epoch depend on (seed, epoch) alone, so training can resume at any epoch.
 """
 
@@ -24,7 +24,7 @@ class ImageSamples:
     Args:
         raw: (n, c, h, w) uint8.
         labels: (n,) int64.
-        pixels: makes inputs; both tensors are moved to its device.
+        pixels: computes inputs; both tensors are moved to its device.
     """
 
     def __init__(self, raw: Tensor, labels: Tensor, pixels: Pixels) -> None:
@@ -41,60 +41,60 @@ class ImageSamples:
         return len(self._raw)
 
     def batches(self, batch_size: int, *, seed: int, epoch: int, augment: bool = True) -> Iterator[Batch]:
-        """One shuffled epoch of full batches (a last partial batch is kept); depends on (seed, epoch) only."""
+        """Yield one shuffled epoch of batches, the last one perhaps partial; depends on (seed, epoch) only."""
         shuffle = torch.Generator().manual_seed(subseed(seed, "order", epoch))
         order = torch.randperm(len(self), generator=shuffle).to(self._pixels.device)
         generator = torch.Generator().manual_seed(subseed(seed, "augment", epoch))
-        moves = self._pixels.draw_moves(len(self), generator) if augment else None
+        moves = self._pixels.draw_augmentation(len(self), generator) if augment else None
         for start in range(0, len(self), batch_size):
             index = order[start : start + batch_size]
             raw = self._raw[index]
             if moves is not None:
-                raw = self._pixels.moved(raw, moves[start : start + batch_size])
+                raw = self._pixels.augmented(raw, moves[start : start + batch_size])
             yield self._pixels.inputs(raw), self._labels[index]
 
     def in_order(self, batch_size: int = 1000) -> Iterator[Batch]:
-        """All samples once, unshuffled, unaugmented."""
+        """Yield all samples once, unshuffled, unaugmented."""
         for raw, labels in zip(torch.split(self._raw, batch_size), torch.split(self._labels, batch_size), strict=True):
             yield self._pixels.inputs(raw), labels
 
     def raw(self) -> Batch:
-        """All (images (n, c, h, w) uint8, labels (n,)), in order."""
+        """Return all (images (n, c, h, w) uint8, labels (n,)), in order."""
         return self._raw, self._labels
 
     def share(self, fraction: float, *, domain: str, seed: int) -> "ImageSamples":
-        """A class-stratified random share, copied; shares of different domains overlap by chance only.
+        """Copy a class-stratified random share; shares of different domains overlap by chance only.
 
         Args:
             fraction: in (0, 1]; rounded to whole samples, at least one a class.
-            domain, seed: name the draw; the same names give the same share.
+            domain, seed: select the draw; equal values give equal shares.
 
         Raises:
             ValueError: ``fraction`` is outside (0, 1].
         """
-        return self._taken(self._drawn(fraction, domain, seed))
+        return self._subset(self._draw(fraction, domain, seed))
 
     def split(self, fraction: float, *, domain: str, seed: int) -> tuple["ImageSamples", "ImageSamples"]:
-        """(rest, part): the share that ``share`` would return, and everything else, both copied.
+        """Copy (rest, part): ``part`` is the result of ``share``, ``rest`` all other samples.
 
         Raises:
-            ValueError: ``fraction`` is outside (0, 1], or nothing would be left.
+            ValueError: ``fraction`` is outside (0, 1], or the rest would be empty.
         """
-        part = self._drawn(fraction, domain, seed)
+        part = self._draw(fraction, domain, seed)
         if len(part) == len(self):
             raise ValueError(
                 f"expected a fraction that leaves some of {len(self)} samples, got {fraction}; "
                 "a part has one sample of every class at least"
             )
-        return self._taken(np.setdiff1d(np.arange(len(self)), part)), self._taken(part)
+        return self._subset(np.setdiff1d(np.arange(len(self)), part)), self._subset(part)
 
-    def _drawn(self, fraction: float, domain: str, seed: int) -> np.ndarray:
+    def _draw(self, fraction: float, domain: str, seed: int) -> np.ndarray:
         if not 0 < fraction <= 1:
             raise ValueError(f"expected a fraction in (0, 1], got {fraction}")
         labels = self._labels.cpu().numpy()
         n = max(len(np.unique(labels)), round(fraction * len(self)))
         return stratified(labels, n, Prf(derive(_ROOT, domain, str(seed))))
 
-    def _taken(self, chosen: np.ndarray) -> "ImageSamples":
+    def _subset(self, chosen: np.ndarray) -> "ImageSamples":
         index = torch.from_numpy(chosen).to(self._pixels.device)
         return ImageSamples(self._raw[index], self._labels[index], self._pixels)

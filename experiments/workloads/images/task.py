@@ -35,7 +35,7 @@ _EVALUATION_BATCH = 1000
 
 
 class _Taps(nn.Module):
-    """A network whose forward pass is its taps, because ``functional_call`` calls ``forward``."""
+    """Adapter with the taps as forward pass, because ``functional_call`` calls ``forward``."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -50,8 +50,8 @@ class ImageTask:
     """Classification of small images, bound to a device; holds no data.
 
     Attributes:
-        pixels: makes inputs of raw images.
-        build: a new network on the CPU, initialised from torch's global generator.
+        pixels: computes inputs from raw images.
+        build: creates a network on the CPU, initialised from torch's global generator.
         precision: of training's forward pass on CUDA; evaluation and everything on a CPU is float32.
     """
 
@@ -64,10 +64,10 @@ class ImageTask:
     precision: Precision
 
     def network(self, seed: int) -> nn.Module:
-        """A freshly initialised network on the device, in train mode.
+        """Create an initialised network on the device, in train mode.
 
-        Initialised on the CPU, so the start is the same on every device; the global generator is left as it was.
-        Weights lie with the channel innermost: 1.3 to 2 times as fast for LeNet-5 on a CPU, and what tensor cores read.
+        Initialised on the CPU, so the start is equal on every device; the global generator is restored.
+        Weights are in channels-last order: 1.3 to 2 times as fast for LeNet-5 on a CPU, and needed by tensor cores.
         """
         with seeded(subseed(seed, "network"), torch.device("cpu")):
             network = self.build()
@@ -97,7 +97,7 @@ class ImageTask:
             state: tensors by state-dict name that replace the model's own, differentiably; others stay.
 
         Raises:
-            ValueError: ``state`` has a name that the model has not.
+            ValueError: ``state`` has a name that is not in the model.
         """
         network = _network(model)
         if state is None:
@@ -134,7 +134,7 @@ class ImageTask:
             return torch.cat([model(inputs).argmax(dim=1) for inputs in batches])
 
     def score(self, model: nn.Module, samples: Samples) -> float:
-        """Top-1 accuracy in [0, 1], as ``evaluate`` finds it."""
+        """Top-1 accuracy in [0, 1], as computed by ``evaluate``."""
         return self.evaluate(model, samples).score
 
     def evaluate(self, model: nn.Module, samples: Samples) -> Evaluation:

@@ -1,1 +1,1 @@
-"""Networks of the workloads, one family a module, so that editing one leaves the others' results valid."""
+"""Networks of the workloads, one family per module: an edit invalidates the results of that family alone."""

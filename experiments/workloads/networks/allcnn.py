@@ -1,4 +1,4 @@
-"""ALL-CNN-C: nine convolutions and nothing else, 1,369,738 parameters, no batch norm [springenberg2015].
+"""ALL-CNN-C: nine convolutions, 1,369,738 parameters, no batch norm [springenberg2015].
 
     stage1  3x3-96, 3x3-96, 3x3-96 stride 2     stage2  3x3-192, 3x3-192, 3x3-192 stride 2
     stage3  3x3-192 unpadded, 1x1-192           head    1x1-C, global average pool
@@ -34,18 +34,13 @@ class AllCnnC(Network):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def taps(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        first = self.stage1(inputs)
-        second = self.stage2(first)
-        return first, second, self.stage3(second)
-
     def features(self, last: Tensor) -> Tensor:
         # mean(), not adaptive pooling: the latter's backward pass is not deterministic on CUDA.
         return last.mean(dim=(2, 3))
 
 
 def _strided_stage(n_in: int, n_out: int, *, dropout: float) -> nn.Sequential:
-    """Dropout, two convolutions, and a third one that halves the map."""
+    """Dropout, two convolutions, a third one of stride 2."""
     layers: list[nn.Module] = [nn.Dropout(dropout)]
     for n_channels, stride in ((n_in, 1), (n_out, 1), (n_out, 2)):
         layers += [nn.Conv2d(n_channels, n_out, 3, stride=stride, padding=1), nn.ReLU()]

@@ -1,36 +1,13 @@
 """The networks of Deep Serial Number for 28x28 grey and 32x32 colour images: convolutions, then dense layers.
 
-No batch norm: stamped and raw images have other statistics, and one set of running averages fits neither. The paper
+No batch norm: statistics of stamped and raw images differ, and one set of running averages fits neither. The paper
 (appendix A) gives channels and widths only; convolutions are padded here, so that a stamp at the border is seen as
 often as any other. Initialised as PyTorch's layers are [tang2020].
 """
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from wmarena.experiments.workloads.networks.base import Network
-
-
-class DenseOnConvolutions(Network):
-    """Named stages of convolutions, one hidden dense layer ``fc1`` with ReLU, a dense output layer."""
-
-    fc1: nn.Linear
-
-    def convolutions(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Outputs of the convolutional stages, in order."""
-        found: list[Tensor] = []
-        for name in self.stage_names[:-1]:
-            inputs = self.get_submodule(name)(inputs)
-            found.append(inputs)
-        return tuple(found)
-
-    def taps(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        stages = self.convolutions(inputs)
-        return *stages, F.relu(self.fc1(stages[-1].flatten(1)))
-
-    def split_before_dense(self) -> tuple[nn.Module, nn.Module]:
-        stages = (self.get_submodule(name) for name in self.stage_names[:-1])
-        return nn.Sequential(*stages), nn.Sequential(nn.Flatten(), self.fc1, nn.ReLU(), self.head)
+from wmarena.experiments.workloads.networks.base import DenseOnConvolutions
 
 
 class DsnMnist(DenseOnConvolutions):

@@ -1,4 +1,4 @@
-"""Two networks that train in seconds on one CPU thread, with and without convolutions and batch norm."""
+"""Two networks that train in seconds on one CPU thread: a CNN with batch norm, and an MLP."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,17 +21,13 @@ class SmallCnn(Network):
         self.stage3 = _stage(32, 64, pool=False)
         self.head = nn.Linear(64, num_classes)
 
-    def taps(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        first = self.stage1(inputs)
-        second = self.stage2(first)
-        return first, second, self.stage3(second)
-
     def features(self, last: Tensor) -> Tensor:
+        # mean(), not adaptive pooling: the latter's backward pass is not deterministic on CUDA.
         return last.mean(dim=(2, 3))
 
 
 class SmallMlp(Network):
-    """Three hidden layers of 256, 128 and 64 rectified units; the taps are the hidden layers."""
+    """Three hidden layers of 256, 128 and 64 units with ReLU; the taps are the hidden layers."""
 
     stage_names = ("hidden1", "hidden2", "hidden3")
 

@@ -1,4 +1,4 @@
-"""What else the report concludes from rows: fidelity, controls, forgeries, effort; and how it says it."""
+"""Sections of the report: fidelity, controls, forgeries, runtime; and their texts."""
 
 import base64
 import io
@@ -11,22 +11,22 @@ from PIL import Image
 
 from tests.experiments.evidence_factory import BUDGET, Bench, PredictionStore, rows_of, sweep, verdict
 from tests.experiments.gallery import SHAPE, FilledStore, calibration_of, emblem
-from wmarena.experiments.report import number_format as words
+from wmarena.experiments.report import number_format
 from wmarena.experiments.report.labels import Labels
 from wmarena.experiments.report.sections.calibration import Histogram, null_checks, null_panel
 from wmarena.experiments.report.sections.controls import controls, false_positive_rate, forgeries
-from wmarena.experiments.report.sections.decoded_images import readings
+from wmarena.experiments.report.sections.decoded_images import decoded_images_of
 from wmarena.experiments.report.sections.fidelity import paired_fidelity
 from wmarena.experiments.report.sections.overview import summaries, verdict_sentences
-from wmarena.experiments.report.sections.overwriting import encounters
+from wmarena.experiments.report.sections.overwriting import overwrite_results
 from wmarena.experiments.report.sections.removal_cost import family_prices
-from wmarena.experiments.report.sections.runtime import losses, skips, steps
+from wmarena.experiments.report.sections.runtime import failed_tasks, skipped_rows, steps
 from wmarena.experiments.report.sections.strengths import StrengthAxis
-from wmarena.experiments.report.sections.survival import duels
+from wmarena.experiments.report.sections.survival import comparisons
 from wmarena.experiments.report.sections.tradeoff import trade_offs
 from wmarena.experiments.report.sections.unlocking import stamp_maps, stamp_panel
 from wmarena.experiments.report.sections.valley import valleys
-from wmarena.experiments.report.sentences import bracket_text, cost_doubts, cost_words, encounter_words, flip_words
+from wmarena.experiments.report.sentences import bracket_text, cost_doubts, flip_text, median_cost_text, overwrite_text
 from wmarena.experiments.report.svg import Scale, nice_ticks, tag
 from wmarena.orchestrator.plan.task import Kind
 from wmarena.schemes.statistics import binomial_band, mcnemar
@@ -63,7 +63,7 @@ def test_missing_predictions_leave_the_test_out(bench: Bench) -> None:
 
 
 def test_a_locked_model_is_not_compared_on_plain_inputs(bench: Bench) -> None:
-    """What it is worth without a licence stands beside; stored predictions are of inputs without the number."""
+    """Its metric without a licence is shown; stored predictions use inputs without the serial number."""
     owner = bench.embed("dsn", 0, 0.86, unlicensed_test=0.1, unlicensed_val=0.1)
     bench.judge(owner, owner, verdict(100))
 
@@ -112,7 +112,7 @@ def test_no_hit_is_no_proof_of_a_zero_rate(bench: Bench) -> None:
     assert upper == pytest.approx(1 - 0.025 ** (1 / 3))
 
 
-def test_a_forgery_says_what_it_took_and_what_became_of_the_owner(bench: Bench) -> None:
+def test_a_forgery_has_its_keys_tried_and_the_owners_verdict(bench: Bench) -> None:
     """A pirate's claim stands beside the owner's verdict on the same suspect."""
     owner = bench.embed("uchida", 0)
     suspect = bench.attack(owner, "overwrite", {}, 0.89, claim={"n_tried": 4})
@@ -126,7 +126,7 @@ def test_a_forgery_says_what_it_took_and_what_became_of_the_owner(bench: Bench) 
     assert (forgery.passes, forgery.tried, forgery.owner_stands) == (True, 4, False)
 
 
-# Marks upon marks
+# Overwriting
 
 
 def test_the_owner_and_the_overwriter_are_judged_on_the_same_model(bench: Bench) -> None:
@@ -142,16 +142,16 @@ def test_the_owner_and_the_overwriter_are_judged_on_the_same_model(bench: Bench)
             bench.judge(owner, suspect, verdict(97 if lr == 0.01 else 9), claim=True, **cell)
     rows = rows_of(bench)
 
-    ((victim, line),) = encounters(duels(rows, Labels(rows)), rows).items()
+    ((victim, line),) = overwrite_results(comparisons(rows, Labels(rows)), rows).items()
 
     assert (str(victim), list(line)) == ("adi", ["uchida"])
     found = line["uchida"]
     assert found.statistics == [0.95, 0.12]
     assert [row.statistic for row in found.claims] == [0.97, 0.97]
-    assert encounter_words(found) == "owner +0.35, found 1/2; adversary +0.96, found 2/2"
+    assert overwrite_text(found) == "owner +0.35, found 1/2; adversary +0.96, found 2/2"
 
 
-def test_the_setting_that_hurts_most_stands_in_the_matrix(bench: Bench) -> None:
+def test_the_most_severe_setting_is_in_the_matrix(bench: Bench) -> None:
     """Two settings of one overwriter are one cell; other families of attacks are none."""
     owner = bench.embed("adi", 0)
     for epochs, hits in ((1, 95), (9, 12)):
@@ -159,7 +159,7 @@ def test_the_setting_that_hurts_most_stands_in_the_matrix(bench: Bench) -> None:
     bench.attacked(owner, "finetune", {}, 0.89, verdict(12))
     rows = rows_of(bench)
 
-    (line,) = encounters(duels(rows, Labels(rows)), rows).values()
+    (line,) = overwrite_results(comparisons(rows, Labels(rows)), rows).values()
 
     assert {name: found.statistics for name, found in line.items()} == {"adi": [0.12]}
 
@@ -212,7 +212,7 @@ def test_a_null_panel_shows_both_thresholds(bench: Bench, changes: dict[str, flo
     assert classes.count("bar") > 5
 
 
-# Pictures of marks
+# Serial numbers, emblems, valleys
 
 
 def test_serial_numbers_are_counted_and_sorted(bench: Bench) -> None:
@@ -240,9 +240,9 @@ def test_an_emblem_is_read_pixel_by_pixel(bench: Bench) -> None:
         bench.attacked(owner, "finetune", {"epochs": 1}, 0.89, verdict(12, details=emblem(0.9)), **cell)
     rows = rows_of(bench)
 
-    ((published, attacked),) = readings(summaries(rows, Labels(rows)))
+    ((published, attacked),) = decoded_images_of(summaries(rows, Labels(rows)))
 
-    assert [(r.seed, r.found) for r in (published, attacked)] == [(0, True), (0, False)]
+    assert [(r.row.seed, r.row.verdict) for r in (published, attacked)] == [(0, True), (0, False)]
     raw = base64.b64decode(emblem(0.9)["decoded"])
     with Image.open(io.BytesIO(attacked.png)) as picture:
         assert (picture.size, picture.tobytes()) == ((SHAPE[1], SHAPE[0]), raw)
@@ -311,28 +311,30 @@ def test_families_stand_together_with_their_cheapest_attack(bench: Bench) -> Non
     ):
         bench.attacked(owner, attack, {}, metric, verdict(hits))
     rows = rows_of(bench)
-    matrix = {duel.assault: (duel,) for duel in duels(rows, Labels(rows))}
+    matrix = {comparison.attack_label: (comparison,) for comparison in comparisons(rows, Labels(rows))}
 
     found = family_prices(matrix)
 
     assert [(f.name, len(f.lines)) for f in found] == [("Fine-tuning", 1), ("Pruning", 2), ("Overwriting", 1)]
-    assert [cost_words(f.cheapest[0]) for f in found] == ["5.0\u202f%", "10.0\u202f%", "> 1.3\u202f%"]
+    assert [median_cost_text(f.cheapest[0]) for f in found] == ["5.0\u202f%", "10.0\u202f%", "> 1.3\u202f%"]
 
 
-def test_a_price_says_between_which_strengths_and_what_weakens_it(bench: Bench) -> None:
+def test_a_cost_has_its_strengths_and_doubts(bench: Bench) -> None:
     """The flip in strengths, over seeds; suspects no better than scratch; verdicts that come back."""
     for seed, hits in ((0, [95, 12, 11]), (1, [95, 95, 12]), (2, [12, 95, 12])):
         sweep(bench, bench.embed("adi", seed, 0.8), [(0.79 - 0.01 * i, hit) for i, hit in enumerate(hits)])
     rows = rows_of(bench)
-    (duel,) = duels(rows, Labels(rows))
+    (comparison,) = comparisons(rows, Labels(rows))
 
-    assert flip_words(duel) == "epochs by 3"
-    assert cost_doubts(duel.brackets) == ["not monotone"]
-    assert bracket_text(duel).startswith("seed 0: stood at epochs 1 (1.3\u202f%), fell at epochs 2 (2.5\u202f%); ")
+    assert flip_text(comparison) == "epochs by 3"
+    assert cost_doubts(comparison.sweep.brackets) == ["not monotone"]
+    assert bracket_text(comparison).startswith(
+        "seed 0: stood at epochs 1 (1.3\u202f%), fell at epochs 2 (2.5\u202f%); "
+    )
 
 
 def test_a_verdict_after_realigning_is_another_line(bench: Bench) -> None:
-    """What the owner undid before judging is part of the attack's line, and says so."""
+    """Realignment by the owner is a separate line of the attack, with its name."""
     owner = bench.embed("uchida", 0)
     suspect = bench.attack(owner, "permute", {}, 0.9)
     cell: dict[str, Any] = {"attack": "permute", "attack_task": suspect.id, "budget": BUDGET}
@@ -341,12 +343,12 @@ def test_a_verdict_after_realigning_is_another_line(bench: Bench) -> None:
     bench.judge(owner, suspect, verdict(100), realigned=True, **cell)
     rows = rows_of(bench)
 
-    found = {str(d.assault): d.standing for d in duels(rows, Labels(rows))}
+    found = {str(d.attack_label): d.outcome for d in comparisons(rows, Labels(rows))}
 
     assert found == {"permute": "removed", "permute, after realign": "kept"}
 
 
-# Effort
+# Runtime
 
 
 def test_seconds_are_of_the_computation_also_when_cached(bench: Bench) -> None:
@@ -362,7 +364,7 @@ def test_seconds_are_of_the_computation_also_when_cached(bench: Bench) -> None:
     assert found[(Kind.VERIFY, "uchida")] == (1, pytest.approx(0.2))
 
 
-def test_a_failure_counts_the_rows_it_took_along(bench: Bench) -> None:
+def test_a_failure_counts_the_rows_that_depend_on_it(bench: Bench) -> None:
     """A failed embedding loses its own rows and all its attacks'; a failed attack only its own."""
     owner, other = bench.embed("adi", 0), bench.embed("adi", 1)
     bench.judge(owner, owner, verdict(100))
@@ -371,18 +373,18 @@ def test_a_failure_counts_the_rows_it_took_along(bench: Bench) -> None:
     bench.fail(owner.id)
     bench.fail(bench.plan.cells[-1].suspect)
 
-    assert [(loss.task.kind, loss.rows) for loss in losses(bench.plan, bench.records)] == [
+    assert [(loss.task.kind, loss.rows) for loss in failed_tasks(bench.plan, bench.records)] == [
         (Kind.EMBED, 3),
         (Kind.ATTACK, 1),
     ]
-    assert sum(skip.rows for skip in skips(rows_of(bench))) == 3
+    assert sum(skipped_rows(rows_of(bench)).values()) == 3
 
 
-# In words
+# Sentences
 
 
 def sentences(bench: Bench) -> str:
-    """The table in words."""
+    """The table in number_format."""
     rows = rows_of(bench)
     return " ".join(verdict_sentences(summaries(rows, Labels(rows))))
 
@@ -402,8 +404,8 @@ def test_the_verdict_in_words(bench: Bench) -> None:
     )
 
 
-def test_the_worst_attack_is_one_that_pays(bench: Bench) -> None:
-    """What ruins the model is not the worst attack; a removal is, before any thin margin."""
+def test_the_worst_attack_stays_within_the_budget(bench: Bench) -> None:
+    """An attack beyond the budget is not the worst; a removal precedes any small margin."""
     owner = bench.embed("adi", 0)
     bench.attacked(owner, "prune", {}, 0.2, verdict(5))
     bench.attacked(owner, "finetune", {}, 0.89, verdict(60))
@@ -413,7 +415,7 @@ def test_the_worst_attack_is_one_that_pays(bench: Bench) -> None:
     rows = rows_of(bench)
     (hard,) = summaries(rows, Labels(rows))
 
-    assert [str(s.weakest.assault) if s.weakest else None for s in (mild, hard)] == ["finetune", "spoil"]
+    assert [str(s.weakest.attack_label) if s.weakest else None for s in (mild, hard)] == ["finetune", "spoil"]
 
 
 def test_doubts_and_gaps_in_words(bench: Bench) -> None:
@@ -437,29 +439,29 @@ def test_doubts_and_gaps_in_words(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (words.signed(-0.254), "−0.25"),
-        (words.signed(0.001), "0.00"),
-        (words.percent(0.8975), "89.8\u202f%"),
-        (words.percent(None), "–"),
-        (words.points(0.0012), "+0.12\u202fpp"),
-        (words.price(0.011), "1.1\u202fpp"),
-        (words.price(-0.002), "no accuracy"),
-        (words.power_of_ten(-180.6), "3e−181"),
-        (words.power_of_ten(-6.0), "1e−6"),
-        (words.power_of_ten(math.log10(9.99e-7)), "1e−6"),
-        (words.power_of_ten(0.0), "1"),
-        (words.power_of_ten(-math.inf), "0"),
-        (words.seconds(0.004), "0.004\u202fs"),
-        (words.seconds(12.3), "12\u202fs"),
-        (words.seconds(120), "2.0\u202fmin"),
-        (words.seconds(7200), "2.0\u202fh"),
-        (words.span([0.91]), ""),
-        (words.span([0.95, -0.1]), "−0.10…0.95"),
-        (words.listed(["a", "b", "c"]), "a, b and c"),
-        (words.counted(1, "seed"), "1 seed"),
+        (number_format.signed(-0.254), "−0.25"),
+        (number_format.signed(0.001), "0.00"),
+        (number_format.percent(0.8975), "89.8\u202f%"),
+        (number_format.percent(None), "–"),
+        (number_format.points(0.0012), "+0.12\u202fpp"),
+        (number_format.price(0.011), "1.1\u202fpp"),
+        (number_format.price(-0.002), "no accuracy"),
+        (number_format.power_of_ten(-180.6), "3e−181"),
+        (number_format.power_of_ten(-6.0), "1e−6"),
+        (number_format.power_of_ten(math.log10(9.99e-7)), "1e−6"),
+        (number_format.power_of_ten(0.0), "1"),
+        (number_format.power_of_ten(-math.inf), "0"),
+        (number_format.seconds(0.004), "0.004\u202fs"),
+        (number_format.seconds(12.3), "12\u202fs"),
+        (number_format.seconds(120), "2.0\u202fmin"),
+        (number_format.seconds(7200), "2.0\u202fh"),
+        (number_format.span([0.91]), ""),
+        (number_format.span([0.95, -0.1]), "−0.10…0.95"),
+        (number_format.listed(["a", "b", "c"]), "a, b and c"),
+        (number_format.counted(1, "seed"), "1 seed"),
     ],
 )
-def test_numbers_as_people_read_them(shown: str, expected: str) -> None:
+def test_number_formats(shown: str, expected: str) -> None:
     """True minus signs, units after a narrow space, no sign on zero, p-values as powers of ten."""
     assert shown == expected
 

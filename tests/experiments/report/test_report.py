@@ -1,4 +1,4 @@
-"""The report as files: whole, self-contained, escaped, and honest about what it does not know."""
+"""The report as files: complete, self-contained, escaped; missing results are marked."""
 
 import base64
 import csv
@@ -46,7 +46,7 @@ def rows_of(bench: Bench, experiment: str = "showcase") -> list[ResultRow]:
 
 
 def page_of(bench: Bench, *, experiment: str = "showcase", spec: str = "name: showcase\n", **info: Any) -> ReportPage:
-    """The bench's report before it has a format."""
+    """Build the bench's report page."""
     return make_page(rows_of(bench, experiment), bench.plan, bench.records, spec, info, PredictionStore(bench))
 
 
@@ -129,7 +129,7 @@ AWKWARD: tuple[Callable[[], Bench], ...] = (
     *(all_failed, no_strengths, no_attack, no_exact_null, two_workloads),
     Bench,  # no rows at all
 )
-"""Runs that lack what a report would like to show, or have more of it."""
+"""Runs that lack sections of a report, or have several workloads."""
 
 
 # The page
@@ -140,7 +140,7 @@ def test_every_file_is_there(bench: Bench, tmp_path: Path) -> None:
     rows = rows_of(bench)
     common = {"plan": bench.plan, "records": bench.records, "run_info": {"description": "Which survives?"}}
 
-    path = write_report(tmp_path, rows=rows, spec_text="name: x\n", store=PredictionStore(bench), **common)
+    path = write_report(tmp_path, make_page(rows=rows, spec_text="name: x\n", store=PredictionStore(bench), **common))
 
     assert path == tmp_path / "report.html"
     both = [f"{name}.{kind}" for name in ("curves-fashion_lenet5", "fidelity", "survival-fashion_lenet5")
@@ -161,7 +161,7 @@ def test_equal_evidence_gives_equal_files(tmp_path: Path) -> None:
     bench = showcase((0,))
     common = {"rows": rows_of(bench), "plan": bench.plan, "records": bench.records, "run_info": {}, "store": None}
     for name in ("a", "b"):
-        write_report(tmp_path / name, spec_text="", **common)
+        write_report(tmp_path / name, make_page(spec_text="", **common))
 
     first = sorted(p for p in (tmp_path / "a").rglob("*") if p.is_file())
 
@@ -169,7 +169,7 @@ def test_equal_evidence_gives_equal_files(tmp_path: Path) -> None:
     assert [p for p in first if p.read_bytes() != (tmp_path / "b" / p.relative_to(tmp_path / "a")).read_bytes()] == []
 
 
-def test_the_page_needs_nothing_from_anywhere(bench: Bench) -> None:
+def test_the_page_is_self_contained(bench: Bench) -> None:
     """No link, source, style or script leaves the page; its policy forbids what is not inline."""
     text = html_page(page_of(bench))
     page = Reader(text)
@@ -227,7 +227,7 @@ def test_awkward_runs_have_a_report(make: Callable[[], Bench], tmp_path: Path) -
     rows = rows_of(bench)
     common = {"plan": bench.plan, "records": bench.records, "run_info": {}, "store": None}
 
-    path = write_report(tmp_path, rows=rows, spec_text="", **common)
+    path = write_report(tmp_path, make_page(rows=rows, spec_text="", **common))
 
     page = Reader(path.read_text(encoding="utf-8"))
     assert page.open == []
@@ -236,8 +236,8 @@ def test_awkward_runs_have_a_report(make: Callable[[], Bench], tmp_path: Path) -
     assert "Summary" in "".join(page.data)
 
 
-def test_one_seed_is_said_to_be_one() -> None:
-    """A table of one seed warns that luck cannot be told from skill."""
+def test_a_single_seed_is_reported() -> None:
+    """A table of one seed warns that luck cannot be tooltip from skill."""
     assert "One seed only" in html_page(page_of(showcase((0,))))
     assert "One seed only" not in html_page(page_of(showcase((0, 1))))
 
@@ -249,10 +249,10 @@ def test_every_row_is_on_the_page_with_its_task(bench: Bench) -> None:
     assert {row.task_id for row in rows_of(bench)} <= set(page.attributes("title"))
 
 
-def test_a_matrix_cell_says_more_than_its_colour(bench: Bench) -> None:
-    """A cell holds mean, range and seeds survived as text; an unplanned pair and a failed one are told apart."""
+def test_a_matrix_cell_has_its_values_as_text(bench: Bench) -> None:
+    """A cell holds mean, range and seeds survived as text; an unplanned pair and a failed one are tooltip apart."""
     page = page_of(bench)
-    (line,) = (line for a, line in page.arenas[0].matrix.items() if a.attack.name == "spoil")
+    (line,) = (line for a, line in page.sections[0].matrix.items() if a.attack.name == "spoil")
     _, adi, _ = line
 
     text = str(matrix_cell(adi))
@@ -260,16 +260,16 @@ def test_a_matrix_cell_says_more_than_its_colour(bench: Bench) -> None:
     assert 'class="removed"' in text
     assert re.search(r"<b>−0\.2\d</b><small>−0\.\d\d…−0\.\d\d</small><small>survived 0/3</small>", text)
     assert "not planned" in str(matrix_cell(None))
-    (unattacked,) = (line for a, line in page_of(all_failed()).arenas[0].matrix.items() if a.attack.name == "none")
+    (unattacked,) = (line for a, line in page_of(all_failed()).sections[0].matrix.items() if a.attack.name == "none")
     assert "no result" in str(matrix_cell(unattacked[0]))
 
 
 def test_a_panel_shows_every_seed_and_both_limits(bench: Bench) -> None:
     """A curve panel is XML with a point per seed and strength, the threshold and the budget."""
-    arena = page_of(bench).arenas[0]
-    (assault,) = (a for a in arena.curves if a.attack.name == "overwrite")
+    section = page_of(bench).sections[0]
+    (attack_label,) = (a for a in section.curves if a.attack.name == "overwrite")
 
-    root = ElementTree.fromstring(str(curve_panel(assault, arena.duels, arena.victims)))
+    root = ElementTree.fromstring(str(curve_panel(attack_label, section.comparisons, section.victims)))
 
     classes = [str(element.get("class")) for element in root.iter()]
     assert sum(c.startswith("mark ") for c in classes) == 3 * 3 * 3
@@ -296,7 +296,7 @@ def test_failures_are_reported_with_their_cause(bench: Bench) -> None:
     """The failed attack, its message and the row it cost stand in the report."""
     page = page_of(bench)
 
-    (loss,) = page.losses
+    (loss,) = page.failed_tasks
 
     assert (loss.rows, page.counts["failed"], page.counts["skipped"]) == (1, 1, 1)
     assert "got nan at step 113" in html_page(page)
@@ -313,7 +313,7 @@ def full() -> Bench:
 
 @pytest.fixture(scope="module")
 def full_page(full: Bench) -> ReportPage:
-    """Its report before it has a format."""
+    """Build its report page."""
     return make_page(rows_of(full), full.plan, full.records, "", {}, FilledStore(full), calibrated())
 
 
@@ -322,7 +322,7 @@ def full_report(full: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its report as files."""
     folder = tmp_path_factory.mktemp("full")
     common = {"plan": full.plan, "records": full.records, "run_info": {}, "spec_text": ""}
-    write_report(folder, rows=rows_of(full), store=FilledStore(full), calibrations=calibrated(), **common)
+    write_report(folder, make_page(rows=rows_of(full), store=FilledStore(full), calibrations=calibrated(), **common))
     return folder
 
 
@@ -381,7 +381,7 @@ def test_the_markdown_has_the_same_sections(full_report: Path) -> None:
     assert re.search(r"\b(nan|None|inf)\b", text.replace(FAILURE, "")) is None
 
 
-def test_a_report_never_says_which_serial_number_is_the_right_one(full: Bench, full_report: Path) -> None:
+def test_a_report_does_not_reveal_the_true_serial_number(full: Bench, full_report: Path) -> None:
     """Whichever number is the true one, every file but the table of all rows has the same bytes."""
     rows = rows_of(full)
     for i, row in enumerate(rows):
@@ -394,7 +394,7 @@ def test_a_report_never_says_which_serial_number_is_the_right_one(full: Bench, f
     assert html_page(other) == (full_report / "report.html").read_text(encoding="utf-8")
 
 
-def test_nonsense_in_details_is_no_picture(bench: Bench) -> None:
+def test_invalid_details_give_no_picture(bench: Bench) -> None:
     """Details that do not decode, or whose shape does not fit, leave the section out instead of breaking the page."""
     broken = [
         *({"decoded": "no base64!"}, {"decoded": "AAAA", "decoded_shape": [9, 9, 3]}, {"decoded_shape": "x"}),
@@ -405,7 +405,7 @@ def test_nonsense_in_details_is_no_picture(bench: Bench) -> None:
 
     page = make_page(rows, bench.plan, bench.records, "", {}, None)
 
-    assert page.spelled == ()
+    assert page.decoded_images == ()
 
 
 # Markdown, tables, terminal
@@ -433,7 +433,7 @@ def test_the_readme_table_is_the_summary(bench: Bench) -> None:
 def test_tables_hold_numbers(bench: Bench, tmp_path: Path) -> None:
     """The survival table as CSV has one line per cell of the matrix, with plain numbers."""
     common = {"plan": bench.plan, "records": bench.records, "run_info": {}, "store": None}
-    write_report(tmp_path, rows=rows_of(bench), spec_text="", **common)
+    write_report(tmp_path, make_page(rows=rows_of(bench), spec_text="", **common))
 
     with (tmp_path / "tables" / "survival.csv").open(newline="") as f:
         lines = {(line["scheme"], line["attack"]): line for line in csv.DictReader(f)}

@@ -10,7 +10,7 @@ from wmarena.schemes.base import Cancelled
 
 @dataclass
 class MemoryCheckpoints:
-    """Keeps what is offered; raises Cancelled after offering step ``stop_after``, as a stopping run does."""
+    """Stores every state; raises Cancelled after step ``stop_after``, as a stopping run does."""
 
     stop_after: int | None = None
     states: dict[int, dict[str, Tensor]] = field(default_factory=dict)

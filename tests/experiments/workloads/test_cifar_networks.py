@@ -89,7 +89,7 @@ def test_dropout_acts_in_training_alone() -> None:
 
 
 def test_signal_keeps_its_size() -> None:
-    """Nine layers without normalisation neither drown nor inflate what they are given."""
+    """Nine layers without normalisation keep the scale of the signal."""
     network = AllCnnC().eval()
     with torch.no_grad():
         sizes = [float(tap.square().mean().sqrt()) for tap in network.taps(images(8))]
@@ -146,9 +146,9 @@ def test_workloads_on_files_train_a_few_steps(workload: type[ImageWorkload], dat
     """Bound to real files, two steps of the own recipe on 32 images leave finite weights and a score."""
     if not workload.available(data_root):
         pytest.skip(f"needs {workload.source.name} under the data root")
-    arena = workload(train_size=32, val_size=10, test_size=20, batch_size=16, epochs=350).bind(CPU, data_root)
-    model = arena.task.network(0)
-    arena.task.fit(model, arena.train, replace(arena.task.recipe, steps=2), seed=0)
+    bound = workload(train_size=32, val_size=10, test_size=20, batch_size=16, epochs=350).bind(CPU, data_root)
+    model = bound.task.network(0)
+    bound.task.fit(model, bound.train, replace(bound.task.recipe, steps=2), seed=0)
 
     assert all(bool(torch.isfinite(t).all()) for t in model.state_dict().values() if t.is_floating_point())
-    assert 0 <= arena.task.score(model, arena.test) <= 1
+    assert 0 <= bound.task.score(model, bound.test) <= 1

@@ -1,4 +1,4 @@
-"""The same promises on a GPU, in bf16: repeatable, resumable, the same start and the same augmentation as a CPU."""
+"""Training on a GPU in bf16: repeatable, resumable, with the start and augmentation of a CPU."""
 
 from dataclasses import replace
 

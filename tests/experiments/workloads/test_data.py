@@ -136,7 +136,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
     ids=["cut-gzip", "no-gzip", "short", "long", "magic", "tiny", "no-sizes"],
 )
 def test_a_damaged_idx_file_is_named(tmp_path: Path, damage: Callable[[bytes], bytes], message: str) -> None:
-    """Whatever is wrong with a file, the error says what and where, and how to get on."""
+    """The error names the fault, the file and the remedy."""
     write_idx(tmp_path / "raw", compressed=True)
     path = tmp_path / "raw" / "train-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
@@ -154,8 +154,8 @@ def test_found_but_incomplete_data_are_an_error_not_a_miss(tmp_path: Path) -> No
         MNIST.load(tmp_path)
 
 
-def test_missing_data_name_every_place_and_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message is enough to fix it; a data root that does not exist is not created."""
+def test_missing_data_list_every_path_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the remedy; a missing data root is not created."""
 
     def offline(root: Path) -> None:
         raise RuntimeError(f"no\nnetwork for {root.name}")

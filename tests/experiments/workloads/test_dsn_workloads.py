@@ -181,8 +181,8 @@ def write_gtsrb(root: Path, tracks: pa.Array | None = None) -> Path:
     return root
 
 
-def bound(root: Path, **fields: int | float | None) -> BoundWorkload:
-    """The small copy's arena, a class's validation data being one sign of about five."""
+def bind(root: Path, **fields: int | float | None) -> BoundWorkload:
+    """The small copy's bound, a class's validation data being one sign of about five."""
     return SmallGtsrb(**{"val_size": N_SMALL // 5, **fields}).bind(CPU, root)  # type: ignore[arg-type]
 
 
@@ -209,11 +209,11 @@ def test_tracked_images_are_decoded_with_their_groups(tmp_path: Path) -> None:
     assert dataset.test.groups is None
 
 
-def test_validation_shows_signs_that_training_never_saw(tmp_path: Path) -> None:
+def test_validation_has_signs_that_are_not_in_training(tmp_path: Path) -> None:
     """No (class, track) is in two of training, validation and reserve; none is torn or lost; every class is in each."""
-    arena = bound(write_gtsrb(tmp_path), reserve=0.25)
-    parts = [signs(samples) for samples in (arena.train, arena.val, arena.reserve)]
-    sizes = [len(samples) for samples in (arena.train, arena.val, arena.reserve) if samples is not None]
+    bound = bind(write_gtsrb(tmp_path), reserve=0.25)
+    parts = [signs(samples) for samples in (bound.train, bound.val, bound.reserve)]
+    sizes = [len(samples) for samples in (bound.train, bound.val, bound.reserve) if samples is not None]
 
     assert set.union(*parts) == {row[:2] for row in rows()}
     assert sum(len(part) for part in parts) == len(rows()) // N_FRAMES
@@ -223,21 +223,21 @@ def test_validation_shows_signs_that_training_never_saw(tmp_path: Path) -> None:
 
 def test_sizes_are_met_to_within_a_few_signs(tmp_path: Path) -> None:
     """A fifth of the images is asked for as validation data, a quarter of the rest as reserve."""
-    arena = bound(write_gtsrb(tmp_path), reserve=0.25)
+    bound = bind(write_gtsrb(tmp_path), reserve=0.25)
 
-    assert arena.reserve is not None
-    assert len(arena.val) == pytest.approx(N_SMALL / 5, abs=2 * N_FRAMES)
-    assert len(arena.reserve) == pytest.approx(0.25 * 0.8 * N_SMALL, abs=2 * N_FRAMES)
-    assert len(arena.test) == N_TEST
+    assert bound.reserve is not None
+    assert len(bound.val) == pytest.approx(N_SMALL / 5, abs=2 * N_FRAMES)
+    assert len(bound.reserve) == pytest.approx(0.25 * 0.8 * N_SMALL, abs=2 * N_FRAMES)
+    assert len(bound.test) == N_TEST
 
 
 def test_splits_are_the_same_every_time(tmp_path: Path) -> None:
     """Bound twice, the parts are equal bit for bit; validation data do not depend on the training size."""
     write_gtsrb(tmp_path)
-    first, again, smaller = bound(tmp_path, reserve=0.25), bound(tmp_path, reserve=0.25), bound(tmp_path, train_size=90)
+    first, again, smaller = bind(tmp_path, reserve=0.25), bind(tmp_path, reserve=0.25), bind(tmp_path, train_size=90)
 
     for name in ("train", "val", "reserve", "test"):
-        one, two = (getattr(arena, name).raw() for arena in (first, again))
+        one, two = (getattr(bound, name).raw() for bound in (first, again))
         assert torch.equal(one[0], two[0])
         assert torch.equal(one[1], two[1])
     assert torch.equal(first.val.raw()[0], smaller.val.raw()[0])
@@ -257,21 +257,21 @@ def test_chosen_signs_are_golden() -> None:
 
 def test_a_few_steps_on_files_lower_the_loss(tmp_path: Path) -> None:
     """Bound to files, sixty steps of Adam on colours beat any constant answer, with finite weights and a score."""
-    arena = bound(write_gtsrb(tmp_path), batch_size=16, lr=3e-3)
-    model = arena.task.network(0)
+    bound = bind(write_gtsrb(tmp_path), batch_size=16, lr=3e-3)
+    model = bound.task.network(0)
     curve: list[float] = []
 
-    arena.task.fit(
+    bound.task.fit(
         model,
-        arena.train,
-        replace(arena.task.recipe, steps=60, schedule="constant"),
+        bound.train,
+        replace(bound.task.recipe, steps=60, schedule="constant"),
         seed=0,
         log=lambda step, **metrics: curve.append(metrics["loss"]),
     )
 
     assert curve[-1] < min(curve[0], math.log(N_CLASSES)) - 0.2
     assert all(bool(torch.isfinite(t).all()) for t in model.state_dict().values())
-    assert 0 <= arena.task.score(model, arena.val) <= 1
+    assert 0 <= bound.task.score(model, bound.val) <= 1
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_a_part_of_the_data_set_is_not_taken_for_the_whole(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_missing_files_name_the_place_and_the_way_out(tmp_path: Path, part: str) -> None:
+def test_missing_files_name_the_path_and_the_remedy(tmp_path: Path, part: str) -> None:
     """One of two files is not enough; the message says where they belong, what is in them, and how to point there."""
     write_gtsrb(tmp_path)
     (tmp_path / "gtsrb" / f"gtsrb-{part}.parquet").unlink()
@@ -331,22 +331,22 @@ def test_mnist_on_files_trains_a_few_steps(tmp_path: Path) -> None:
         for kind, array in (("images-idx3", pixels), ("labels-idx1", labels)):
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
             (folder / f"{stem}-{kind}-ubyte").write_bytes(header + array.tobytes())
-    arena = SmallMnist(val_size=10, batch_size=25).bind(CPU, tmp_path)
-    model = arena.task.network(0)
+    bound = SmallMnist(val_size=10, batch_size=25).bind(CPU, tmp_path)
+    model = bound.task.network(0)
     curve: list[float] = []
 
-    arena.task.fit(
+    bound.task.fit(
         model,
-        arena.train,
-        replace(arena.task.recipe, steps=10),
+        bound.train,
+        replace(bound.task.recipe, steps=10),
         seed=0,
         log=lambda step, **metrics: curve.append(metrics["loss"]),
     )
 
-    assert [len(samples) for samples in (arena.train, arena.val, arena.test)] == [50, 10, 20]
-    assert arena.train.raw()[0].shape == (50, 1, 28, 28)
+    assert [len(samples) for samples in (bound.train, bound.val, bound.test)] == [50, 10, 20]
+    assert bound.train.raw()[0].shape == (50, 1, 28, 28)
     assert curve[-1] < curve[0]
-    assert 0 <= arena.task.score(model, arena.test) <= 1
+    assert 0 <= bound.task.score(model, bound.test) <= 1
 
 
 # Real data.
@@ -389,9 +389,9 @@ def test_the_real_mnist_trains_a_few_steps(data_root: Path) -> None:
     """Bound to the real files, a part of 500 images, twenty steps beat chance clearly."""
     if not MnistDsn.available(data_root):
         pytest.skip("needs MNIST under the data root")
-    arena = MnistDsn(train_size=500, val_size=100, test_size=300, batch_size=50).bind(CPU, data_root)
-    model = arena.task.network(0)
-    arena.task.fit(model, arena.train, replace(arena.task.recipe, steps=20), seed=0)
+    bound = MnistDsn(train_size=500, val_size=100, test_size=300, batch_size=50).bind(CPU, data_root)
+    model = bound.task.network(0)
+    bound.task.fit(model, bound.train, replace(bound.task.recipe, steps=20), seed=0)
 
-    assert (len(arena.train), len(arena.val), len(arena.test)) == (500, 100, 300)
-    assert arena.task.score(model, arena.test) > 0.4
+    assert (len(bound.train), len(bound.val), len(bound.test)) == (500, 100, 300)
+    assert bound.task.score(model, bound.test) > 0.4

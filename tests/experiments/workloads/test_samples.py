@@ -1,4 +1,4 @@
-"""Samples on the device: shuffled, augmented and shared as the contract says."""
+"""Samples on the device: shuffling, augmentation and shares follow the contract."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_an_epoch_holds_every_sample_once_with_its_label() -> None:
 
 
 def test_order_depends_on_seed_and_epoch_only() -> None:
-    """Repeating an epoch repeats it; another epoch or seed is another order; the global generator has no say."""
+    """Repeating an epoch repeats it; another epoch or seed is another order; the global generator has no influence."""
 
     def order(seed: int, epoch: int) -> list[int]:
         return [i for x, _ in numbered(100).batches(30, seed=seed, epoch=epoch) for i in numbers(x)]
@@ -68,9 +68,9 @@ def test_augmentation_is_a_crop_of_the_padded_image_and_perhaps_its_mirror() -> 
     """Every augmented image is found among the 5 x 5 crops of its padded original or of their mirrors."""
     pixels = Pixels(mean=(0.0,), std=(1 / 255,), device=CPU, crop=2, flip=True)
     raw = torch.randint(1, 256, (40, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    moves = pixels.draw_moves(40, torch.Generator().manual_seed(1))
+    moves = pixels.draw_augmentation(40, torch.Generator().manual_seed(1))
     assert moves is not None
-    moved = pixels.moved(raw, moves)
+    moved = pixels.augmented(raw, moves)
 
     padded = torch.nn.functional.pad(raw, (2, 2, 2, 2))
     for image, result, (row, column, mirror) in zip(padded, moved, moves.tolist(), strict=True):
@@ -94,8 +94,8 @@ def test_augmentation_depends_on_seed_and_epoch_and_can_be_switched_off() -> Non
 
 
 def test_without_crop_and_flip_there_is_nothing_to_draw() -> None:
-    """Plain data sets pay nothing for augmentation."""
-    assert PLAIN.draw_moves(10, torch.Generator()) is None
+    """Nothing is drawn without augmentation."""
+    assert PLAIN.draw_augmentation(10, torch.Generator()) is None
 
 
 def test_inputs_are_normalised_per_channel_and_padded_with_black() -> None:

@@ -1,4 +1,4 @@
-"""The training loop on digits: repeatable, resumable, and honest about what it trains."""
+"""The training loop on digits: repeatable, resumable, limited to trainable parameters."""
 
 import math
 from dataclasses import replace
@@ -30,20 +30,20 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
-def trained(arena: BoundWorkload, recipe: Recipe, *, seed: int = 0) -> nn.Module:
+def trained(bound: BoundWorkload, recipe: Recipe, *, seed: int = 0) -> nn.Module:
     """A network of seed 0 after one undisturbed fit."""
-    model = arena.task.network(0)
-    arena.task.fit(model, arena.train, recipe, seed=seed)
+    model = bound.task.network(0)
+    bound.task.fit(model, bound.train, recipe, seed=seed)
     return model
 
 
 def test_default_recipes_learn_digits() -> None:
     """The shipped recipes reach 95 % (perceptron) and 97 % (convolutions) of test accuracy."""
     for config, least in ((DigitsMlp(), 0.95), (DigitsCnn(), 0.97)):
-        arena = config.bind(CPU, None)
-        model = trained(arena, arena.task.recipe)
+        bound = config.bind(CPU, None)
+        model = trained(bound, bound.task.recipe)
 
-        assert arena.task.score(model, arena.test) >= least
+        assert bound.task.score(model, bound.test) >= least
 
 
 def test_same_seed_gives_the_same_bits_and_another_does_not(cnn: BoundWorkload) -> None:
@@ -100,13 +100,13 @@ class Dropping(SmallMlp):
 @pytest.fixture(scope="module")
 def dropping() -> BoundWorkload:
     """Digits for a network with dropout."""
-    arena = DigitsMlp(train_size=300).bind(CPU, None)
-    assert isinstance(arena.task, ImageTask)
-    return replace(arena, task=replace(arena.task, build=Dropping))
+    bound = DigitsMlp(train_size=300).bind(CPU, None)
+    assert isinstance(bound.task, ImageTask)
+    return replace(bound, task=replace(bound.task, build=Dropping))
 
 
 def test_a_network_with_dropout_resumes_bit_equal(dropping: BoundWorkload) -> None:
-    """What is dropped follows from seed and epoch, not from what the process drew before: the same bits and losses."""
+    """Dropout masks depend on seed and epoch, not on earlier draws of the process: equal bits and losses."""
     recipe = replace(dropping.task.recipe, epochs=3)
     whole, parts = MemoryLog(), MemoryLog()
     undisturbed = dropping.task.network(0)
@@ -123,8 +123,8 @@ def test_a_network_with_dropout_resumes_bit_equal(dropping: BoundWorkload) -> No
     assert whole.rows == parts.rows
 
 
-def test_dropout_differs_between_steps_epochs_and_seeds_and_disturbs_nobody(dropping: BoundWorkload) -> None:
-    """No mask comes twice within two epochs of two seeds; the caller's generator is where it was."""
+def test_dropout_differs_between_steps_epochs_and_seeds_and_keeps_the_global_generator(dropping: BoundWorkload) -> None:
+    """No mask repeats within two epochs of two seeds; the global generator is unchanged."""
     state = torch.get_rng_state()
     masks: list[Tensor] = []
     for seed in (0, 1):
@@ -213,13 +213,13 @@ def test_only_what_requires_gradients_moves(cnn: BoundWorkload) -> None:
     assert all(p.grad is None for n, p in model.named_parameters() if not n.startswith("head."))
 
 
-def test_a_wholly_frozen_model_is_refused(cnn: BoundWorkload) -> None:
+def test_a_frozen_model_is_refused(cnn: BoundWorkload) -> None:
     """There is nothing to train: an error, not a silent no-op."""
     model = cnn.task.network(0)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
 
-    with pytest.raises(ValueError, match="wholly frozen"):
+    with pytest.raises(ValueError, match="all of them frozen"):
         cnn.task.fit(model, cnn.train, cnn.task.recipe, seed=0)
 
 
@@ -281,10 +281,10 @@ def test_recalibrated_mean_is_the_mean_over_all_samples(cnn: BoundWorkload) -> N
 
 def test_recalibration_without_batch_norm_changes_nothing() -> None:
     """A perceptron has no statistics to recompute."""
-    arena = DigitsMlp(train_size=100).bind(CPU, None)
-    model = arena.task.network(0)
+    bound = DigitsMlp(train_size=100).bind(CPU, None)
+    model = bound.task.network(0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    arena.task.recalibrate(model, arena.train)
+    bound.task.recalibrate(model, bound.train)
 
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
