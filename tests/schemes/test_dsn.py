@@ -422,7 +422,7 @@ def test_a_stamp_larger_than_the_image_is_named() -> None:
 
     assert "does not fit" in str(Dsn(side=9).applicable(info))
     assert Dsn(side=8).applicable(info) is None
-    assert "need images" in str(Dsn().applicable(replace(info, kind="sentiment")))
+    assert "are images" in str(Dsn().applicable(replace(info, kind="sentiment")))
 
 
 # The training's parts.

@@ -32,12 +32,12 @@ class SchemeSummary:
 
     @property
     def judged(self) -> list[AttackComparison]:
-        """Duels that were decided on at least one seed."""
+        """Comparisons that were decided on at least one seed."""
         return [d for d in self.comparisons if d.outcome not in ("missing", "undecided", "unmarked")]
 
     @property
     def survived(self) -> int:
-        """Duels survived on every judged seed."""
+        """Comparisons survived on every judged seed."""
         return sum(d.outcome in ("kept", "worthless") for d in self.judged)
 
     @property
