@@ -7,7 +7,7 @@ STORE ?= wmarena-store
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export OMP_NUM_THREADS ?= 1
 # Tests that need nothing but this process and its children. tests/conftest.py sets the marks.
-TIER := not (ray or server or browser or package or drill or slow)
+TIER := not (ray or server or browser or training or package or drill or slow)
 QUICK := tests/test_house.py tests/test_defaults.py tests/schemes/test_statistics.py tests/schemes/test_params.py \
     tests/schemes/test_keys.py tests/schemes/test_prf.py tests/schemes/test_commitment.py tests/schemes/test_uchida.py \
     tests/orchestrator/plan tests/orchestrator/keys/test_derivation.py tests/orchestrator/running/test_ledger.py \
@@ -36,11 +36,11 @@ quick: $(READY) ## 90 seconds for the inner loop: statistics, keys, planning, on
 test: $(READY) ## the test suite of a newcomer: no network service, no Ray, no browser
 	$(BIN)/pytest -m "$(TIER)" -n 2 --dist loadscope
 
-test-slow: $(READY) ## what `test` leaves out: Ray, servers (PostgreSQL, S3, MLflow), browser, packaging, one drill of each kind
+test-slow: $(READY) ## what `test` leaves out: Ray, servers (PostgreSQL, S3, MLflow), browser, long training, packaging, a drill of each kind
 	$(BIN)/pytest -m "not ($(TIER)) and not slow" -n 2 --dist loadscope
 
 test-portable: $(READY) ## the numeric tests as on a processor without vector units: another last bit, the same claims
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/pytest -m "$(TIER)" -n 2 --dist loadscope tests/schemes tests/attacks
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/pytest -m "$(TIER) or training" -n 2 --dist loadscope tests/schemes tests/attacks
 
 test-all: test test-slow test-portable ## every tier but the slowest; .ci/run adds check
 

@@ -60,6 +60,7 @@ class TestFlippingSpoil(AttackContract):
     [("digits_cnn", BACKDOOR), ("digits_cnn", SIDE_TASK), ("digits_mlp", FIXED_HEAD), ("digits_cnn", WEIGHTS)],
     ids=["adi", "mtlsign", "mtlsign_fixed", "uchida"],
 )
+@pytest.mark.training
 def test_joint_spoiling_removes_every_kind_of_mark(workload: str, scheme: Scheme) -> None:
     """With default settings: verdict 1 before, 0 after, at a loss of at most five points of test accuracy."""
     victim = marked(workload, scheme)
@@ -93,6 +94,7 @@ def test_after_sequential_spoiling_the_mark_comes_back() -> None:
     assert task["joint"] > task["spoilt"] + 0.1
 
 
+@pytest.mark.training
 def test_weight_grows_until_the_mark_is_lost() -> None:
     """A deeply anchored mark survives a constant weight and falls to a growing one in the same number of steps."""
     victim = marked("digits_cnn", WEIGHTS)
@@ -103,6 +105,7 @@ def test_weight_grows_until_the_mark_is_lost() -> None:
     assert verdicts == [True, False]
 
 
+@pytest.mark.training
 def test_longer_spoiling_is_never_less_accurate_on_validation_data() -> None:
     """The best checkpoint that fails the test is returned, so a larger budget cannot make the attack worse."""
     victim = marked("digits_cnn", BACKDOOR)

@@ -44,6 +44,7 @@ class TestWildOnTwoLosses(AttackContract):
         return Wild(penalty="js", clean_loss=True, p_erase=0.5, epochs=3, batch_size=BATCH, lr=2e-3)
 
 
+@pytest.mark.training
 def test_wild_removes_a_backdoor_that_survives_fine_tuning() -> None:
     """At the same rate and length most answers to triggers survive fine-tuning and fall to chance under WILD.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.arena import FULL, LONG, SPEC, STARTED, Drill
+from tests.drills.drill import FULL, LONG, SPEC, STARTED, Drill
 
 _COUNTS: Counter[str] = Counter()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.arena import FULL, Drill, needs
+from tests.drills.drill import FULL, Drill, needs
 from wmarena.orchestrator.worker.context import MODEL
 
 MORE = ("--set", "attacks.prune_weights.sparsity=[0.3,0.5,0.9]")

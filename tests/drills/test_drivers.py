@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.arena import FULL, LONG, Drill, all_end, descendants, meet
+from tests.drills.drill import FULL, LONG, Drill, all_end, descendants, meet
 
 SEEDS = range(10 if FULL else 1)
 

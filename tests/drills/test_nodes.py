@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.drills.arena import FULL, Drill, needs
+from tests.drills.drill import FULL, Drill, needs
 
 RAY = str(Path(sys.executable).with_name("ray"))
 

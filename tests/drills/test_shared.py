@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.arena import FULL, Drill, Driver, all_end, descendants, kill_one
+from tests.drills.drill import FULL, Drill, Driver, all_end, descendants, kill_one
 from wmarena.orchestrator.keys.encryption import PASSPHRASE
 from wmarena.orchestrator.store.remote import Remote
 

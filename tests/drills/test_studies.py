@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.drills.arena import FULL, Drill, meet
+from tests.drills.drill import FULL, Drill, meet
 from wmarena.experiments.study.documents import FINISHED
 from wmarena.experiments.study.spec import SHIPPED
 from wmarena.orchestrator.journal.opening import ADDRESS

@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.drills.arena import FULL, TREE, Drill
+from tests.drills.drill import FULL, Drill
 from tests.experiments.ray_head import Head, ray_head
+from tests.import_paths import TREE
 from tests.real_servers import CREDENTIALS
 from wmarena.orchestrator.keys.encryption import PASSPHRASE
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.drills.arena import FULL, Drill
+from tests.drills.drill import FULL, Drill
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.arena import FULL, LONG, Drill, Driver, kill_one
+from tests.drills.drill import FULL, LONG, Drill, Driver, kill_one
 
 KILLS = 50 if FULL else 2
 

@@ -31,6 +31,7 @@ LOCK = Dsn(epochs=40, batch_size=50, n_images=100)
 OWNER = Prf(b"the owner's secret, for tests only")
 
 
+@pytest.mark.training
 class TestDsn(SchemeContract):
     n_strangers = 40
     max_drop = 0.1

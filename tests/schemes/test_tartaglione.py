@@ -449,6 +449,7 @@ def test_replicas_at_chance_are_pushed_no_further(mark: Embedded) -> None:
         torch.testing.assert_close(push, -gradient)
 
 
+@pytest.mark.training
 def test_valley_is_steeper_than_of_a_mere_lock() -> None:
     """With default settings the loss rises three times as much as with a mere lock, for three points at most."""
     steep, naive = embedded(Tartaglione(lambda1=3.0)), embedded(Tartaglione(objective="naive"))

@@ -15,7 +15,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tests.drills.arena import hear_ctrl_c
+from tests.drills.drill import restore_ctrl_c
 from tests.servers import answers, fetched, free_ports
 from wmarena.experiments.cli import main
 from wmarena.experiments.commands.browsing import STUDIES, Server, dashboard_server, mlflow_server, serve
@@ -54,7 +54,7 @@ def running(store: Path, port: int, *arguments: str) -> Iterator["subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=hear_ctrl_c,
+        preexec_fn=restore_ctrl_c,
     )
     try:
         yield process
