@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDEST := .venv-oldest
 STORE ?= wmarena-store
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export OMP_NUM_THREADS ?= 1
@@ -39,8 +40,13 @@ test: $(READY) ## the test suite of a newcomer: no network service, no Ray, no b
 test-slow: $(READY) ## what `test` leaves out: Ray, servers (PostgreSQL, S3, MLflow), browser, long training, packaging, a drill of each kind
 	$(BIN)/pytest -m "not ($(TIER)) and not slow" -n 2 --dist loadscope
 
-test-portable: $(READY) ## the numeric tests as on a processor without vector units: another last bit, the same claims
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/pytest -m "$(TIER) or training" -n 2 --dist loadscope tests/schemes tests/attacks
+$(OLDEST)/.ready: $(READY) pyproject.toml constraints/minimum.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python -c constraints/minimum.txt -e '.[dev]'
+	touch $@
+
+test-portable: $(OLDEST)/.ready ## the numeric tests with the oldest versions, as on a processor without vector units: other last bits, the same claims
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(OLDEST)/bin/pytest -m "$(TIER) or training" -n 2 --dist loadscope tests/schemes tests/attacks
 
 test-all: test test-slow test-portable ## every tier but the slowest; .ci/run adds check
 
@@ -87,4 +93,4 @@ bench: $(READY) ## the benchmarks, side by side
 	$(BIN)/python -m benchmarks.tuning
 
 clean: ## remove the environment and caches; stores stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
