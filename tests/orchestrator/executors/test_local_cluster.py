@@ -29,15 +29,21 @@ print("admitted")
 def family(pid: int) -> Iterator[int]:
     """Return a process and its descendants."""
     yield pid
-    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in listed.read_text().split():
-            yield from family(int(child))
+    try:
+        children = [c for listed in Path(f"/proc/{pid}/task").glob("*/children") for c in listed.read_text().split()]
+    except OSError:  # the process has ended meanwhile
+        return
+    for child in children:
+        yield from family(int(child))
 
 
 def doors(pid: int) -> list[str]:
-    """Return the addresses that a process listens on."""
-    links = [os.readlink(f) for f in Path(f"/proc/{pid}/fd").iterdir() if f.is_symlink()]
-    rows = [r.split() for n in ("tcp", "tcp6") for r in Path(f"/proc/{pid}/net/{n}").read_text().splitlines()[1:]]
+    """Return the addresses that a process listens on; none if it has ended meanwhile."""
+    try:
+        links = [os.readlink(f) for f in Path(f"/proc/{pid}/fd").iterdir() if f.is_symlink()]
+        rows = [r.split() for n in ("tcp", "tcp6") for r in Path(f"/proc/{pid}/net/{n}").read_text().splitlines()[1:]]
+    except OSError:
+        return []
     return [row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in links]
 
 
