@@ -23,7 +23,7 @@ class Heartbeats(Generic[Question]):
     """Requests heartbeats from busy workers, one at a time per worker, and never waits for an answer.
 
     Silence is counted from an unanswered request, so a driver that was suspended itself does not suspect its workers.
-    Only started workers are asked_at: one that is still starting gets no task.
+    Only started workers are asked: one that is still starting gets no task.
 
     Args:
         every_s: seconds between two requests.

@@ -5,6 +5,7 @@ file system, so a reader opens the old content or the new one, and of several wr
 temporary name would not do: two writers of one target would rename or truncate each other's half-written file.
 """
 
+import contextlib
 import glob
 import os
 import uuid
@@ -52,6 +53,28 @@ def write_new(path: Path, raw: bytes, *, mode: int = 0o666, durable: bool = True
         if durable:
             f.flush()
             os.fsync(f.fileno())  # before the rename, else a power failure may leave an empty target
+
+
+def write_if_missing(path: Path, raw: bytes) -> None:
+    """Write a file atomically unless it exists; of several writers the first wins. Its folder has to exist.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if path.exists():  # its folder may be read-only
+        return
+    part = temporary(path)
+    try:
+        write_new(part, raw)
+        with contextlib.suppress(FileExistsError):
+            try:
+                os.link(part, path)  # unlike a rename, a link replaces no file
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without hard links: a reader may see a part of the file
+                write_new(path, raw)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

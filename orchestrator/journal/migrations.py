@@ -80,18 +80,13 @@ def migrate(db: Connection, name: object, number: Callable[[], int], stamp: Call
         StoreError: a newer version wrote it.
         sqlite3.Error: it cannot be read or written; it is unchanged.
     """
-    newest, found = len(MIGRATIONS), number()
-    if found > newest:
-        raise StoreError(
-            f"expected a journal of format {newest} or older, got {name} of format {found}, which a newer version of "
-            "WMArena wrote; use that version, or another --store or --journal"
-        )
-    if found == newest:
+    newest = len(MIGRATIONS)
+    if _known(name, number()) == newest:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
         # Read again: another process may have migrated it while this one waited for the lock.
-        for migration in MIGRATIONS[max(number(), 0) :]:
+        for migration in MIGRATIONS[max(_known(name, number()), 0) :]:
             for statement in filter(None, map(str.strip, migration.split(";"))):
                 db.execute(statement)
         stamp(newest)
@@ -99,3 +94,14 @@ def migrate(db: Connection, name: object, number: Callable[[], int], stamp: Call
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")
+
+
+def _known(name: object, found: int) -> int:
+    """Return the format of a journal; refuse one that only a newer version knows."""
+    newest = len(MIGRATIONS)
+    if found > newest:
+        raise StoreError(
+            f"expected a journal of format {newest} or older, got {name} of format {found}, which a newer version of "
+            "WMArena wrote; use that version, or another --store or --journal"
+        )
+    return found

@@ -122,7 +122,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
     """Replace the files in order (the sums last), then remove the plain form of a sealed secret."""
-    # Sums last: until then they name the old secret, which is still there.
+    # Sums last: while a plain key is sealed they name the plain secret, which is still there.
     for name, raw in files.items():
         write_private(folder / name, raw)
     sync_folder(folder)

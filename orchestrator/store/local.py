@@ -6,7 +6,6 @@ Layout::
     reports/<experiment>/<run id>/   mlflow.db   mlartifacts/
 """
 
-import contextlib
 import re
 import shutil
 import uuid
@@ -15,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
-from wmarena.orchestrator.files.atomic import write_new
+from wmarena.orchestrator.files.atomic import write_if_missing, write_new
 from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.files.locks import hold, join
 from wmarena.orchestrator.keys.encryption import Passphrase
@@ -136,8 +135,7 @@ class Store(Artifacts):
         path = self.keys_root / _MARK
         try:
             self.keys_root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as f:
-                f.write(uuid.uuid4().hex)
+            write_if_missing(path, uuid.uuid4().hex.encode())
             return path.read_text(encoding="utf-8")
         except OSError as error:
             raise StoreError(

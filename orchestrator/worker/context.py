@@ -124,7 +124,8 @@ class WorkerContext:
         try:
             save_key(key, self.store.key_dir(task_id), self._passphrase)
             self.store.share_key(task_id)
-        except OSError as error:
+        # KeyFileError: another driver changed the files between writing and sharing; the next attempt writes them anew.
+        except (OSError, KeyFileError) as error:
             raise StoreError(f"expected to write the key of {task_id[:12]}, got: {error}") from error
 
     def load_key(self, task_id: TaskId) -> Key:

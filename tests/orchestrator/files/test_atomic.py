@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.orchestrator.files.writers import started
-from wmarena.orchestrator.files.atomic import leftovers, temporary, write_new, write_private, write_whole
+from wmarena.orchestrator.files.atomic import (
+    leftovers,
+    temporary,
+    write_if_missing,
+    write_new,
+    write_private,
+    write_whole,
+)
 from wmarena.orchestrator.store.backends import FolderCheckpoints
 
 WRITER = """
@@ -100,6 +107,41 @@ def test_a_new_file_replaces_none(tmp_path: Path) -> None:
         write_new(tmp_path / "file", b"second")
 
     assert (tmp_path / "file").read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_a_missing_file_is_written_once(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first content stays, also without hard links; an existing file is not written, so its folder need not be."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    write_if_missing(tmp_path / "file", b"first")
+    monkeypatch.setattr(os, "open", refused)
+    write_if_missing(tmp_path / "file", b"second")
+
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"file": b"first"}
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_of_two_writers_of_a_missing_file_the_first_wins(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is faster after both have seen that there is no file."""
+    link = os.link
+
+    def late(source: Path, target: Path) -> None:
+        target.write_bytes(b"other")
+        if not links:
+            raise PermissionError(1, "Operation not permitted")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    write_if_missing(tmp_path / "file", b"own")
+
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"file": b"other"}
 
 
 def test_checkpoints_of_two_writers_do_not_share_a_temporary_file(tmp_path: Path) -> None:

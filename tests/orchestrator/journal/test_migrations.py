@@ -172,6 +172,18 @@ def test_a_newer_journal_is_refused(path: Path) -> None:
     assert content(path) == before
 
 
+def test_a_journal_that_a_newer_version_migrates_first_is_refused(path: Path) -> None:
+    """It did so while this process waited for the lock: the newer format must not be stamped over."""
+    newer = len(migrations.MIGRATIONS) + 1
+    found, stamped = iter([1, newer]), list[int]()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        with pytest.raises(StoreError, match=f"of format {newer}"):
+            migrations.migrate(db, path, lambda: next(found), stamped.append)
+
+        assert not db.in_transaction
+    assert stamped == []
+
+
 # What a new version computes anew
 
 

@@ -100,6 +100,25 @@ def test_keys_are_for_the_owner_only(store: Store) -> None:
     assert (store.root / "keys").stat().st_mode & 0o777 == 0o700
 
 
+def test_the_mark_of_a_folder_of_keys_is_never_seen_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may start at any moment of its being written; both see one mark."""
+    store, seen = Store(tmp_path), [""]
+    sync = os.fsync
+
+    def meanwhile(handle: int) -> None:
+        monkeypatch.setattr(os, "fsync", sync)
+        seen[0] = Store(tmp_path).keys_mark()
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    mark = store.keys_mark()
+
+    assert len(mark) == 32
+    assert seen == [mark] == [store.keys_mark()]
+
+
 def test_a_store_is_locked_by_one_process(store: Store) -> None:
     """A second run in another process is refused, and can begin once the first has ended."""
 

@@ -16,8 +16,9 @@ from wmarena.attacks.knowledge import Knowledge
 from wmarena.orchestrator.files.errors import StoreError
 from wmarena.orchestrator.plan import plugins
 from wmarena.orchestrator.plan.plugins import build_attack, build_scheme
-from wmarena.orchestrator.plan.task import FailureKind
+from wmarena.orchestrator.plan.task import FailureKind, TaskId
 from wmarena.orchestrator.worker.context import MODEL
+from wmarena.schemes.keys import KeyFileError
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,20 @@ def test_a_failed_attack_leaves_the_victim_as_it_was(
 
 
 # Damage
+
+
+def test_a_key_that_changes_before_it_is_shared_is_the_stores_failure(
+    marked: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another driver wrote into its folder: the next attempt writes it anew, so the task must not fail for good."""
+    bench = marked.copied(tmp_path)
+
+    def mixed(task_id: TaskId) -> None:
+        raise KeyFileError("content that does not match")
+
+    monkeypatch.setattr(bench.context.store, "share_key", mixed)
+    with pytest.raises(StoreError, match="expected to write the key"):
+        bench.context.save_key(bench.embed.id, bench.key())
 
 
 def damaged(bench: Bench, what: str) -> None:
