@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -109,14 +109,27 @@ def tune_all(
         fit(model, view, recipe, "recover", checkpoints=checkpoints)
 
 
-@dataclass(frozen=True, kw_only=True)
+def recovery_epochs() -> Any:
+    """Return the field ``epochs`` of a ``RecoveringAttack``."""
+    return param(0, doc="epochs of fine-tuning afterwards; 0 = none", stage="attack", low=0)
+
+
+def recovery_lr() -> Any:
+    """Return the field ``lr`` of a ``RecoveringAttack``."""
+    return param(1e-3, doc="learning rate of that fine-tuning", stage="attack", low=0, low_open=True)
+
+
 class RecoveringAttack(Attack):
-    """An attack that changes weights, then may fine-tune all layers."""
+    """An attack that changes weights, then may fine-tune all layers.
+
+    Subclasses declare the fields ``epochs`` and ``lr`` last, since labels and tables list fields in order of
+    declaration; hence this class is no dataclass, which would put them first.
+    """
 
     knows: ClassVar[frozenset[Knowledge]] = frozenset({"weights"})
 
-    epochs: int = param(0, doc="epochs of fine-tuning afterwards; 0 = none", stage="attack", low=0)
-    lr: float = param(1e-3, doc="learning rate of that fine-tuning", stage="attack", low=0, low_open=True)
+    epochs: int
+    lr: float
 
     def labelled(self, *parts: str) -> str:
         """Join the attack's name, the non-empty ``parts`` and the epochs of fine-tuning."""

@@ -68,7 +68,7 @@ class Verdict:
         """Judge k of n independent matches, each with probability q under the null (exact)."""
         k_pass = binomial_threshold(n, q, level)
         tested = _Tested(k / n, n, k_pass / n, level, log10_binomial_tail(k, n, q), "binomial", k=k, null_q=q)
-        return cls._of(tested, k >= k_pass, paper, context)
+        return cls._of(tested, k >= k_pass, paper, **context)
 
     @classmethod
     def gauss(
@@ -77,7 +77,7 @@ class Verdict:
         """Judge a Pearson correlation of n values: atanh(r) sqrt(n - 3) is standard normal under the null (Fisher)."""
         log10_p, threshold = log10_correlation_tail(r, n), correlation_threshold(n, level)
         tested = _Tested(r, n, threshold, level, log10_p, "gauss")
-        return cls._of(tested, log10_p <= math.log10(level), paper, context)
+        return cls._of(tested, log10_p <= math.log10(level), paper, **context)
 
     @classmethod
     def randomised(
@@ -109,7 +109,7 @@ class Verdict:
         level = 1 / (n_keys + 1)
         beyond = (max(random_counts, default=-1) + 1) / n
         tested = _Tested(k / n, n, max(beyond, paper_threshold), level, math.log10(p), "key_randomisation", k=k)
-        verdict = cls._of(tested, exceeding == 0 and paper, paper, context)
+        verdict = cls._of(tested, exceeding == 0 and paper, paper, **context)
         return replace(verdict, details={**verdict.details, "random_keys": len(random_counts)})
 
     @classmethod
@@ -127,17 +127,27 @@ class Verdict:
         return replace(base, reason="structure", log10_p=0.0, log10_p_adj=0.0)
 
     @classmethod
-    def _of(cls, tested: "_Tested", verdict: bool, paper: bool | None, context: VerdictContext) -> "Verdict":
+    def _of(
+        cls,
+        tested: "_Tested",
+        verdict: bool,
+        paper: bool | None,
+        *,
+        access: Access,
+        queries: int = 0,
+        details: Mapping[str, Json] | None = None,
+        caveats: Sequence[str] = (),
+    ) -> "Verdict":
         return cls(
             **vars(tested),
             log10_p_adj=log10_adjusted(tested.log10_p),
             margin=margin(tested.statistic, tested.threshold),
             verdict=verdict,
             verdict_paper=paper,
-            access=context["access"],
-            queries=context.get("queries", 0),
-            details=dict(context.get("details") or {}),
-            caveats=tuple(context.get("caveats", ())),
+            access=access,
+            queries=queries,
+            details=dict(details or {}),
+            caveats=tuple(caveats),
         )
 
 

@@ -95,7 +95,8 @@ class AttackContract:
     """What the suspect must still be worth, on test data.
 
     Chance is 0.1, with a standard deviation of 0.013. Where a network is ruined and trained anew on 92 inputs, the
-    last bits of a processor move the accuracy by tens of per cent: such an attack must leave several times chance.
+    last bits of a processor move the accuracy by tens of per cent: such an attack must leave a multiple of chance,
+    and one that is published to ruin the network nothing at all (0).
     """
     verdict: ClassVar[bool | None] = None
     """What the owner's test must say of the suspect; None where that is open."""

@@ -24,11 +24,10 @@ from wmarena.attacks.compression.channels import (
     weight_of,
     weighted_layers,
 )
-from wmarena.attacks.fine_tuning import RecoveringAttack, Silenced, silence
+from wmarena.attacks.fine_tuning import RecoveringAttack, Silenced, recovery_epochs, recovery_lr, silence
 from wmarena.schemes.params import param
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Pruning(RecoveringAttack):
     """Base of the pruning attacks."""
 
@@ -45,6 +44,8 @@ class PruneWeights(_Pruning):
     sparsity: float = param(
         0.5, doc="share of weights set to zero", stage="attack", low=0, high=1, high_open=True, strength=True
     )
+    epochs: int = recovery_epochs()
+    lr: float = recovery_lr()
 
     @property
     def label(self) -> str:
@@ -70,6 +71,8 @@ class PruneNeurons(_Pruning):
     rank: Literal["activation", "l1"] = param(
         "activation", doc="pruned first: least mean |post-activation|, or least L1 norm of the filter", stage="attack"
     )
+    epochs: int = recovery_epochs()
+    lr: float = recovery_lr()
 
     @property
     def label(self) -> str:
@@ -114,6 +117,7 @@ class FinePrune(_Pruning):
         0.04, doc="without ratio: drop of validation accuracy that ends pruning", stage="attack", low=0, high=1
     )
     epochs: int = param(10, doc="epochs of fine-tuning afterwards", stage="attack", low=0)
+    lr: float = recovery_lr()
 
     def run(self, model: nn.Module, view: AttackView) -> nn.Module:
         layers = _layers(model, view)

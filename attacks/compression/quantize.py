@@ -27,7 +27,7 @@ from torch.nn.utils import parametrize
 
 from wmarena.attacks.base import LUKAS_2022, AttackView, Family
 from wmarena.attacks.compression.channels import weight_of, weighted_layers
-from wmarena.attacks.fine_tuning import RecoveringAttack
+from wmarena.attacks.fine_tuning import RecoveringAttack, recovery_lr
 from wmarena.schemes.params import param
 
 
@@ -46,6 +46,7 @@ class Quantize(RecoveringAttack):
     symmetric: bool = param(False, doc="levels symmetric around zero", stage="attack")
     per_channel: bool = param(False, doc="a range for every output channel, not for the tensor", stage="attack")
     epochs: int = param(0, doc="epochs of fine-tuning on the grid; 0 = none", stage="attack", low=0)
+    lr: float = recovery_lr()
 
     @property
     def label(self) -> str:

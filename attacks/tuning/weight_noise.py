@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from wmarena.attacks.base import LUKAS_2022, AttackView, Family
 from wmarena.attacks.compression.channels import weight_of, weighted_layers
-from wmarena.attacks.fine_tuning import RecoveringAttack
+from wmarena.attacks.fine_tuning import RecoveringAttack, recovery_epochs, recovery_lr
 from wmarena.schemes.params import param
 from wmarena.schemes.prf import subseed
 
@@ -44,6 +44,8 @@ class WeightNoise(RecoveringAttack):
     shift: float = param(
         0.0, doc="mean filters subtracted from convolutions; 0 = noise alone, on all layers", stage="attack", low=0
     )
+    epochs: int = recovery_epochs()
+    lr: float = recovery_lr()
 
     @property
     def label(self) -> str:

@@ -185,7 +185,7 @@ class MTLSign(_MTLSign):
     trained_head: ClassVar[bool] = True
 
     head_lr: float = param(
-        1e-5, doc="Adam rate of the head; above lr / 10 it memorises the labels", stage="embed", low=0, low_open=True
+        1e-5, doc="Adam rate of the head; from lr / 10 on it memorises the labels", stage="embed", low=0, low_open=True
     )
 
     @property
