@@ -3,8 +3,8 @@
     both ends of the range are planned; once their verdicts are known, the middle of the bracket (last strength that
     leaves the mark, first that removes it) is attacked next, until no strength lies between or the steps are used up
 
-The search sees the verdict and a real attacker does not, so its result is a lower bound on the cost of removal. The
-store holds every strength tried, so an interrupted search resumes.
+The search sees the verdict and a real attacker does not, so its result is a lower bound on what removal costs a real
+one. The store holds every strength tried, so an interrupted search resumes.
 """
 
 from collections.abc import Callable, Iterable, Mapping

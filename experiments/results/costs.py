@@ -1,12 +1,12 @@
 """The attacker's cost, computed from rows of the results table.
 
     cost      smallest relative drop of the primary metric among suspects with verdict 0, at any strength
-    bracket   along growing strength: the last one with verdict 1, the first with verdict 0
+    bracket   along growing strength: the first one with verdict 0, and the last with verdict 1 before it
     AUMC      area under the smallest margin as a function of the drop, on drops of 0 to 20 %, as a share of that range
 
-All three are lower bounds: they use the verdict to choose the strength, and an attacker does not see it. A seed without
-verdict 0 is censored: its cost is larger than the largest drop tried. Claims, negative controls, and seeds whose mark
-was absent before the attack have no cost.
+All three are an oracle's: they use the verdict to choose among the strengths tried, and an attacker does not see it. A
+seed without verdict 0 is censored: its cost is larger than the largest drop tried. Claims, negative controls, and seeds
+whose mark was absent before the attack have no cost.
 
 Source: Kaplan and Meier, JASA 1958 (medians of censored costs).
 """

@@ -157,7 +157,7 @@ class RunContext:
                     source=source,
                 )
             except NoWorkers as error:
-                if kinds:  # a task has started
+                if kinds:  # the run has begun: it can be resumed
                     raise
                 raise SpecError.of(str(error), "executor") from error
 

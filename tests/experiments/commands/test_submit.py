@@ -1,6 +1,7 @@
 """Submission to a cluster: the uploaded files, and a run independent of its client."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -88,7 +89,7 @@ def test_only_code_and_spec_are_uploaded(tmp_path: Path) -> None:
     listed = subprocess.run(["git", "ls-files", *FOLDERS], cwd=TREE, capture_output=True, text=True, check=True)
     tracked = {f"wmarena/{name}" for name in listed.stdout.split()} | {"wmarena/__init__.py", "wmarena/__main__.py"}
     extra = here - tracked - {"spec.yaml", "wmarena/py.typed"}
-    untracked = {name for name in extra if not name.startswith("wmarena-")}
+    untracked = {name for name in extra if not re.fullmatch(r"wmarena-[^/]+\.dist-info/METADATA", name)}
     planned = subprocess.run(
         [sys.executable, "-m", "wmarena", "--json", "--store", str(tmp_path / "store"), "plan", "spec.yaml"],
         cwd=tmp_path / "upload",

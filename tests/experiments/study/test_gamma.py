@@ -119,7 +119,7 @@ def test_the_schemes_own_threshold_is_the_papers_or_the_verdicts() -> None:
     """γ where the scheme has one; a statistic that is no share of matches has neither n nor q."""
     bench = Bench()
     owner = bench.embed("mtlsign", 0)
-    bench.judge(owner, owner, verdict(100, p_method="key randomisation"), scheme_params={"gamma": 0.6})
+    bench.judge(owner, owner, verdict(100, p_method="key_randomisation"), scheme_params={"gamma": 0.6})
     found = statistics_of(rows_of(bench), bench.plan.cells, bench.records)
 
     assert (found.own, found.n, found.q, found.marked) == (0.6, None, None, (1.0,))
