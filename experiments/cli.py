@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, target: str, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".", epilog=EPILOG)
+        sub = commands.add_parser(name, help=text, description=_sentence(text), epilog=EPILOG)
         _add_global(sub, with_defaults=False)
         sub.set_defaults(target=target)
         return sub
@@ -52,6 +52,10 @@ def make_parser() -> argparse.ArgumentParser:
     ui.add_argument("--study", metavar="NAME", help="a study of the store, or a storage URL; default: the newest")
     _add_store(command)
     return parser
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith("?") else ".")
 
 
 AddCommand = Callable[[str, str, str], argparse.ArgumentParser]
@@ -140,7 +144,7 @@ def _add_store(command: AddCommand) -> None:
         ("encrypt", "seal all keys with the passphrase in WMARENA_PASSPHRASE; may be repeated after an interruption"),
         ("gc", "remove unreachable artifacts; counts only, unless --apply"),
     ):
-        action = actions.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")
+        action = actions.add_parser(name, help=text, description=_sentence(text))
         _add_global(action, with_defaults=False)
         action.set_defaults(target=f"storing:{name}")
     action.add_argument("--apply", action="store_true", help="remove them; default: show counts only")
