@@ -134,8 +134,9 @@ class DataSource:
                 tried.append(f"download into {target} ({reason})")
             else:
                 return next(container for container in self.in_root(target) if container.present())
+        places = f"nothing at any of: {'; '.join(tried)}" if tried else "no folder to look in"
         raise MissingData(
-            f"expected the data set {self.name}, got nothing at any of: {'; '.join(tried)}. Set WMARENA_DATA or "
+            f"expected the data set {self.name}, got {places}. Set WMARENA_DATA or "
             f"--data-root to a folder that holds it{self.hint and ', or ' + self.hint}"
         )
 

@@ -372,9 +372,10 @@ def test_spoiling_removes_the_mark(locked: Victim) -> None:
     assert accuracy(replace(locked, model=suspect), number) < 0.3
 
 
+@pytest.mark.training
 def test_overwriting_puts_the_pirates_number_on() -> None:
     """Labels teach the stolen network another number: the pirate's key passes, the owner's no longer does."""
-    locked = marked("digits_mlp", replace(LOCK, grl_lambda=1.0))
+    locked = marked("digits_mlp", replace(LOCK, grl_lambda=0.3))
     place = locked.arena
     scheme = replace(LOCK, customer="pirate", epochs=30, lr=2e-3).as_overwriter()
     owner = Owner(task=place.task, train=place.train, val=place.val, seed=5, log=no_log, checkpoints=NewestOnly())

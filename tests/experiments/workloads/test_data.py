@@ -146,6 +146,14 @@ def test_a_damaged_idx_file_is_named(tmp_path: Path, damage: Callable[[bytes], b
     assert str(path) in str(caught.value)
 
 
+def test_a_miss_without_any_folder_says_so() -> None:
+    """Where neither a data root nor another place is known, the message does not list nothing."""
+    source = small(lambda root: (IdxFolder(root),))
+
+    with pytest.raises(MissingData, match="got no folder to look in. Set WMARENA_DATA or --data-root"):
+        source.load(None)
+
+
 def test_found_but_incomplete_data_are_an_error_not_a_miss(tmp_path: Path) -> None:
     """A copy with other sizes than the official one is refused, not passed over."""
     write_idx(tmp_path / "MNIST" / "raw", compressed=True)
