@@ -150,7 +150,7 @@ def test_a_miss_without_any_folder_says_so() -> None:
     """Where neither a data root nor another place is known, the message does not list nothing."""
     source = small(lambda root: (IdxFolder(root),))
 
-    with pytest.raises(MissingData, match="got no folder to look in. Set WMARENA_DATA or --data-root"):
+    with pytest.raises(MissingData, match=r"got no folder to look in\. Set WMARENA_DATA or --data-root"):
         source.load(None)
 
 
