@@ -110,7 +110,7 @@ def test_longer_spoiling_is_never_less_accurate_on_validation_data() -> None:
     """The best checkpoint that fails the test is returned, so a larger budget cannot make the attack worse."""
     victim = marked("digits_cnn", BACKDOOR)
     scores = []
-    for steps in (40, 80, 120):
+    for steps in (80, 120, 160):
         attack = Spoil(steps=steps)
         view = granted_view(attack, victim)
         suspect = attack(victim.model, view)
