@@ -37,7 +37,7 @@ class TestWildOnTwoLosses(AttackContract):
     """On the network with batch norm, where the views differ most."""
 
     workload = "digits_cnn"
-    min_accuracy = 0.7
+    min_accuracy = 0.3
 
     @pytest.fixture
     def attack(self) -> Attack:
