@@ -41,7 +41,7 @@ test: $(READY) ## the test suite of a newcomer: no network service, no Ray, no b
 	$(BIN)/pytest -m "$(TIER)" -n 2 --dist loadscope
 
 test-slow: $(READY) ## what `test` leaves out: Ray, servers (PostgreSQL, S3, MLflow), browser, long training, packaging, a drill of each kind
-	$(BIN)/pytest -m "not ($(TIER)) and not slow" -n 3 --dist loadscope
+	$(BIN)/pytest -m "not ($(TIER)) and not slow" -n 2 --dist loadscope
 
 $(OLDEST)/.ready: $(READY) pyproject.toml constraints/minimum.txt
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)
